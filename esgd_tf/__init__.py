@@ -1,0 +1,19 @@
+"""esgd_tf: Entropy-SGD and its relatives on TensorFlow and Keras 3.
+
+The names below are imported when first used: the command line shows its help and checks its flags
+without waiting for TensorFlow.
+"""
+
+import lazy_loader
+
+from esgd_tf._version import __version__
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=["data", "models", "optimizers", "training"],
+    submod_attrs={
+        "optimizers": ["EntropyAdam", "EntropySGD", "LocalEntropy"],
+        "training": ["AnchorCallback", "evaluate_at", "reestimate_batch_norm"],
+    },
+)
+__all__ += ["__version__"]
