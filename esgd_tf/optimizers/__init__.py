@@ -1,0 +1,31 @@
+"""Optimizers that descend the local entropy, and the pure rules that they are made of."""
+
+from esgd_tf.optimizers import langevin, scoping
+from esgd_tf.optimizers._statistics import LangevinStatistics
+from esgd_tf.optimizers.entropy_sgd import EntropyAdam, EntropySGD
+from esgd_tf.optimizers.local_entropy import LocalEntropy
+from esgd_tf.optimizers.scoping import (
+    AutoScope,
+    BoundedScope,
+    ConstantScope,
+    ExponentialScope,
+    LinearScope,
+    QuadraticScope,
+    ScopeSchedule,
+)
+
+__all__ = [
+    "AutoScope",
+    "BoundedScope",
+    "ConstantScope",
+    "EntropyAdam",
+    "EntropySGD",
+    "ExponentialScope",
+    "LangevinStatistics",
+    "LinearScope",
+    "LocalEntropy",
+    "QuadraticScope",
+    "ScopeSchedule",
+    "langevin",
+    "scoping",
+]

@@ -1,0 +1,124 @@
+"""The update rules of Entropy-SGD as pure functions of tensors: no Keras, no state.
+
+Entropy-SGD descends the negative local entropy
+
+    -F(x, gamma) = -log ∫ exp(-f(x') - gamma/2 |x - x'|^2) dx',
+    -∇F(x, gamma) = gamma (x - <x'>),
+
+where x is the anchor and <.> the mean under exp(-f(x') - gamma/2 |x - x'|^2). The mean is estimated
+by L steps of stochastic gradient Langevin dynamics on fresh minibatches. At the start of each outer
+update t = 1, 2, ...
+
+    x' = mean = x,  v = 0
+
+and then, L times,
+
+    q    = ∇f(x'; minibatch) + weight_decay x'
+    v    = momentum v + q
+    s    = q + momentum v   (Nesterov),   v   (otherwise)
+    x'   = x' - eta' (s + gamma(t) (x' - x)) + sqrt(2 eta') noise N(0, I)
+    mean = averaging mean + (1 - averaging) x'
+
+after which the outer optimizer takes a step with the gradient r = x - mean.
+
+Sources: Chaudhari et al., "Entropy-SGD: biasing gradient descent into wide valleys", ICLR 2017,
+arXiv 1611.01838, Algorithm 1, with the conventions of the authors' released code where the two
+differ: the noise is sqrt(2 eta') noise (printed: sqrt(eta') noise), `averaging` weighs the OLD
+mean (printed: the new sample), and gamma is left out of r (printed: gamma r; the paper's section
+on scoping leaves it out too).
+
+Hazards that the original codes fell into, and these rules do not:
+
+* The proximal term and the noise never enter the velocity. In the originals the branch without
+  Nesterov aliases velocity and step, and both leak in.
+* momentum = 0 is plain Langevin dynamics. In the original Lua code the gradient vanishes there.
+
+The functions use arithmetic only, so they take TensorFlow tensors as well as NumPy arrays.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+__all__ = ["LangevinState", "langevin_step", "outer_gradient", "start"]
+
+# A tf.Tensor or a NumPy array: the rules are arithmetic and hold for both.
+Array = Any
+
+
+class LangevinState(NamedTuple):
+    """What one inner loop carries from step to step; all three have the shape of the weights.
+
+    Attributes:
+        weights: x', the Langevin weights.
+        velocity: v, the inner velocity (in units of the gradient).
+        mean: Running average of x'.
+    """
+
+    weights: Array
+    velocity: Array
+    mean: Array
+
+
+def start(anchor: Array) -> LangevinState:
+    """Return the state at the start of an outer update: x' = mean = x and v = 0.
+
+    Args:
+        anchor: x, the weights that the outer loop updates.
+    """
+    return LangevinState(weights=anchor, velocity=anchor * 0, mean=anchor)
+
+
+def langevin_step(
+    state: LangevinState,
+    anchor: Array,
+    gradient: Array,
+    *,
+    learning_rate: float,
+    gamma: float,
+    averaging: float,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    displacement: Array | None = None,
+) -> LangevinState:
+    """Take one Langevin step; the equations stand at the top of this module.
+
+    Args:
+        state: The state before the step.
+        anchor: x, of the shape of the weights.
+        gradient: Minibatch gradient of the loss at `state.weights`.
+        learning_rate: eta', the inner step size.
+        gamma: gamma(t), the scope.
+        averaging: Weight of the old mean, in [0, 1).
+        momentum: Of the inner velocity, in [0, 1).
+        nesterov: Whether the step looks ahead along the velocity.
+        weight_decay: L2 coefficient, added to the gradient before the momentum.
+        displacement: The thermal displacement sqrt(2 eta') noise N(0, I), drawn by the caller, or
+            None for none.
+
+    Returns:
+        The state after the step.
+    """
+    weights, velocity, mean = state
+    gradient = gradient + weight_decay * weights
+    velocity = momentum * velocity + gradient
+    step = gradient + momentum * velocity if nesterov else velocity
+    weights = weights - learning_rate * (step + gamma * (weights - anchor))
+    if displacement is not None:
+        weights = weights + displacement
+    mean = averaging * mean + (1 - averaging) * weights
+    return LangevinState(weights, velocity, mean)
+
+
+def outer_gradient(anchor: Array, mean: Array, gamma: float | None = None) -> Array:
+    """Return r = x - mean, the gradient handed to the outer optimizer.
+
+    Args:
+        anchor: x.
+        mean: Running average of x' after the last Langevin step.
+        gamma: If given, r is multiplied by it, as Algorithm 1 prints; the authors leave it out in
+            practice, lest a growing gamma work against the annealed learning rate.
+    """
+    difference = anchor - mean
+    return difference if gamma is None else gamma * difference
