@@ -1,0 +1,1 @@
+"""Commands. A command's module imports TensorFlow only after its flags have been checked."""

@@ -1,0 +1,192 @@
+"""The flags of train.py: their names, their help, and their checks, all without TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import flags
+
+from esgd_tf.data import AUGMENTATIONS, DATASETS, PREPROCESSINGS
+from esgd_tf.models import names as model_names
+
+__all__ = ["OPTIMIZERS", "FlagError", "define_flags", "help_text", "parse"]
+
+OPTIMIZERS = ("entropy-sgd", "entropy-adam", "sgd", "momentum", "adam")
+
+
+class FlagError(Exception):
+    """A flag is unknown or has a bad value; the message is one sentence."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Group:
+    title: str
+    names: tuple[str, ...]
+
+
+_GROUPS = (
+    _Group(
+        "What to train",
+        ("optimizer", "langevin_steps", "preset", "dataset", "model", "name", "epochs",
+         "batch_size", "seed"),
+    ),
+    _Group("Going on", ("restore_last", "restore_path")),
+    _Group(
+        "The algorithm",
+        ("lr", "lr_drops", "lr_factor", "l2", "dropout", "momentum", "gamma", "scoping", "noise",
+         "langevin_lr", "averaging", "outer_momentum"),
+    ),
+    _Group(
+        "Data",
+        ("data_dir", "raw_dir", "download", "preprocessing", "augmentation", "bn_reestimate"),
+    ),
+    _Group(
+        "The run",
+        ("logdir", "checkpoint_dir", "verbose", "jit_compile", "mixed_precision", "limit_steps",
+         "help", "presets"),
+    ),
+)  # fmt: skip
+
+
+def define_flags() -> flags.FlagValues:
+    """Return the flags of train.py, not parsed yet; None means: as the preset has it."""
+    fv = flags.FlagValues()
+
+    def text(name: str, default: str | None, help: str, short: str | None = None) -> None:
+        flags.DEFINE_string(name, default, help, flag_values=fv, short_name=short)
+
+    def choice(
+        name: str, choices: Sequence[str], default: str | None, help: str, short: str | None = None
+    ) -> None:
+        flags.DEFINE_enum(name, default, list(choices), help, flag_values=fv, short_name=short)
+
+    def integer(name: str, at_least: int, help: str, short: str | None = None) -> None:
+        flags.DEFINE_integer(name, None, help, at_least, flag_values=fv, short_name=short)
+
+    def number(name: str, help: str, below: float | None = None, above: float = -1e-300) -> None:
+        flags.DEFINE_float(name, None, help, flag_values=fv)
+        wanted = "at least 0" if above < 0 else f"above {above:g}"
+        wanted += "" if below is None else f" and below {below:g}"
+        flags.register_validator(
+            name,
+            lambda v: v is None or (above < v < (float("inf") if below is None else below)),
+            message=f"must be a finite number {wanted}",
+            flag_values=fv,
+        )
+
+    def switch(name: str, default: bool, help: str, short: str | None = None) -> None:
+        flags.DEFINE_boolean(name, default, help, flag_values=fv, short_name=short)
+
+    choice("optimizer", OPTIMIZERS, "entropy-sgd",
+           "momentum is SGD with Nesterov momentum", "opt")  # fmt: skip
+    integer("langevin_steps", 0, "L, gradient evaluations per outer update", "L")
+    text("preset", None, "experiment of a paper, or quickstart (see --presets); by default the one "
+         "that fits --dataset and --model")  # fmt: skip
+    choice("dataset", DATASETS, None, "data set", "d")
+    text("model", None, f"architecture: {', '.join(model_names())} or another wrn-DEPTH-WIDTH", "m")
+    text("name", None, "name of the run, and of its folder in --logdir", "n")
+    integer("epochs", 1, "effective epochs: passes over the data, for every optimizer. Other than "
+            "the preset's, it stretches the preset's --lr_drops", "e")  # fmt: skip
+    integer("batch_size", 1, "images per gradient evaluation", "b")
+    flags.DEFINE_integer("seed", 42, "of weights, data order, augmentation, dropout and noise", 0,
+                         2**31 - 1, flag_values=fv, short_name="s")  # fmt: skip
+
+    switch("restore_last", False, "go on with the run --name, or with the last run there is", "rl")
+    text("restore_path", None, "go on from this checkpoint, or from the last one of this run "
+         "folder", "r")  # fmt: skip
+
+    number("lr", "step size; for entropy-* that of the outer update")
+    flags.DEFINE_list("lr_drops", None, "effective epochs after which the step size drops",
+                      flag_values=fv)  # fmt: skip
+    number("lr_factor", "what the step size is multiplied by at a drop", above=0)
+    number("l2", "weight decay, as an L2 term in the gradient")
+    number("dropout", "rate of the dropout layers", below=1)
+    number("momentum", "Nesterov momentum of SGD; for entropy-* of the inner loop", below=1)
+    number("gamma", "scope before the first outer update")
+    number("scoping", "relative growth of the scope per outer update")
+    number("noise", "thermal noise of the inner loop")
+    number("langevin_lr", "inner step size", above=0)
+    number("averaging", "weight of the old mean of the Langevin weights", below=1)
+    number("outer_momentum", "Nesterov momentum of the outer update of entropy-sgd", below=1)
+
+    text("data_dir", "tfrecords", "where data sets lie prepared, or are put once built")
+    text("raw_dir", None, "folder with the archives of a data set, to build it from")
+    switch("download", True, "whether to download a data set that is not there")
+    choice("preprocessing", PREPROCESSINGS, None, "of the images")
+    choice("augmentation", AUGMENTATIONS, None, "of the training images")
+    integer("bn_reestimate", 0, "training batches from which BatchNorm statistics are estimated "
+            "before each evaluation; 0 keeps the moving averages")  # fmt: skip
+
+    text("logdir", "runs", "where run folders lie")
+    text("checkpoint_dir", None, "where the checkpoints go; by default into the run folder")
+    switch("verbose", False, "print the norms of the inner loop after each epoch", "v")
+    choice("jit_compile", ("auto", "true", "false"), "auto",
+           "compile the step with XLA; auto: on a GPU, yes")  # fmt: skip
+    choice("mixed_precision", ("none", "bfloat16", "float16"), "none", "Keras' dtype policy")
+    integer("limit_steps", 1, "stop after so many gradient evaluations, and evaluate on at most as "
+            "many batches: to try things out")  # fmt: skip
+    switch("help", False, "show this", "h")
+    switch("presets", False, "show the presets")
+    return fv
+
+
+def parse(fv: flags.FlagValues, argv: Sequence[str]) -> None:
+    """Parse the command line into `fv`.
+
+    Args:
+        fv: From `define_flags`.
+        argv: As `sys.argv`.
+
+    Raises:
+        FlagError: A flag is unknown, has a bad value, or there is a word that belongs to none.
+    """
+    try:
+        rest = fv(list(argv))
+    except flags.Error as error:
+        raise FlagError(str(error).replace("flag --", "--").rstrip(".")) from None
+    if len(rest) > 1:
+        raise FlagError(f"{rest[1]!r} belongs to no flag")
+
+
+def help_text(fv: flags.FlagValues, defaults: Mapping[str, Any]) -> str:
+    """Return the help, the main flags first, in 80 columns.
+
+    Args:
+        fv: From `define_flags`.
+        defaults: Values of the default preset, by flag.
+    """
+    lines = [
+        "Trains a Keras model with Entropy-SGD, or with what it is compared to.",
+        "",
+        "  python3 train.py --preset quickstart -opt entropy-sgd -L 20",
+        "  python3 train.py -opt entropy-sgd -L 20        (CIFAR-10, wrn-28-10)",
+    ]
+    for group in _GROUPS:
+        lines += ["", f"{group.title}:"]
+        for name in group.names:
+            lines += _flag_help(fv[name], defaults.get(name))
+    lines += ["", "Defaults shown as (preset: ...) are those of the preset in force without flags."]
+    return "\n".join(lines)
+
+
+def _flag_help(flag: flags.Flag, preset_value: Any) -> list[str]:
+    name = f"--{flag.name}" if flag.short_name is None else f"-{flag.short_name}, --{flag.name}"
+    choices = getattr(flag.parser, "enum_values", None)
+    # absl puts the choices in front of the help in a form that cannot be wrapped.
+    help = flag.help if not choices else f"{flag.help.split('>: ', 1)[1]}: {', '.join(choices)}"
+    if flag.default is not None and not flag.boolean:
+        help += f" (default: {flag.default})"
+    elif preset_value is not None and preset_value != ():
+        help += f" (preset: {preset_value})"
+    elif flag.boolean and flag.default:
+        help += f" (default: on; --no{flag.name})"
+    return textwrap.wrap(
+        f"{name:<24} {help}",
+        width=79,
+        initial_indent="  ",
+        subsequent_indent=" " * 27,
+        break_on_hyphens=False,
+    )

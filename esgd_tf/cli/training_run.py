@@ -1,0 +1,330 @@
+"""One training run, from data to final table. It reads from top to bottom."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from esgd_tf import data, models
+from esgd_tf.cli.settings import Settings
+from esgd_tf.optimizers import EntropyAdam, EntropySGD, LocalEntropy
+from esgd_tf.training import AnchorCallback
+from esgd_tf.training.callbacks import (
+    Diagnostics,
+    Guard,
+    Interrupted,
+    NotFiniteError,
+    Recorder,
+)
+from esgd_tf.training.checkpoints import Progress, load_checkpoint, save_checkpoint
+from esgd_tf.training.figures import plot_history
+from esgd_tf.training.progress_bar import ProgressBar
+from esgd_tf.training.run_folder import RunFolder
+
+__all__ = ["learning_rate", "make_optimizer", "run_training", "segments"]
+
+
+def run_training(
+    settings: Settings,
+    path: Path,
+    checkpoint: Path | None,
+    *,
+    checkpoint_dir: Path | None = None,
+    data_dir: str = "tfrecords",
+    raw_dir: str | None = None,
+    download: bool = True,
+    verbose: bool = False,
+) -> int:
+    """Train, evaluate, write the run folder, and print the final table.
+
+    Args:
+        settings: The numbers in force.
+        path: The run folder.
+        checkpoint: Where to go on from, or None for a new run.
+        checkpoint_dir: Where the checkpoints go; None for the run folder.
+        data_dir: Where data sets lie prepared.
+        raw_dir: Where their archives lie.
+        download: Whether a missing data set may be downloaded.
+        verbose: Whether to print the norms of the inner loop.
+
+    Returns:
+        0.
+
+    Raises:
+        DataError: The data set is not to be had.
+        RunFolderError: The run folder is in use or damaged.
+        CheckpointError: The checkpoint cannot be loaded.
+        NotFiniteError: The loss became NaN or infinite; the last checkpoint is kept.
+        Interrupted: A signal stopped the run after its state was saved.
+    """
+    experiment, run = settings.experiment, settings.run
+    seed, limit = run["seed"], run["limit_steps"]
+    keras.utils.set_random_seed(seed)
+    policies = {"none": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+    keras.config.set_dtype_policy(policies[run["mixed_precision"]])
+
+    images = data.load(experiment.dataset, data_dir=data_dir, raw_dir=raw_dir, download=download)
+    batches = _Batches(images, experiment, seed, limit)
+    with _strategy().scope():
+        model = models.build(
+            experiment.model,
+            images.train_images.shape[1:],
+            images.num_classes,
+            dropout=experiment.dropout,
+            seed=seed,
+        )
+        model.compile(
+            optimizer=make_optimizer(experiment, batches.steps_per_epoch, seed),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+            jit_compile={"auto": "auto", "true": True, "false": False}[run["jit_compile"]],
+        )
+
+    with RunFolder(path, checkpoint_dir) as folder:
+        progress = Progress() if checkpoint is None else load_checkpoint(model, checkpoint)
+        total = experiment.epochs * batches.steps_per_epoch
+        if limit is not None:
+            total = min(total, progress.batches + limit)
+        if progress.batches >= total:
+            print(f"{path} has had its {experiment.epochs} epochs: give more by -e to go on.")
+            return 0
+        folder.write_config(settings.to_dict())
+        weights = sum(math.prod(variable.shape) for variable in model.trainable_variables)
+        print(
+            f"run folder: {path}\n"
+            f"{len(images.train_labels):,} training images, {weights:,} weights, "
+            f"{batches.steps_per_epoch} gradient evaluations an epoch"
+        )
+        if progress.batches:
+            print(f"going on after {progress.batches:,} of {total:,}")
+        _write_hparams(folder, settings)
+        rows = _fit(model, batches, folder, progress, total, verbose=verbose)
+        title = f"{experiment.model} on {experiment.dataset}: {experiment.optimizer}"
+        if experiment.langevin_steps:
+            title += f", L = {experiment.langevin_steps}"
+        plot_history(rows, folder.curves, f"{title}, seed {seed}")
+        print(_final_table(rows, folder, batches.test_images))
+    return 0
+
+
+class _Batches:
+    """The pipelines of a run.
+
+    Args:
+        images: The data set.
+        experiment: An `Experiment` of config.py.
+        seed: Of the order and the augmentation.
+        limit: Batches that evaluation and BatchNorm re-estimation may take at most, or None.
+    """
+
+    def __init__(
+        self, images: data.ImageData, experiment: Any, seed: int, limit: int | None
+    ) -> None:
+        self._training = functools.partial(
+            data.training_batches,
+            images.train_images,
+            images.train_labels,
+            batch_size=experiment.batch_size,
+            preprocess=data.preprocessor(experiment.preprocessing, images),
+            augmentation=experiment.augmentation,
+        )
+        self._seed = seed
+        self.steps_per_epoch = data.steps_per_epoch(len(images.train_labels), experiment.batch_size)
+        self.test = data.evaluation_batches(
+            images.test_images,
+            images.test_labels,
+            batch_size=experiment.batch_size,
+            preprocess=self._training.keywords["preprocess"],
+        )
+        self.test_images = len(images.test_labels)
+        reestimation_batches = experiment.bn_reestimate
+        if limit is not None:
+            self.test = self.test.take(limit)
+            self.test_images = min(self.test_images, limit * experiment.batch_size)
+            reestimation_batches = min(reestimation_batches, limit)
+        # The same training batches at every evaluation, in another order than those of training.
+        self.reestimation = (
+            self._training(seed=seed + 1, epochs=1).take(reestimation_batches)
+            if reestimation_batches
+            else None
+        )
+
+    def training(self, done: int) -> tf.data.Dataset:
+        """Return the training batches from number `done` on."""
+        epoch, batch = divmod(done, self.steps_per_epoch)
+        return self._training(seed=self._seed, first_epoch=epoch, first_batch=batch)
+
+
+def _fit(
+    model: keras.Model,
+    batches: _Batches,
+    folder: RunFolder,
+    progress: Progress,
+    total: int,
+    *,
+    verbose: bool,
+) -> list[dict[str, float]]:
+    """Train until `total` minibatches and return the rows of history.csv."""
+    steps = batches.steps_per_epoch
+    recorder, guard = Recorder(folder, steps, progress), Guard()
+    callbacks = [
+        AnchorCallback(batch_norm_data=batches.reestimation),
+        Diagnostics(),
+        keras.callbacks.TensorBoard(folder.tensorboard, write_graph=False),
+        recorder,
+        ProgressBar(diagnostics=verbose),
+        guard,
+    ]
+    try:
+        with guard:
+            for first_epoch, epochs, epoch_steps in segments(progress.batches, total, steps):
+                model.fit(
+                    batches.training(recorder.progress.batches),
+                    initial_epoch=first_epoch,
+                    epochs=epochs,
+                    steps_per_epoch=epoch_steps,
+                    validation_data=batches.test,
+                    shuffle=False,  # the batches come shuffled
+                    callbacks=callbacks,
+                )
+    except Interrupted as stopped:
+        save_checkpoint(model, folder.last, recorder.progress)
+        print(
+            f"\nStopped by {stopped} after {recorder.progress.batches:,} gradient evaluations; "
+            f"saved to\n{folder.last}. Go on with:\n"
+            f"  train.py -rl --logdir {folder.path.parent} -n {folder.path.name}"
+        )
+        raise
+    except NotFiniteError as error:
+        kept = f"{folder.last} is from before" if folder.last.exists() else "no epoch was finished"
+        raise NotFiniteError(
+            f"{error} of epoch {recorder.progress.batches // steps + 1}; {kept}. Try a smaller "
+            "--lr or --langevin_lr, or another --seed."
+        ) from None
+    return recorder.rows
+
+
+def make_optimizer(experiment: Any, steps_per_epoch: int, seed: int) -> LocalEntropy:
+    """Return the optimizer of an experiment.
+
+    The baselines are Keras' own optimizers inside a `LocalEntropy` without inner loop, which adds
+    nothing but the L2 term in the gradient (Keras' own weight decay is another thing).
+
+    Args:
+        experiment: An `Experiment` of config.py.
+        steps_per_epoch: Minibatches of one pass over the data.
+        seed: Of the Langevin noise.
+    """
+    e = experiment
+    rate = learning_rate(e, steps_per_epoch)
+    if e.optimizer.startswith("entropy-"):
+        inner = {
+            "learning_rate": rate,
+            "langevin_steps": e.langevin_steps,
+            "langevin_learning_rate": e.langevin_lr,
+            "gamma": e.gamma,
+            "scoping": e.scoping,
+            "noise": e.noise,
+            "averaging": e.averaging,
+            "momentum": e.momentum,
+            "weight_decay": e.l2,
+            "seed": seed,
+            "statistics": e.langevin_steps > 0,
+        }
+        if e.optimizer == "entropy-adam":
+            return EntropyAdam(**inner)
+        return EntropySGD(
+            **inner, outer_momentum=e.outer_momentum, outer_nesterov=e.outer_momentum > 0
+        )
+    outer = {
+        "sgd": lambda: keras.optimizers.SGD(rate),
+        "momentum": lambda: keras.optimizers.SGD(rate, momentum=e.momentum, nesterov=True),
+        "adam": lambda: keras.optimizers.Adam(rate),
+    }[e.optimizer]()
+    return LocalEntropy(outer, langevin_steps=0, weight_decay=e.l2, name=e.optimizer)
+
+
+def learning_rate(experiment: Any, steps_per_epoch: int) -> Any:
+    """Return the outer step size: a float, or a Keras schedule over outer updates.
+
+    Args:
+        experiment: An `Experiment` of config.py, whose drops are in effective epochs.
+        steps_per_epoch: Minibatches of one pass over the data.
+    """
+    if not experiment.lr_drops:
+        return float(experiment.lr)
+    updates_per_epoch = steps_per_epoch / max(experiment.langevin_steps, 1)
+    # Keras' schedule still has the old value AT a boundary, which counts from 0.
+    boundaries = [max(round(d * updates_per_epoch) - 1, 0) for d in experiment.lr_drops]
+    values = [experiment.lr * experiment.lr_factor**k for k in range(len(boundaries) + 1)]
+    return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, values)
+
+
+def segments(done: int, total: int, steps: int) -> Iterator[tuple[int, int, int]]:
+    """Split what is left of a run into calls of `fit`: the rest of an epoch, epochs, a part of one.
+
+    Args:
+        done: Minibatches trained on so far.
+        total: Minibatches after which the run ends.
+        steps: Minibatches of one pass over the data.
+
+    Yields:
+        (initial_epoch, epochs, steps_per_epoch) for `fit`.
+    """
+    if done % steps and done < total:
+        part = min(steps - done % steps, total - done)
+        yield done // steps, done // steps + 1, part
+        done += part
+    if total // steps > done // steps:
+        yield done // steps, total // steps, steps
+        done = total // steps * steps
+    if done < total:
+        yield done // steps, done // steps + 1, total - done
+
+
+def _strategy() -> tf.distribute.Strategy:
+    """Return MirroredStrategy for two GPUs or more, else what needs no distribution."""
+    gpus = tf.config.list_logical_devices("GPU")
+    return tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.get_strategy()
+
+
+def _write_hparams(folder: RunFolder, settings: Settings) -> None:
+    """Write the hyperparameters where TensorBoard's HParams page finds them."""
+    from tensorboard.plugins.hparams import api as hparams  # slow to import
+
+    values: dict[str, Any] = {"preset": settings.preset, "seed": settings.run["seed"]}
+    for name, value in dataclasses.asdict(settings.experiment).items():
+        values[name] = value if isinstance(value, bool | int | float | str) else json.dumps(value)
+    with tf.summary.create_file_writer(str(folder.tensorboard / "validation")).as_default():
+        hparams.hparams(values, trial_id=folder.path.name)
+
+
+def _final_table(rows: list[dict[str, float]], folder: RunFolder, test_images: int) -> str:
+    last = rows[-1]
+    best = max(rows, key=lambda row: row.get("val_accuracy", -math.inf))
+    lines = [
+        ("test accuracy, at the anchor", f"{100 * last['val_accuracy']:.2f} %"),
+        ("test error", f"{100 * (1 - last['val_accuracy']):.2f} %"),
+        ("test loss", f"{last['val_loss']:.4f}"),
+        ("test images", f"{test_images:,}"),
+        ("best test accuracy", f"{100 * best['val_accuracy']:.2f} % (epoch {best['epoch']:g})"),
+        ("effective epochs", f"{last['epoch']:g}"),
+        ("gradient evaluations", f"{last['gradient_evaluations']:,.0f}"),
+        ("outer updates", f"{last['outer_updates']:,.0f}"),
+    ]
+    if "scope" in last:
+        lines.append(("scope", f"{last['scope']:.3g}"))
+    lines.append(("training time", f"{last['seconds']:.0f} s"))
+    width = max(len(name) for name, _ in lines)
+    files = [folder.config, folder.history, folder.curves, folder.last, folder.best]
+    table = [f"  {name:<{width}}  {value}" for name, value in lines]
+    written = [f"  {file}" for file in [*files, folder.tensorboard] if file.exists()]
+    return "\n".join(["", *table, "", "written:", *written])

@@ -1,0 +1,115 @@
+"""Checkpoints of a run: `.keras` files that Keras loads and training resumes from exactly.
+
+The model is saved at the anchor, with the state of its optimizer: `keras.models.load_model` gives
+the network to use, and `load_checkpoint` everything needed to go on as if nothing had happened.
+What Keras does not save goes into one more member of the zip archive: how much of the data has
+been seen, and the states of the random generators of dropout.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from esgd_tf.training.evaluation import evaluate_at
+from esgd_tf.training.run_folder import replaced_when_whole
+
+__all__ = ["CheckpointError", "Progress", "load_checkpoint", "save_checkpoint"]
+
+_MEMBER = "esgd_tf.json"
+
+
+class CheckpointError(Exception):
+    """A checkpoint cannot be loaded; the message says why and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        batches: Minibatches trained on since the start of the run.
+        seconds: Time spent training so far.
+        running: Means over the minibatches of the epoch under way, by name; empty between epochs.
+    """
+
+    batches: int = 0
+    seconds: float = 0.0
+    running: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+def save_checkpoint(model: keras.Model, path: Path, progress: Progress) -> None:
+    """Save the model at the anchor, and all that training needs to go on, atomically.
+
+    Args:
+        model: A compiled model.
+        path: A `.keras` file, replaced when the new one is whole.
+        progress: Stored along.
+
+    Raises:
+        OSError: The file cannot be written; the old one is still there.
+    """
+    extra = {**dataclasses.asdict(progress), "random_states": _random_states(model)}
+    with evaluate_at(model, "anchor"), replaced_when_whole(path) as partial:
+        model.save(partial)
+        with zipfile.ZipFile(partial, "a") as archive:
+            archive.writestr(_MEMBER, json.dumps(extra))
+
+
+def load_checkpoint(model: keras.Model, path: Path) -> Progress:
+    """Load what `save_checkpoint` saved into a model of the same architecture and optimizer.
+
+    Args:
+        model: A compiled model, changed in place.
+        path: The `.keras` file.
+
+    Returns:
+        The progress stored along.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, or of another model or optimizer.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+            if damaged is not None:
+                raise CheckpointError(
+                    f"Checkpoint {path} is damaged: the checksum of its part {damaged} is wrong."
+                )
+            extra = json.loads(archive.read(_MEMBER))
+    except FileNotFoundError:
+        raise CheckpointError(f"There is no checkpoint {path}.") from None
+    except IsADirectoryError:
+        raise CheckpointError(f"{path} is a folder, not a checkpoint file.") from None
+    except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
+        raise CheckpointError(f"{path} is no whole checkpoint of train.py ({error}).") from None
+    random_states = extra.pop("random_states")
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    try:
+        model.load_weights(path)
+        variables = _random_variables(model)
+        for variable, state in zip(variables, random_states, strict=True):
+            variable.assign(np.array(state, dtype=variable.dtype))
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"Checkpoint {path} is that of another model or optimizer: "
+            f"{str(error).strip().splitlines()[0]}"
+        ) from None
+    return Progress(**extra)
+
+
+def _random_variables(model: keras.Model) -> list[Any]:
+    """Return the states of the model's random generators: `variables` has them, `weights` not."""
+    weights = {id(variable) for variable in model.weights}
+    return [variable for variable in model.variables if id(variable) not in weights]
+
+
+def _random_states(model: keras.Model) -> list[Any]:
+    return [keras.ops.convert_to_numpy(variable).tolist() for variable in _random_variables(model)]

@@ -1,0 +1,68 @@
+"""The picture of a run: error, loss and scope against gradient evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from esgd_tf.training.run_folder import replaced_when_whole
+
+__all__ = ["plot_history"]
+
+_TRAIN, _VALIDATION = "tab:gray", "tab:blue"
+
+
+def plot_history(rows: Sequence[Mapping[str, float]], path: Path, title: str) -> None:
+    """Draw the rows of history.csv.
+
+    The axis counts gradient evaluations, so that runs of different optimizers compare at equal
+    cost.
+
+    Args:
+        rows: One mapping an effective epoch, with `gradient_evaluations`, `loss`, `accuracy`, and
+            `val_loss`, `val_accuracy`, `scope`, `outer_gradient_norm` and `gradient_norm` where
+            they are known.
+        path: A PNG file, replaced when the new one is whole.
+        title: Drawn above the panels.
+    """
+    # Matplotlib takes a second to import, and no screen: the object interface needs none.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    has_scope = any("scope" in row for row in rows)
+    figure = Figure(figsize=(10.5 if has_scope else 7.5, 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, 3 if has_scope else 2)
+
+    def draw(axis, name, label, color, transform=float):  # type: ignore[no-untyped-def]
+        points = [(r["gradient_evaluations"], transform(r[name])) for r in rows if name in r]
+        if points:
+            marker = "o" if len(points) == 1 else None
+            axis.plot(*zip(*points, strict=True), label=label, color=color, marker=marker)
+
+    def error(accuracy: float) -> float:
+        return 100.0 * (1.0 - accuracy)
+
+    # Without an inner loop there is one set of weights, and nothing to tell apart.
+    train, test = ("train, at x'", "test, at the anchor") if has_scope else ("train", "test")
+    draw(axes[0], "accuracy", train, _TRAIN, error)
+    draw(axes[0], "val_accuracy", test, _VALIDATION, error)
+    axes[0].set_ylabel("error (%)")
+    draw(axes[1], "loss", train, _TRAIN)
+    draw(axes[1], "val_loss", test, _VALIDATION)
+    axes[1].set_ylabel("cross entropy (nats)")
+    axes[1].set_yscale("log")
+    if has_scope:
+        draw(axes[2], "scope", r"scope $\gamma$", "tab:green")
+        draw(axes[2], "gradient_norm", r"$\Vert\nabla f\Vert$", "tab:orange")
+        draw(axes[2], "outer_gradient_norm", r"$\Vert x - \mu\Vert$", "tab:red")
+        axes[2].set_yscale("log")
+        axes[2].set_ylabel("at the last outer update")
+    for axis in axes:
+        axis.set_xlabel("gradient evaluations")
+        axis.grid(alpha=0.3)
+        if axis.lines:
+            axis.legend(fontsize="small")
+    figure.suptitle(title, fontsize="medium")
+    with replaced_when_whole(path) as partial:
+        figure.savefig(partial, dpi=150)

@@ -1,0 +1,106 @@
+"""Which numbers are in force."""
+
+import dataclasses
+
+import pytest
+
+import config
+from esgd_tf.cli.flags import FlagError, define_flags, parse
+from esgd_tf.cli.settings import choose_preset, make_settings, resume_settings, settings_table
+
+
+def settings(*flags):
+    return make_settings(parsed(*flags), config.PRESETS)
+
+
+def parsed(*flags):
+    fv = define_flags()
+    parse(fv, ["train.py", *flags])
+    return fv
+
+
+def test_the_seeds_command_is_the_wide_resnet_on_cifar10():
+    chosen = settings("-opt", "entropy-sgd", "-L", "20")
+    e = chosen.experiment
+    assert (e.dataset, e.model, e.optimizer, e.langevin_steps) == (
+        "cifar10", "wrn-28-10", "entropy-sgd", 20)  # fmt: skip
+    assert (e.epochs, e.lr, e.lr_drops, e.lr_factor) == (200, 1.0, (80, 160), 0.2)
+    assert chosen.overridden == ("langevin_steps",)
+
+
+@pytest.mark.parametrize(
+    ("flags", "preset"),
+    [
+        ([], "wrn-cifar10"),
+        (["-d", "cifar100"], "wrn-cifar100"),
+        (["-m", "allcnn"], "allcnn-cifar10"),
+        (["-d", "mnist"], "lenet"),
+        (["-d", "mnist", "-m", "mnistfc"], "mnistfc"),
+        (["-d", "fashion_mnist"], "lenet"),
+        (["-d", "fashion_mnist", "-m", "mnistfc"], "mnistfc"),
+        (["-d", "fashion_mnist_small"], "quickstart"),
+        (["-d", "cifar10", "-m", "mnistconv"], "wrn-cifar10"),
+        (["-d", "mnist", "--preset", "quickstart"], "quickstart"),
+    ],
+)
+def test_the_preset_that_fits(flags, preset):
+    assert choose_preset(parsed(*flags), config.PRESETS) == preset
+
+
+def test_flags_override_and_are_marked():
+    chosen = settings("-opt", "momentum", "--l2", "0.01", "-d", "cifar10", "-b", "64")
+    assert chosen.experiment.l2 == 0.01
+    assert chosen.experiment.batch_size == 64
+    assert set(chosen.overridden) == {"l2", "dataset", "batch_size"}
+    table = settings_table(chosen)
+    assert "l2*: 0.01" in table
+    assert "lr: 0.1" in table
+    assert "gamma" not in table  # no meaning for SGD
+    assert max(map(len, table.splitlines())) <= 80
+
+
+def test_other_epochs_stretch_the_drops_unless_given():
+    assert settings("-e", "20").experiment.lr_drops == (8, 16)
+    assert settings("-e", "20", "--lr_drops", "5,7.5").experiment.lr_drops == (5, 7.5)
+
+
+def test_every_preset_has_every_optimizer_with_its_own_name():
+    assert set(config.PRESETS) >= {"mnistfc", "lenet", "allcnn-cifar10", "wrn-cifar10",
+                                   "wrn-cifar100", "quickstart"}  # fmt: skip
+    for by_optimizer in config.PRESETS.values():
+        assert set(by_optimizer) == {"entropy-sgd", "entropy-adam", "momentum", "sgd", "adam"}
+        for name, experiment in by_optimizer.items():
+            assert experiment.optimizer == name
+            assert (experiment.langevin_steps > 0) == name.startswith("entropy-")
+            with pytest.raises(dataclasses.FrozenInstanceError):
+                experiment.lr = 0.0
+
+
+def test_a_run_that_goes_on_keeps_its_numbers():
+    stored = settings("--preset", "quickstart", "--gamma", "0.5", "-s", "7").to_dict()
+    going_on = resume_settings(parsed("-rl"), config.PRESETS, stored)
+    assert going_on.experiment.gamma == 0.5
+    assert going_on.experiment.dataset == "fashion_mnist_small"
+    assert going_on.run["seed"] == 7
+    longer = resume_settings(parsed("-rl", "-e", "40"), config.PRESETS, stored)
+    assert longer.experiment.epochs == 40
+    assert longer.experiment.lr_drops == (12, 17)  # those of the run, not stretched anew
+    same = resume_settings(parsed("-rl", "--gamma", "0.5"), config.PRESETS, stored)
+    assert same.experiment == going_on.experiment
+
+
+@pytest.mark.parametrize(
+    "flags", [["--gamma", "0.1"], ["-s", "8"], ["-L", "5"], ["-opt", "sgd"], ["-d", "mnist"]]
+)
+def test_a_run_does_not_go_on_as_another_one(flags):
+    stored = settings("--preset", "quickstart", "--gamma", "0.5", "-s", "7").to_dict()
+    with pytest.raises(FlagError, match="differs from the run"):
+        resume_settings(parsed("-rl", *flags), config.PRESETS, stored)
+
+
+def test_a_config_of_another_version_is_refused():
+    stored = settings().to_dict()
+    del stored["experiment"]["gamma"]
+    stored["experiment"]["warp"] = 9
+    with pytest.raises(FlagError, match="not of this version"):
+        resume_settings(parsed("-rl"), config.PRESETS, stored)

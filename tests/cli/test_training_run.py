@@ -1,0 +1,272 @@
+"""train.py from flags to files, in this process: the embedded data, a small batch budget."""
+
+import csv
+import json
+import re
+import signal
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+
+import config
+from esgd_tf.cli import training_run
+from esgd_tf.cli.train import main
+from esgd_tf.training.callbacks import Recorder
+
+# 8,750 images in batches of 1,750 are 5 steps an epoch; 5 mod 3 = 2 is inside an inner loop.
+SMALL = ("--preset", "quickstart", "-m", "mnistfc", "-b", "1750", "-L", "3", "-e", "2",
+         "--augmentation", "flip_crop", "--dropout", "0.3", "--bn_reestimate", "1")  # fmt: skip
+STEPS = 5
+
+
+def train(*flags):
+    return main(config.PRESETS, ["train.py", *flags])
+
+
+def history(run):
+    with (run / "history.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def state(path):
+    """Every number of a checkpoint but the time it took."""
+    model = keras.models.load_model(path)
+    with zipfile.ZipFile(path) as archive:
+        extra = json.loads(archive.read("esgd_tf.json"))
+    del extra["seconds"]
+    return [v.numpy() for v in model.weights + model.optimizer.variables], extra
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An uninterrupted run."""
+    logdir = tmp_path_factory.mktemp("finished")
+    assert train(*SMALL, "--logdir", str(logdir), "-n", "whole") == 0
+    return logdir / "whole"
+
+
+def interrupted_at(monkeypatch, batch, number=signal.SIGINT):
+    count = Recorder.on_train_batch_end
+
+    def count_and_signal(self, *arguments, **keywords):
+        count(self, *arguments, **keywords)
+        if self.progress.batches == batch:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(Recorder, "on_train_batch_end", count_and_signal)
+
+
+def test_the_run_folder(finished, capsys):
+    names = {p.name for p in finished.rglob("*") if p.is_file()}
+    assert {"config.json", "history.csv", "curves.png", "last.keras", "best.keras"} <= names
+    assert not [name for name in names if name.startswith(".partial")]
+    stored = json.loads((finished / "config.json").read_text())
+    assert stored["experiment"]["langevin_steps"] == 3
+    assert "batch_size" in stored["overridden"]
+    rows = history(finished)
+    assert [float(row["epoch"]) for row in rows] == [1, 2]
+    assert [int(row["gradient_evaluations"]) for row in rows] == [STEPS, 2 * STEPS]
+    assert [int(row["outer_updates"]) for row in rows] == [1, 3]
+    for name in ("loss", "accuracy", "val_loss", "val_accuracy", "scope", "learning_rate",
+                 "gradient_norm", "outer_gradient_norm", "cosine", "mean_distance",
+                 "noise_norm", "seconds"):  # fmt: skip
+        assert np.isfinite(float(rows[-1][name])), name
+    assert float(rows[0]["scope"]) == pytest.approx(1e-4 * 1.001**2)
+
+
+def test_plain_keras_evaluates_the_checkpoint_as_the_run_did(finished):
+    from esgd_tf import data
+
+    images = data.load("fashion_mnist_small")
+    prepare = data.preprocessor("meanstd", images)
+    test = data.evaluation_batches(
+        images.test_images, images.test_labels, batch_size=500, preprocess=prepare
+    )
+    model = keras.models.load_model(finished / "checkpoints" / "last.keras")
+    loss, accuracy = model.evaluate(test, verbose=0)
+    last = history(finished)[-1]
+    assert loss == pytest.approx(float(last["val_loss"]), rel=1e-4)
+    assert accuracy == pytest.approx(float(last["val_accuracy"]), abs=1e-6)
+
+
+@pytest.mark.parametrize("batch", [STEPS, STEPS + 2])
+def test_going_on_after_ctrl_c_gives_the_same_bits(finished, tmp_path, monkeypatch, capsys, batch):
+    with monkeypatch.context() as patch:
+        interrupted_at(patch, batch)
+        assert train(*SMALL, "--logdir", str(tmp_path), "-n", "cut") == 130
+    assert "saved to" in capsys.readouterr().out
+    assert len(history(tmp_path / "cut") if batch >= STEPS else []) == batch // STEPS
+    assert train("-rl", "--logdir", str(tmp_path)) == 0
+    ours, extra = state(tmp_path / "cut" / "checkpoints" / "last.keras")
+    theirs, expected = state(finished / "checkpoints" / "last.keras")
+    assert extra == expected
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(a, b)
+    for row, wanted in zip(history(tmp_path / "cut"), history(finished), strict=True):
+        for name in wanted:
+            if name != "seconds":
+                assert float(row[name]) == pytest.approx(float(wanted[name]), rel=1e-5), name
+
+
+def test_sigterm_saves_and_has_its_own_status(tmp_path, monkeypatch):
+    interrupted_at(monkeypatch, 1, signal.SIGTERM)
+    assert train(*SMALL, "--logdir", str(tmp_path), "-n", "cut") == 128 + signal.SIGTERM
+    assert (tmp_path / "cut" / "checkpoints" / "last.keras").exists()
+
+
+def test_a_finished_run_says_so_and_can_be_given_more(finished, tmp_path, capsys):
+    before = (finished / "history.csv").read_bytes()
+    assert train("-rl", "--logdir", str(finished.parent), "-n", "whole") == 0
+    assert "more by -e" in capsys.readouterr().out
+    assert (finished / "history.csv").read_bytes() == before
+
+
+def test_an_existing_run_is_not_overwritten(finished, capsys):
+    before = (finished / "config.json").read_bytes()
+    assert train(*SMALL, "--logdir", str(finished.parent), "-n", "whole") == 1
+    assert "holds a run already" in capsys.readouterr().err
+    assert (finished / "config.json").read_bytes() == before
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path, capsys):
+    flags = [*SMALL, "--logdir", str(tmp_path), "-n", "wild"]
+    assert train(*flags, "--langevin_lr", "1e30", "--lr", "1e30") == 1
+    error = capsys.readouterr().err
+    assert "loss became" in error
+    assert "--langevin_lr" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "wild" / "checkpoints" / "last.keras").exists()
+
+
+def test_the_last_good_checkpoint_survives_a_later_nan(tmp_path, monkeypatch, capsys):
+    count = Recorder.on_train_batch_end
+
+    def poison(self, batch, logs=None):
+        count(self, batch, logs)
+        if self.progress.batches == STEPS + 1:
+            self.model.trainable_variables[0].assign(
+                np.full(self.model.trainable_variables[0].shape, np.nan)
+            )
+
+    monkeypatch.setattr(Recorder, "on_train_batch_end", poison)
+    assert train(*SMALL, "--logdir", str(tmp_path), "-n", "nan") == 1
+    assert "last.keras is from before" in capsys.readouterr().err
+    weights, extra = state(tmp_path / "nan" / "checkpoints" / "last.keras")
+    assert extra["batches"] == STEPS
+    assert all(np.isfinite(w).all() for w in weights if w.dtype.kind == "f")
+
+
+def test_a_second_training_in_one_folder_is_refused(finished, capsys):
+    from esgd_tf.training.run_folder import RunFolder
+
+    with RunFolder(finished):
+        flags = ["-rl", "-e", "3", "--logdir", str(finished.parent), "-n", "whole"]
+        assert train(*flags) == 1
+    assert "Another training" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "other model"])
+def test_a_damaged_or_foreign_checkpoint_is_refused(finished, tmp_path, capsys, damage):
+    run = tmp_path / "copy"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.json").write_bytes((finished / "config.json").read_bytes())
+    content = bytearray((finished / "checkpoints" / "last.keras").read_bytes())
+    if damage == "truncated":
+        del content[len(content) // 2 :]
+    elif damage == "flipped":
+        content[len(content) // 2] ^= 1
+    else:
+        settings = json.loads((run / "config.json").read_text())
+        settings["experiment"]["model"] = "mnistconv"
+        (run / "config.json").write_text(json.dumps(settings))
+    (run / "checkpoints" / "last.keras").write_bytes(content)
+    assert train("-rl", "--logdir", str(tmp_path), "-n", "copy") == 1
+    error = capsys.readouterr().err
+    says = {"truncated": "no whole checkpoint", "flipped": "damaged", "other model": "another"}
+    assert says[damage] in error
+    assert error.count("\n") == 1
+
+
+def test_a_baseline_run_with_a_limit(tmp_path, capsys):
+    flags = [*SMALL[:6], "-opt", "momentum", "--l2", "1e-4", "--limit_steps", "2", "-v"]
+    assert train(*flags, "--logdir", str(tmp_path)) == 0
+    run = tmp_path / "quickstart-momentum"
+    (row,) = history(run)
+    assert int(row["gradient_evaluations"]) == 2
+    assert float(row["epoch"]) == pytest.approx(2 / STEPS)
+    assert "scope" not in row
+    assert re.search(r"^  gradient evaluations +2$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_going_on_past_a_limit_gives_the_same_bits(finished, tmp_path):
+    flags = [*SMALL, "--logdir", str(tmp_path), "-n", "parts"]
+    assert train(*flags, "--limit_steps", "3") == 0
+    assert train("-rl", "--logdir", str(tmp_path), "-n", "parts") == 0
+    ours, _ = state(tmp_path / "parts" / "checkpoints" / "last.keras")
+    theirs, _ = state(finished / "checkpoints" / "last.keras")
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_missing_data_is_one_sentence(tmp_path, capsys):
+    flags = [
+        "-d",
+        "cifar10",
+        "-m",
+        "wrn-16-4",
+        "--nodownload",
+        "--data_dir",
+        str(tmp_path / "none"),
+    ]
+    assert train(*flags, "--logdir", str(tmp_path / "runs")) == 1
+    error = capsys.readouterr().err
+    assert "cifar" in error
+    assert "--raw_dir" in error or "raw_dir" in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_tensorboard_has_train_validation_and_hyperparameters(finished):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def tags(part):
+        accumulator = EventAccumulator(str(finished / "tensorboard" / part))
+        accumulator.Reload()
+        return accumulator.Tags()["scalars"] + accumulator.Tags()["tensors"], accumulator
+
+    train_tags, _ = tags("train")
+    for name in ("loss", "accuracy", "scope", "gradient_norm", "outer_gradient_norm", "cosine",
+                 "mean_distance", "noise_norm", "learning_rate"):  # fmt: skip
+        assert f"epoch_{name}" in train_tags
+    validation_tags, accumulator = tags("validation")
+    assert "epoch_accuracy" in validation_tags
+    assert (
+        "hparams"
+        in accumulator.summary_metadata["_hparams_/session_start_info"].plugin_data.plugin_name
+    )
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "expected"),
+    [
+        (0, 10, [(0, 2, 5)]),
+        (3, 10, [(0, 1, 2), (1, 2, 5)]),
+        (5, 10, [(1, 2, 5)]),
+        (3, 4, [(0, 1, 1)]),
+        (0, 12, [(0, 2, 5), (2, 3, 2)]),
+        (0, 2, [(0, 1, 2)]),
+        (7, 17, [(1, 2, 3), (2, 3, 5), (3, 4, 2)]),
+        (10, 10, []),
+    ],
+)
+def test_segments_of_a_run(done, total, expected):
+    assert list(training_run.segments(done, total, 5)) == expected
+
+
+def test_learning_rate_drops_after_so_many_outer_updates():
+    experiment = config.PRESETS["lenet"]["entropy-sgd"]  # L = 20, a drop after 40 epochs
+    schedule = training_run.learning_rate(experiment, steps_per_epoch=469)
+    updates = round(40 * 469 / 20)
+    assert float(schedule(updates - 1)) == pytest.approx(1.0)
+    assert float(schedule(updates)) == pytest.approx(0.1)

@@ -1,0 +1,41 @@
+"""What every test shares: two logical CPUs, and a fresh Keras for each test."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import pytest
+import tensorflow as tf
+
+# TensorFlow can be told only once, and before it looks at its devices.
+for _cpu in tf.config.list_physical_devices("CPU"):
+    tf.config.set_logical_device_configuration(_cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+
+@pytest.fixture(autouse=True)
+def fresh_keras():
+    """Seed all generators, and undo what a test did to Keras' global state."""
+    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
+    keras.utils.set_random_seed(20161104)
+    yield
+    keras.config.set_floatx(floatx)
+    keras.config.set_dtype_policy(policy)
+    keras.utils.clear_session(free_memory=False)
+
+
+@pytest.fixture
+def float64():
+    """Let Keras compute in float64; `learning_rate` too is kept in floatx."""
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+
+
+@pytest.fixture(scope="session")
+def two_cpus():
+    """A strategy that mirrors the variables on two logical CPUs.
+
+    One for all tests: the numbers by which TensorFlow knows its collective operations start anew
+    with every strategy, and clash if two of them reduce different dtypes in one process.
+    """
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
