@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from esgd_tf.training.run_folder import replaced_when_whole
 
@@ -34,7 +35,9 @@ def plot_history(rows: Sequence[Mapping[str, float]], path: Path, title: str) ->
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 3 if has_scope else 2)
 
-    def draw(axis, name, label, color, transform=float):  # type: ignore[no-untyped-def]
+    def draw(
+        axis: Any, name: str, label: str, color: str, transform: Callable[[float], float] = float
+    ) -> None:
         points = [(r["gradient_evaluations"], transform(r[name])) for r in rows if name in r]
         if points:
             marker = "o" if len(points) == 1 else None

@@ -1,0 +1,23 @@
+"""Images to train on: where they come from, and how they reach the model.
+
+    data = load("fashion_mnist_small")
+    prepare = preprocessor("meanstd", data)
+    batches = training_batches(data.train_images, data.train_labels, batch_size=128, seed=42,
+                               preprocess=prepare, augmentation="flip_crop")
+
+Nothing here imports TensorFlow before it is needed: the names of data sets, preprocessings and
+augmentations are there for `--help` at once, and `load` says what is missing within seconds.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "catalog": ["AUGMENTATIONS", "DATASETS", "PREPROCESSINGS"],
+        "errors": ["DataError"],
+        "pipeline": ["evaluation_batches", "steps_per_epoch", "training_batches"],
+        "preprocessing": ["Preprocessor", "preprocessor"],
+        "sources": ["ImageData", "load"],
+    },
+)

@@ -1,0 +1,90 @@
+"""The idx files of MNIST and of the sets made in its image.
+
+An idx file is two zero bytes, a type byte (8: unsigned byte), the number of dimensions, each
+dimension as a big-endian 32-bit integer, and the values; the published ones are gzip-compressed.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esgd_tf.data.archives.raw import RawImages, RawSplit, check_counts, check_labels
+from esgd_tf.data.catalog import Entry, IdxFiles
+from esgd_tf.data.errors import DataError
+
+_UNSIGNED_BYTE = 8
+
+
+def read_idx(folder: Path, files: IdxFiles, entry: Entry) -> RawImages:
+    """Read the four files of an MNIST-like set.
+
+    Args:
+        folder: Where they lie.
+        files: Their names.
+        entry: What they must hold.
+
+    Returns:
+        Both splits, in the files' order.
+
+    Raises:
+        DataError: A file is missing, damaged, or another set's.
+    """
+    splits = []
+    for images, labels, count in (
+        (files.train_images, files.train_labels, entry.num_train),
+        (files.test_images, files.test_labels, entry.num_test),
+    ):
+        pixels = _read(folder / images, (count, *entry.image_shape[:2]))
+        numbers = _read(folder / labels, (count,))
+        splits.append(
+            RawSplit(
+                images=pixels.reshape(count, *entry.image_shape),
+                labels=check_labels(numbers, entry.num_classes, folder / labels),
+            )
+        )
+    raw = RawImages(*splits)
+    check_counts(raw, entry, folder)
+    return raw
+
+
+def read_idx_labels(path: Path, count: int) -> NDArray[np.uint8]:
+    """Read one file of labels, uint8 [count], unchecked in range.
+
+    Raises:
+        DataError: The file is missing or damaged.
+    """
+    return _read(path, (count,))
+
+
+def _read(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    header = struct.pack(f">BBBB{len(shape)}I", 0, 0, _UNSIGNED_BYTE, len(shape), *shape)
+    length = math.prod(shape)
+    try:
+        with gzip.open(path, "rb") as stream:
+            # One byte more than there should be: enough to see that there is more, and no
+            # compressed bomb is ever unpacked.
+            content = stream.read(len(header) + length + 1)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path} is not a whole gzip file ({error}); download it again.") from error
+    except OSError as error:
+        raise DataError(f"Cannot read {path}: {error.strerror or error}.") from error
+    if content[: len(header)] != header:
+        raise DataError(
+            f"{path} is not the idx file it should be: it must begin with {header.hex(' ', 4)} "
+            f"(unsigned bytes, {' x '.join(map(str, shape))}) and begins with "
+            f"{content[: len(header)].hex(' ', 4) or 'nothing'}; download it again."
+        )
+    if len(content) != len(header) + length:
+        found = "more" if len(content) > len(header) + length else str(len(content) - len(header))
+        raise DataError(
+            f"{path} is damaged: {length} values must follow its header and {found} do; "
+            "download it again."
+        )
+    return np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)

@@ -1,0 +1,130 @@
+"""From pixels to what the network sees: "scale", "meanstd", "gcn_zca".
+
+Every statistic is fitted on the training images alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from esgd_tf.data import zca
+from esgd_tf.data.catalog import PREPROCESSINGS
+from esgd_tf.data.errors import DataError
+from esgd_tf.data.sources import ImageData
+
+
+class Preprocessor(Protocol):
+    """What `preprocessor` returns: a function of a batch, and its place in the pipeline.
+
+    Attributes:
+        augment_first: Whether augmentation acts on raw pixels, before this. A callable without
+            this attribute counts as True.
+    """
+
+    @property
+    def augment_first(self) -> bool:
+        """See the class."""
+
+    def __call__(self, images: Any) -> Any:
+        """Map a batch [b, h, w, c] of pixels 0 ... 255, uint8 or float, to float32."""
+
+
+# Compared by identity: tf.function wants a callable with a hash, and arrays have none.
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Affine:
+    """(x - shift) * factor, per channel; augmentation commutes with it up to rounding."""
+
+    shift: np.ndarray | np.float32
+    factor: np.ndarray | np.float32
+    augment_first: bool = True
+
+    def __call__(self, images: Any) -> Any:
+        return (tf.cast(images, tf.float32) - self.shift) * self.factor
+
+
+class _GcnZca:
+    """See `zca`. It mixes all pixels of an image, hence comes before augmentation."""
+
+    augment_first = False
+
+    def __init__(self, whitening: zca.Whitening) -> None:
+        # On the CPU, where tf.data runs, whatever else there is. As tensors, so that a traced
+        # function refers to the matrix (38 MB for CIFAR) and does not copy it into its graph.
+        with tf.init_scope(), tf.device("/CPU:0"):
+            self._mean = tf.constant(whitening.mean)
+            self._matrix = tf.constant(whitening.matrix)
+
+    def __call__(self, images: Any) -> Any:
+        shape = tf.shape(images)
+        flat = tf.reshape(tf.cast(images, tf.float32), [shape[0], self._mean.shape[0]])
+        flat -= tf.reduce_mean(flat, axis=1, keepdims=True)
+        variance = tf.reduce_sum(tf.square(flat), axis=1, keepdims=True)
+        deviation = tf.sqrt(variance / tf.cast(self._mean.shape[0] - 1, tf.float32))
+        flat /= tf.where(deviation < 1e-8, tf.ones_like(deviation), deviation)
+        white = tf.reshape(tf.matmul(flat - self._mean, self._matrix), shape)
+        white.set_shape(images.shape)
+        return white
+
+
+def preprocessor(kind: str, data: ImageData) -> Preprocessor:
+    """Make the preprocessing of a data set.
+
+    * "scale": pixels / 255, in [0, 1].
+    * "meanstd": minus the mean, over the standard deviation, of each channel over all training
+      images (for CIFAR-10: 125.3/123.0/113.9 and 63.0/62.1/66.7, the wide ResNets' numbers).
+    * "gcn_zca": per-image contrast normalisation and ZCA whitening, see `esgd_tf.data.zca`.
+      Fitted once, stored beside the records, a matrix product per batch.
+
+    "scale" and "meanstd" act per channel, so that augmentation on raw bytes before them is the
+    same and cheaper. The whitening mixes all pixels of an image and is fitted to whole, upright
+    images: it comes BEFORE augmentation, as in the original, whose loader read whitened images
+    from disk. So every image is whitened as the fit promises, and a flipped or shifted one is a
+    flipped or shifted whitened image.
+
+    Args:
+        kind: One of `PREPROCESSINGS`.
+        data: The set; only its training images are looked at.
+
+    Returns:
+        A function of batches, for tf.data and tf.function.
+
+    Raises:
+        DataError: The kind is unknown.
+    """
+    if kind == "scale":
+        return _Affine(np.float32(0.0), np.float32(1.0 / 255.0))
+    if kind == "meanstd":
+        mean, deviation = channel_statistics(data.train_images)
+        return _Affine(
+            mean.astype(np.float32),
+            (1.0 / np.where(deviation > 0, deviation, 1.0)).astype(np.float32),
+        )
+    if kind == "gcn_zca":
+        return _GcnZca(zca.fitted(data.train_images, data.folder))
+    raise DataError(
+        f"There is no preprocessing {kind!r}; choose one of {', '.join(PREPROCESSINGS)}."
+    )
+
+
+def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation of each channel, over all images and pixels.
+
+    Args:
+        images: uint8 [n, h, w, c].
+
+    Returns:
+        Two float64 arrays [c], in pixel units (0 ... 255).
+    """
+    # 256 counts hold all that matters, exactly, and the images are never copied as floats.
+    counts = np.stack(
+        [np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[-1])]
+    )
+    values = np.arange(256, dtype=np.float64)
+    total = counts.sum(axis=1)
+    mean = counts @ values / total
+    variance = (counts * (values - mean[:, None]) ** 2).sum(axis=1) / total
+    return mean, np.sqrt(variance)

@@ -1,0 +1,115 @@
+"""Building records so that a build that dies leaves nothing that looks whole.
+
+Records are written into a temporary sibling folder and renamed into place when they are all
+there. Builders of the same set take turns on a file lock; the lock goes with the process that
+holds it, however that ends, so whoever holds it may clear away what dead builders left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from esgd_tf.data.errors import DataError
+
+_LOG = logging.getLogger(__name__)
+# TFDS writes this file last.
+_LAST_FILE = "dataset_info.json"
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a folder holds a finished TFDS data set."""
+    return (folder / _LAST_FILE).is_file()
+
+
+@contextlib.contextmanager
+def exclusive(data_dir: Path, name: str) -> Iterator[None]:
+    """Hold the right to build one set under `data_dir`, and clear away dead builds of it.
+
+    Where the file system has no locks, goes on without one: temporary names are unique, and
+    the first to finish wins.
+
+    Args:
+        data_dir: TFDS folder, made if need be.
+        name: The set.
+
+    Raises:
+        DataError: The folder cannot be written to.
+    """
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        lock = (data_dir / f".{name}.lock").open("w")
+    except OSError as error:
+        raise DataError(
+            f"Cannot write under {data_dir} ({error.strerror or error}); name another folder "
+            "with --data_dir."
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:
+            _LOG.debug("no file locks under %s", data_dir)
+        else:
+            for stale in data_dir.glob(f"{_prefix(name)}*"):
+                shutil.rmtree(stale, ignore_errors=True)
+        yield
+
+
+@contextlib.contextmanager
+def temporary_folder(data_dir: Path, name: str) -> Iterator[Path]:
+    """Make a folder beside the records, and remove it whatever happens.
+
+    Args:
+        data_dir: TFDS folder, made if need be.
+        name: The set to be built there.
+
+    Raises:
+        DataError: The disk is full or cannot be written to.
+    """
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=_prefix(name), dir=data_dir))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    except OSError as error:
+        raise DataError(
+            f"Cannot write {name} under {data_dir}: {error.strerror or error}; make room there "
+            "or name another folder with --data_dir."
+        ) from error
+
+
+def publish(staged: Path, final: Path) -> None:
+    """Rename a finished folder into place; if another builder was faster, keep its work.
+
+    Raises:
+        DataError: Something else lies in its place.
+        OSError: The rename failed for another reason.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    # What mkdtemp made is the owner's alone; records may be everybody's.
+    umask = os.umask(0)
+    os.umask(umask)
+    staged.chmod(0o777 & ~umask)
+    try:
+        staged.rename(final)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        if not is_whole(final):
+            raise DataError(
+                f"{final} holds files but no whole data set; remove it and start again."
+            ) from error
+
+
+def _prefix(name: str) -> str:
+    # The full stop after the name keeps fashion_mnist's builds apart from fashion_mnist_small's.
+    return f".building-{name}."

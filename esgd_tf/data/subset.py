@@ -1,0 +1,42 @@
+"""The embedded set: a stratified subset of Fashion-MNIST.
+
+`python3 -m esgd_tf.data.make_fashion_mnist_small` wrote the records in the repository with
+`stratified`; `load` uses the same function where it has the full archives but not the records.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from esgd_tf.data.archives.raw import RawImages, RawSplit
+from esgd_tf.data.catalog import Entry
+
+# Which set each subset is taken from.
+SUBSETS = {"fashion_mnist_small": "fashion_mnist"}
+_SEED = 20161104
+
+
+def stratified(raw: RawImages, entry: Entry) -> RawImages:
+    """Draw a subset with the entry's number of images in each class.
+
+    Args:
+        raw: The full set.
+        entry: The subset; its `train_counts` and `test_counts` say how many.
+
+    Returns:
+        The drawn images in their original order, always the same ones.
+    """
+    rng = np.random.Generator(np.random.PCG64(_SEED))
+    return RawImages(
+        train=_draw(raw.train, entry.train_counts, rng),
+        test=_draw(raw.test, entry.test_counts, rng),
+    )
+
+
+def _draw(split: RawSplit, counts: tuple[int, ...], rng: np.random.Generator) -> RawSplit:
+    chosen = [
+        rng.permutation(np.flatnonzero(split.labels == label))[:count]
+        for label, count in enumerate(counts)
+    ]
+    order = np.sort(np.concatenate(chosen))
+    return RawSplit(images=split.images[order], labels=split.labels[order])
