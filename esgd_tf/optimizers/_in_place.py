@@ -96,6 +96,7 @@ def standard_normal(
         index: Number of the weight in the optimizer.
         step: int64 scalar, gradient evaluations so far.
     """
-    # XLA keeps the low 32 bits of each number. An odd multiplier maps the indices to different ones.
+    # XLA keeps the low 32 bits of each number; an odd multiplier maps the indices to different
+    # ones.
     key = tf.stack([seed + index * 0x9E3779B1 % 2**32, tf.cast(step, tf.int64)])
     return tf.random.stateless_normal(shape, seed=key, dtype=dtype)

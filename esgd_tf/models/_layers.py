@@ -1,0 +1,121 @@
+"""Pieces that several architectures share. Importing this loads TensorFlow."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+import keras
+
+from esgd_tf.models.batch_norm import BatchNormalization
+from esgd_tf.models.registry import InputShape
+
+# The released models drop inputs at 0.2 where they drop hidden units at 0.5; one argument scales
+# both, so that dropout=0 gives a deterministic network.
+_INPUT_DROPOUT_PER_DROPOUT = 0.4
+
+
+class Seeds:
+    """An endless row of seeds from one, so that equal layers do not get equal weights.
+
+    Args:
+        seed: The one. None makes every seed None, that is, Keras' own choice.
+    """
+
+    def __init__(self, seed: int | None) -> None:
+        self._random = None if seed is None else random.Random(int(seed))
+
+    def draw(self) -> int | None:
+        """The next seed, a number below 2**31."""
+        return None if self._random is None else self._random.getrandbits(31)
+
+
+def torch_init(fan_in: int, seeds: Seeds) -> dict[str, Any]:
+    """Arguments of a Keras layer that give it Torch's default initialisation.
+
+    Weights and biases alike are uniform on +-1/sqrt(fan_in): the default of Torch7's Linear and
+    SpatialConvolution, and of PyTorch's (``kaiming_uniform_`` with a = sqrt(5)).
+    """
+    limit = 1.0 / math.sqrt(fan_in)
+    return {
+        # The limit of VarianceScaling is sqrt(3 scale / fan_in).
+        "kernel_initializer": keras.initializers.VarianceScaling(
+            scale=1.0 / 3.0, mode="fan_in", distribution="uniform", seed=seeds.draw()
+        ),
+        "bias_initializer": keras.initializers.RandomUniform(-limit, limit, seed=seeds.draw()),
+    }
+
+
+def torch_conv(
+    x: keras.KerasTensor, filters: int, size: int, seeds: Seeds, *, name: str, **options: Any
+) -> keras.KerasTensor:
+    """A convolution with bias on ``[batch, h, w, c]``, initialised as Torch does."""
+    init = torch_init(size * size * x.shape[-1], seeds)
+    return keras.layers.Conv2D(filters, size, name=name, **{**init, **options})(x)
+
+
+def torch_dense(
+    x: keras.KerasTensor, units: int, seeds: Seeds, *, name: str, **options: Any
+) -> keras.KerasTensor:
+    """A dense layer with bias on ``[batch, n]``, initialised as Torch does."""
+    init = torch_init(x.shape[-1], seeds)
+    return keras.layers.Dense(units, name=name, **{**init, **options})(x)
+
+
+def logits_dtype() -> str:
+    """The dtype of the last layer: that of the weights.
+
+    Under a mixed policy this is float32, so that the softmax of the loss is not rounded.
+    """
+    return keras.config.dtype_policy().variable_dtype
+
+
+def drop(x: keras.KerasTensor, rate: float, seeds: Seeds, *, name: str) -> keras.KerasTensor:
+    """Dropout; no layer at all for rate 0, so that there is no random state to keep."""
+    seed = seeds.draw()  # drawn in any case: the rate must not change the initial weights
+    if rate == 0.0:
+        return x
+    return keras.layers.Dropout(rate, seed=seed, name=name)(x)
+
+
+def drop_input(x: keras.KerasTensor, dropout: float, seeds: Seeds) -> keras.KerasTensor:
+    """Dropout of the input, at 0.4 times the rate of the hidden layers."""
+    return drop(x, _INPUT_DROPOUT_PER_DROPOUT * dropout, seeds, name="drop_input")
+
+
+def batch_norm(x: keras.KerasTensor, *, name: str) -> keras.KerasTensor:
+    """Batch normalisation with Torch's epsilon 1e-5 and (in Keras' convention) momentum 0.9.
+
+    The scale starts at 1, as in PyTorch since 1.2. Torch7 and older PyTorch, on which the
+    released codes ran, drew it from U(0, 1); the papers do not mention it.
+    """
+    return BatchNormalization(name=name)(x)
+
+
+def relu(x: keras.KerasTensor, *, name: str) -> keras.KerasTensor:
+    """max(x, 0)."""
+    return keras.layers.ReLU(name=name)(x)
+
+
+def pad(x: keras.KerasTensor, *, name: str) -> keras.KerasTensor:
+    """One row of zeros on each side.
+
+    "same" padding of a strided convolution would put the odd row on the far side only, which
+    shifts the sampling grid by one pixel against the originals.
+    """
+    return keras.layers.ZeroPadding2D(1, name=name)(x)
+
+
+def require_size(architecture: str, input_shape: InputShape, smallest: int) -> None:
+    """Checks height and width.
+
+    Raises:
+        ValueError: If one of them is below ``smallest``.
+    """
+    if min(input_shape[:2]) < smallest:
+        height, width = input_shape[:2]
+        raise ValueError(
+            f"{architecture} needs images of at least {smallest}x{smallest} pixels, "
+            f"but they are {height}x{width}."
+        )

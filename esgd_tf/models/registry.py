@@ -1,0 +1,179 @@
+"""Architectures by name.
+
+Nothing here loads TensorFlow, and neither does importing an architecture's file: it loads Keras
+inside its function. So the command line can list and check names at once.
+
+Every file beside this one whose name has no leading underscore is read for architectures when a
+name is first looked up. An architecture elsewhere is known from when its file is imported::
+
+    from esgd_tf.models import register
+
+    @register("mlp-{width}", examples=("mlp-64",))
+    def mlp(input_shape, num_classes, *, dropout, seed, width):
+        ...  # import keras here, return a keras.Model that ends in logits
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import numbers
+import pkgutil
+import re
+import string
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    import keras
+
+InputShape = tuple[int, int, int]
+_Builder = TypeVar("_Builder", bound=Callable[..., "keras.Model"])
+
+# These files of the package hold no architecture; the second would load TensorFlow.
+_NOT_ARCHITECTURES = frozenset({"registry", "batch_norm"})
+
+
+class _Entry(NamedTuple):
+    regex: re.Pattern[str]
+    builder: Callable[..., keras.Model]
+    examples: tuple[str, ...]
+    check: Callable[..., None] | None
+
+
+_entries: dict[str, _Entry] = {}
+
+
+def register(
+    name_or_pattern: str,
+    *,
+    examples: tuple[str, ...] = (),
+    check: Callable[..., None] | None = None,
+) -> Callable[[_Builder], _Builder]:
+    """Makes the decorated function the architecture of a name.
+
+    The function is called as ``f(input_shape, num_classes, dropout=, seed=)`` and returns a
+    Keras model that ends in logits. In a pattern each ``{field}`` stands for a whole number,
+    which reaches the function as one more keyword: ``"wrn-{depth}-{width}"`` gives
+    ``depth=28, width=10`` for the name ``"wrn-28-10"``.
+
+    Args:
+        name_or_pattern: The name, or a pattern with fields.
+        examples: For a pattern, the names of it that ``names()`` lists.
+        check: Called with the fields as keywords before anything is built; raises ValueError
+            with one clear sentence when their values make no network.
+
+    Returns:
+        The decorator, which gives the function back unchanged.
+
+    Raises:
+        ValueError: If another function already has this name or pattern.
+    """
+    parts = []
+    for literal, field, _, _ in string.Formatter().parse(name_or_pattern):
+        parts.append(re.escape(literal))
+        if field is not None:
+            parts.append(f"(?P<{field}>[0-9]+)")
+    regex = re.compile("".join(parts))
+
+    def decorator(builder: _Builder) -> _Builder:
+        old = _entries.get(name_or_pattern)
+        # A notebook cell or a reloaded module defines the same function again: that is no clash.
+        if old is not None and _origin(old.builder) != _origin(builder):
+            raise ValueError(
+                f"The model name {name_or_pattern!r} is taken by {'.'.join(_origin(old.builder))}."
+            )
+        listed = examples if regex.groupindex else (name_or_pattern,)
+        _entries[name_or_pattern] = _Entry(regex, builder, listed, check)
+        return builder
+
+    return decorator
+
+
+def names() -> tuple[str, ...]:
+    """Names that ``build`` accepts, sorted.
+
+    Of a pattern only its examples are listed. The one pattern of this package is ``wrn-D-K``:
+    a wide residual network of depth D = 6n + 4 and widening factor K, such as ``wrn-28-10``.
+    """
+    _discover()
+    return tuple(sorted(name for entry in _entries.values() for name in entry.examples))
+
+
+def check_name(name: str) -> None:
+    """Checks that ``build`` knows this name.
+
+    Raises:
+        ValueError: If no architecture has this name, or its numbers make no network.
+    """
+    _find(name)
+
+
+def build(
+    name: str,
+    input_shape: InputShape,
+    num_classes: int,
+    *,
+    dropout: float | None = None,
+    seed: int | None = None,
+) -> keras.Model:
+    """Builds the network of a name, with logits as its output.
+
+    Args:
+        name: One of ``names()``, or any ``wrn-D-K``.
+        input_shape: Height, width and channels of one image.
+        num_classes: Number of classes, the width of the logits.
+        dropout: Rate of the hidden dropout layers; an architecture that also drops inputs does
+            so at 0.4 times this rate (0.2 at 0.5, as published). None is the architecture's
+            default: 0.5 for mnistfc, mnistconv and allcnn as in the released code of
+            Entropy-SGD, 0 for wrn-D-K.
+        seed: Makes the initial weights and the dropout masks reproducible. None leaves them to
+            Keras (so ``keras.utils.set_random_seed`` governs them).
+
+    Returns:
+        A functional model from ``[batch, height, width, channels]`` to
+        ``[batch, num_classes]``.
+
+    Raises:
+        ValueError: If the name is unknown, or the input is too small for this architecture, or
+            an argument is out of range.
+    """
+    entry, fields = _find(name)
+    shape = tuple(input_shape)
+    if len(shape) != 3 or not all(isinstance(n, numbers.Integral) and n >= 1 for n in shape):
+        raise ValueError(
+            f"input_shape must be (height, width, channels) of one image, in whole numbers "
+            f"of at least 1, but it is {input_shape!r}."
+        )
+    if not isinstance(num_classes, numbers.Integral) or num_classes < 1:
+        raise ValueError(f"num_classes must be a whole number of at least 1, not {num_classes!r}.")
+    if dropout is not None and not 0.0 <= dropout < 1.0:
+        raise ValueError(f"dropout must lie in [0, 1), but it is {dropout!r}.")
+    return entry.builder(shape, int(num_classes), dropout=dropout, seed=seed, **fields)
+
+
+@functools.cache
+def _discover() -> None:
+    """Imports the files of this package, so that their architectures register themselves."""
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        if not module.name.startswith("_") and module.name not in _NOT_ARCHITECTURES:
+            importlib.import_module(f"{__package__}.{module.name}")
+
+
+def _find(name: str) -> tuple[_Entry, dict[str, int]]:
+    _discover()
+    # Names before patterns, so that a name of one's own may be more special than a pattern.
+    for entry in sorted(_entries.values(), key=lambda entry: entry.regex.groups):
+        match = entry.regex.fullmatch(name)
+        if match:
+            fields = {field: int(digits) for field, digits in match.groupdict().items()}
+            if entry.check is not None:
+                entry.check(**fields)
+            return entry, fields
+    known = sorted(re.sub(r"{(\w+)}", r"<\1>", pattern) for pattern in _entries)
+    raise ValueError(f"Unknown model {name!r}: choose one of {', '.join(known)}.")
+
+
+def _origin(function: Callable[..., object]) -> tuple[str, str]:
+    return function.__module__, function.__qualname__
