@@ -87,6 +87,8 @@ def run_training(
             metrics=["accuracy"],
             jit_compile={"auto": "auto", "true": True, "false": False}[run["jit_compile"]],
         )
+        # Left to the first step, the slots would have the step traced twice.
+        model.optimizer.build(model.trainable_variables)
 
     with RunFolder(path, checkpoint_dir) as folder:
         progress = Progress() if checkpoint is None else load_checkpoint(model, checkpoint)

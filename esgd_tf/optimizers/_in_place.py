@@ -66,37 +66,54 @@ def descend(
             )
 
 
-def average(mean: tf.Variable, weights: tf.Variable, averaging: float) -> None:
+def average(mean: tf.Variable, weights: tf.Variable, averaging: float, rest: tf.Tensor) -> None:
     """Compute mean = averaging mean + (1 - averaging) x'.
 
     Args:
         mean: The running average, changed in place.
         weights: x' after the step.
         averaging: Weight of the old mean.
+        rest: 1 - averaging, a scalar of the weights' dtype.
     """
     if averaging == 0.0:
         mean.assign(weights)
         return
     difference = tf.subtract(mean, weights)
-    subtract_scaled(mean, tf.constant(1.0 - averaging, mean.dtype), difference)
+    subtract_scaled(mean, rest, difference)
+
+
+def noise_key(seed: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+    """Return the key of the noise at gradient evaluation `step`: uint64 [1].
+
+    Args:
+        seed: int64 scalar in [0, 2^31); XLA reads the low 32 bits.
+        step: int64 scalar, gradient evaluations so far.
+    """
+    numbers = tf.stack([seed, tf.cast(step, tf.int64)])
+    return tf.raw_ops.StatelessRandomGetKeyCounter(seed=numbers).key
 
 
 def standard_normal(
-    shape: tf.TensorShape, dtype: tf.DType, seed: tf.Tensor, index: int, step: tf.Tensor
+    shape: tf.TensorShape, dtype: tf.DType, key: tf.Tensor, index: int
 ) -> tf.Tensor:
-    """Draw N(0, I) for weight `index` at gradient evaluation `step`.
+    """Draw N(0, I) for weight `index`, by the counter-based generator Philox.
 
-    The draw is a pure function of (seed, index, step): the same on every mirrored replica, and
-    after a resume. XLA draws other bits for the same key than the plain kernels do.
+    The draw is a pure function of (key, index): the same on every mirrored replica, and after a
+    resume. The index is the high word of the generator's counter, so no two weights share a draw.
+    XLA draws other bits for the same key than the plain kernels do.
 
     Args:
         shape: Shape of the weight.
         dtype: Floating point dtype of the weight.
-        seed: int64 scalar in [0, 2^31).
+        key: From `noise_key`.
         index: Number of the weight in the optimizer.
-        step: int64 scalar, gradient evaluations so far.
     """
-    # XLA keeps the low 32 bits of each number; an odd multiplier maps the indices to different
-    # ones.
-    key = tf.stack([seed + index * 0x9E3779B1 % 2**32, tf.cast(step, tf.int64)])
-    return tf.random.stateless_normal(shape, seed=key, dtype=dtype)
+    # The op beneath tf.random.stateless_normal: the function adds some fifteen small operations,
+    # which for eighty weights make seconds of tracing.
+    return tf.raw_ops.StatelessRandomNormalV2(
+        shape=shape,
+        key=key,
+        counter=tf.constant([0, index], tf.uint64),
+        alg=int(tf.random.Algorithm.PHILOX.value),
+        dtype=dtype,
+    )

@@ -63,50 +63,59 @@ class StatisticsVariables:
         self.has_seen_loss = True
         self._loss.assign(tf.cast(tf.stop_gradient(loss), tf.float32))
 
-    def see_step(self, pull: tf.Tensor | None) -> None:
-        """Add x' - x of one weight, before this step (None for zero)."""
-        if pull is not None:
-            self._add(distance_before=_square(pull))
+    def see_step(self, pull: tf.Tensor) -> None:
+        """Add x' - x of one weight, before this step."""
+        self._add(distance_before=_square(pull))
+
+    def finish_step(self, distribution: Any) -> None:
+        """Add |x' - x| over all weights to the inner loop's sum, after the step's last weight."""
+
+        def finish(sums: tf.Variable) -> None:
+            value = tf.convert_to_tensor(sums)
+            self._distance.value.assign_add(tf.sqrt(value[_SUMS.index("distance_before")]))
+            sums.assign(tf.zeros_like(value))
+
+        distribution.extended.update(self._sums.value, finish, group=False)
 
     def see_outer_update(
         self,
         gradient: tf.Tensor,
-        weights: tf.Variable,
-        anchor: tf.Variable,
-        mean: tf.Variable,
-        normal: tf.Tensor | None,
+        normal: tf.Tensor,
+        difference: tf.Tensor,
+        distance: tf.Tensor,
         noise_scale: float,
     ) -> None:
-        """Add what one weight contributes at the end of an inner loop."""
-        difference = tf.subtract(anchor, mean)
-        sums = {
-            "gradient": _square(gradient),
-            "outer": _square(difference),
-            "dot": tf.reduce_sum(tf.cast(gradient * difference, tf.float32)),
-            "distance_after": _square(tf.subtract(weights, anchor)),
-        }
-        if normal is not None:
-            sums["noise"] = noise_scale**2 * _square(normal)
-        self._add(**sums)
+        """Add what one weight contributes at the end of an inner loop.
 
-    def finish_step(self, distribution: Any, outer_iterations: Any, *, last: bool) -> None:
-        """Turn the sums over all weights into norms, after the last weight of this step."""
+        Args:
+            gradient: ∇f at the last Langevin step.
+            normal: The N(0, I) of the last Langevin step.
+            difference: x - mean.
+            distance: x' - x.
+            noise_scale: Standard deviation of the thermal displacement.
+        """
+        self._add(
+            gradient=_square(gradient),
+            outer=_square(difference),
+            dot=tf.reduce_sum(tf.cast(gradient * difference, tf.float32)),
+            noise=noise_scale**2 * _square(normal),
+            distance_after=_square(distance),
+        )
+
+    def finish_outer_update(self, distribution: Any, outer_iterations: Any) -> None:
+        """Turn the sums over all weights into norms, after the last weight of an outer update."""
         distribution.extended.update(
             self._sums.value,
             self._finish,
-            args=(tf.convert_to_tensor(outer_iterations), last),
+            args=(tf.convert_to_tensor(outer_iterations),),
             group=False,
         )
 
-    def _finish(self, sums: tf.Variable, outer_iterations: tf.Tensor, last: bool) -> None:
+    def _finish(self, sums: tf.Variable, outer_iterations: tf.Tensor) -> None:
         at = dict(zip(_SUMS, tf.unstack(tf.convert_to_tensor(sums)), strict=True))
-        distance = tf.convert_to_tensor(self._distance.value) + tf.sqrt(at["distance_before"])
+        distance = tf.convert_to_tensor(self._distance.value) + tf.sqrt(at["distance_after"])
         sums.assign(tf.zeros_like(sums))
-        if not last:
-            self._distance.value.assign(distance)
-            return
         self._distance.value.assign(0.0)
-        distance += tf.sqrt(at["distance_after"])
         gradient, outer = tf.sqrt(at["gradient"]), tf.sqrt(at["outer"])
         self._result.value.assign(
             tf.stack(

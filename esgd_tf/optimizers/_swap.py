@@ -76,26 +76,18 @@ class WeightSwap:
 
     def back_to_langevin(self, distribution: Any) -> None:
         """Give the model its Langevin weights back; in the training graph or eagerly."""
+        held = tf.convert_to_tensor(self._held.value)
 
-        def nothing() -> tf.Tensor:
+        def take_back() -> tf.Tensor:
+            for i, variable in enumerate(self._optimizer._trainable_variables):
+                if self._optimizer._anchors[i] is not None:
+                    distribution.extended.update(
+                        variable.value, self._take_back, args=(i, held), group=False
+                    )
+            distribution.extended.update(self._held.value, lambda v: v.assign(0), group=False)
             return tf.constant(0)
 
-        def back_from(where: Where) -> Any:
-            def run() -> tf.Tensor:
-                for i, variable in enumerate(self._optimizer._trainable_variables):
-                    if self._optimizer._anchors[i] is not None:
-                        distribution.extended.update(
-                            variable.value, self._take_back, args=(i, where), group=False
-                        )
-                distribution.extended.update(
-                    self._held.value, lambda held: held.assign(0), group=False
-                )
-                return tf.constant(0)
-
-            return run
-
-        held = tf.convert_to_tensor(self._held.value)
-        tf.switch_case(held, [nothing, back_from("anchor"), back_from("mean")])
+        tf.cond(tf.equal(held, PLACES.index("langevin")), lambda: tf.constant(0), take_back)
 
     def _exchange(self, where: Where) -> None:
         optimizer = self._optimizer
@@ -113,21 +105,17 @@ class WeightSwap:
         self._fingerprints.assign(tf.stack(fingerprints))
         self._held.assign(PLACES.index(where))
 
-    def _take_back(self, variable: tf.Variable, i: int, where: Where) -> None:
+    def _take_back(self, variable: tf.Variable, i: int, held: tf.Tensor) -> None:
         """Undo `_exchange` for one variable, or start its inner loop anew if it was replaced."""
         optimizer = self._optimizer
         anchor, mean = optimizer._anchors[i].value, optimizer._means[i].value
-        placed = tf.convert_to_tensor(variable)
-        untouched = tf.equal(
-            _fingerprint(placed), tf.convert_to_tensor(self._fingerprints.value)[i]
-        )
-        if where == "anchor":
-            langevin, other, own = tf.convert_to_tensor(anchor), mean, anchor
-        else:
-            langevin, other, own = tf.convert_to_tensor(mean), anchor, mean
-        variable.assign(tf.where(untouched, langevin, placed))
-        other.assign(tf.where(untouched, other, placed))
-        own.assign(placed)
+        placed, first, second = (tf.convert_to_tensor(v) for v in (variable, anchor, mean))
+        fingerprints = tf.convert_to_tensor(self._fingerprints.value)
+        untouched = tf.equal(_fingerprint(placed), fingerprints[i])
+        from_anchor = tf.equal(held, PLACES.index("anchor"))
+        variable.assign(tf.where(untouched, tf.where(from_anchor, first, second), placed))
+        anchor.assign(tf.where(untouched & ~from_anchor, first, placed))
+        mean.assign(tf.where(untouched & from_anchor, second, placed))
         if optimizer._velocities:
             velocity = optimizer._velocities[i].value
             velocity.assign(tf.where(untouched, velocity, tf.zeros_like(velocity)))

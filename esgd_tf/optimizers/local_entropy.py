@@ -4,9 +4,9 @@ The equations stand in `langevin.py`. This module gives them the shape of a Kera
 Keras step is one gradient evaluation on one minibatch; `langevin_steps` of them make one outer
 update. Step number n (`iterations`) has the phase n mod L:
 
-    phase 0      anchor = mean = x' (= x), velocity = 0, then a Langevin step
-    phase 1...   a Langevin step
-    phase L-1    a Langevin step, then x' = anchor and the outer optimizer's step with x - mean
+    phase 0      anchor = mean = x' (= x) and velocity = 0
+    every phase  a Langevin step
+    phase L-1    x' = anchor, and the outer optimizer's step with x - mean
 
 so `compile` and `fit` need to know nothing about the inner loop, and no gradient is spent on
 anything but a Langevin step. Between two outer updates the model's variables hold x'; see
@@ -300,20 +300,15 @@ class LocalEntropy(keras.optimizers.Optimizer):
     def _distributed_tf_update_step(
         self, distribution: Any, grads_and_vars: Sequence[tuple[Any, Any]], learning_rate: Any
     ) -> None:
-        """Branch on the phase once for all weights; runs outside any replica (see `_HOOK`)."""
-
-        def update_all(function: Any, *args: Any, **kwargs: Any) -> None:
+        """Take the step of this phase, for all weights; runs outside any replica (see `_HOOK`)."""
+        if self.langevin_steps == 0:
             for gradient, variable in grads_and_vars:
                 distribution.extended.update(
                     variable,
-                    function,
-                    args=(gradient, learning_rate, *args),
-                    kwargs=kwargs,
+                    self._step_of_the_outer_optimizer,
+                    args=(gradient, learning_rate),
                     group=False,
                 )
-
-        if self.langevin_steps == 0:
-            update_all(self._step_of_the_outer_optimizer)
             return
 
         taking_part = {self._get_variable_index(variable) for _, variable in grads_and_vars}
@@ -322,34 +317,44 @@ class LocalEntropy(keras.optimizers.Optimizer):
             for i, variable in enumerate(self._trainable_variables)
             if i not in taking_part and self._anchors[i] is not None
         ]
+
+        def start() -> tf.Tensor:
+            variables = [v for _, v in grads_and_vars] + [_tf_variable(v) for v in absent]
+            for variable in variables:
+                distribution.extended.update(variable, self._start_inner_loop, group=False)
+            return tf.constant(0)  # a branch must return something
+
+        def finish() -> tf.Tensor:
+            for _, variable in grads_and_vars:
+                distribution.extended.update(
+                    variable,
+                    lambda v, rate: self._outer_update(v, seen[id(v)], rate, scope),
+                    args=(learning_rate,),
+                    group=False,
+                )
+            if self._statistics is not None:
+                self._statistics.finish_outer_update(distribution, self.outer_iterations)
+            return tf.constant(0)
+
+        def nothing() -> tf.Tensor:
+            return tf.constant(0)
+
         phase, scope = self.langevin_phase, self.scope
-        step = tf.cast(tf.convert_to_tensor(self.iterations), tf.int64)
-
-        def phase_branch(first: bool, last: bool) -> Any:
-            def run() -> tf.Tensor:
-                if first:
-                    for variable in absent:
-                        distribution.extended.update(
-                            _tf_variable(variable), self._start_inner_loop, group=False
-                        )
-                update_all(self._langevin_update, scope, step, first=first, last=last)
-                if self._statistics is not None:
-                    self._statistics.finish_step(distribution, self.outer_iterations, last=last)
-                return tf.constant(0)  # a branch must return something
-
-            return run
-
+        constants = self._step_constants(scope, {v.dtype for _, v in grads_and_vars})
         self._swap.back_to_langevin(distribution)
-        first_to_last = [(True, False), (False, False), (False, True)]
-        if self.langevin_steps == 1:
-            phase_branch(first=True, last=True)()
-            return
-        if self.langevin_steps == 2:
-            del first_to_last[1]
-        index = tf.cast(phase > 0, tf.int32) + tf.cast(
-            (phase == self.langevin_steps - 1) & (self.langevin_steps > 2), tf.int32
-        )
-        tf.switch_case(index, [phase_branch(first, last) for first, last in first_to_last])
+        tf.cond(tf.equal(phase, 0), start, nothing)
+        # What the statistics of an outer update need of this step, by the variable on each device.
+        seen: dict[int, tuple[tf.Tensor, tf.Tensor]] = {}
+        for gradient, variable in grads_and_vars:
+            distribution.extended.update(
+                variable,
+                lambda v, g: seen.update({id(v): self._langevin_update(v, g, constants)}),
+                args=(gradient,),
+                group=False,
+            )
+        if self._statistics is not None:
+            self._statistics.finish_step(distribution)
+        tf.cond(tf.equal(phase, self.langevin_steps - 1), finish, nothing)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Update one variable alone; `apply` is the door for a whole model."""
@@ -428,66 +433,80 @@ class LocalEntropy(keras.optimizers.Optimizer):
         if self._velocities:
             self._velocities[i].value.assign(tf.zeros_like(variable))
 
-    def _langevin_update(
-        self,
-        variable: tf.Variable,
-        gradient: Any,
-        learning_rate: Any,
-        scope: tf.Tensor,
-        step: tf.Tensor,
-        *,
-        first: bool,
-        last: bool,
-    ) -> None:
-        """Take one Langevin step; `first` and `last` tell the phase."""
-        i, dtype = self._get_variable_index(variable), variable.dtype
-        anchor, mean = self._anchors[i].value, self._means[i].value
-        velocity = self._velocities[i].value if self._velocities else None
+    def _step_constants(self, scope: tf.Tensor, dtypes: set[tf.DType]) -> dict[str, Any]:
+        """Make the scalars of a step once per dtype: per weight they would slow tracing down."""
+        step = tf.cast(tf.convert_to_tensor(self.iterations), tf.int64)
         rate = self.langevin_learning_rate
-        if first:
-            self._start_inner_loop(variable)
+        values: dict[str, Any] = {
+            "rate": rate,
+            "momentum": self.momentum,
+            "pull": rate * scope,
+            "noise": -self._displacement_scale,
+            "rest": 1.0 - self.averaging,
+        }
+
+        def in_dtype(value: Any, dtype: tf.DType) -> tf.Tensor:
+            # `tf.cast` would round a Python number through float32.
+            return tf.cast(value, dtype) if tf.is_tensor(value) else tf.constant(value, dtype)
+
+        constants: dict[str, Any] = {
+            name: {dtype.name: in_dtype(value, dtype) for dtype in dtypes}
+            for name, value in values.items()
+        }
+        constants["key"] = _in_place.noise_key(self._seed.value, step) if self.noise > 0 else None
+        return constants
+
+    @property
+    def _displacement_scale(self) -> float:
+        """Standard deviation of the thermal term: sqrt(2 eta') noise."""
+        return float((2.0 * self.langevin_learning_rate) ** 0.5 * self.noise)
+
+    def _langevin_update(
+        self, variable: tf.Variable, gradient: Any, constants: dict[str, Any]
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Take one Langevin step; return its gradient and its N(0, I)."""
+        i, dtype = self._get_variable_index(variable), variable.dtype
+        constant = {name: constants[name][dtype.name] for name in constants if name != "key"}
+        anchor, mean = self._anchors[i].value, self._means[i].value
 
         gradient = self._decayed(gradient, variable)
-        # x' - x is zero in the first phase.
-        pull = None if first else tf.subtract(variable, anchor)
+        needs_pull = self._pulls or self._statistics is not None
+        pull = tf.subtract(variable, anchor) if needs_pull else None
         _in_place.descend(
             variable,
-            velocity,
+            self._velocities[i].value if self._velocities else None,
             gradient,
-            learning_rate=tf.constant(rate, dtype),
-            momentum=tf.constant(self.momentum, dtype),
+            learning_rate=constant["rate"],
+            momentum=constant["momentum"],
             nesterov=self.nesterov,
-            after=[] if pull is None else [pull],
+            after=[pull] if needs_pull else [],
         )
-        if pull is not None and self._pulls:
-            _in_place.subtract_scaled(variable, tf.cast(rate * scope, dtype), pull)
-        normal = None
+        if self._pulls:
+            _in_place.subtract_scaled(variable, constant["pull"], pull)
+        normal = tf.zeros([], dtype)
         if self.noise > 0:
-            normal = _in_place.standard_normal(variable.shape, dtype, self._seed.value, i, step)
-            scale = tf.constant(-((2.0 * rate) ** 0.5) * self.noise, dtype)
-            _in_place.subtract_scaled(variable, scale, normal)
-        _in_place.average(mean, variable, self.averaging)
-
+            normal = _in_place.standard_normal(variable.shape, dtype, constants["key"], i)
+            _in_place.subtract_scaled(variable, constant["noise"], normal)
+        _in_place.average(mean, variable, self.averaging, constant["rest"])
         if self._statistics is not None:
             self._statistics.see_step(pull)
-            if last:
-                noise_scale = (2.0 * rate) ** 0.5 * self.noise
-                self._statistics.see_outer_update(
-                    gradient, variable, anchor, mean, normal, noise_scale
-                )
-        if last:
-            self._outer_update(variable, anchor, mean, learning_rate, scope)
+        return gradient, normal
 
     def _outer_update(
         self,
         variable: tf.Variable,
-        anchor: tf.Variable,
-        mean: tf.Variable,
+        seen: tuple[tf.Tensor, tf.Tensor],
         learning_rate: Any,
         scope: tf.Tensor,
     ) -> None:
         """Put the variable back to the anchor and let the outer optimizer step with x - mean."""
+        i = self._get_variable_index(variable)
+        anchor, mean = self._anchors[i].value, self._means[i].value
         difference = tf.subtract(anchor, mean)
+        if self._statistics is not None:
+            self._statistics.see_outer_update(
+                *seen, difference, tf.subtract(variable, anchor), self._displacement_scale
+            )
         if self.gamma_in_outer_step:
             if isinstance(self._schedule, AutoScope):
                 # gamma is 0 until it is measured; a factor of 0 would keep the distance, and with

@@ -40,9 +40,8 @@ def run(optimizer, weights, steps, gradient=gradient):
 
 def displacement(shape, dtype, seed, index, step, *, rate, noise):
     """Return the thermal displacement that the optimizer draws without XLA."""
-    normal = _in_place.standard_normal(
-        tf.TensorShape(shape), tf.as_dtype(dtype), tf.constant(seed, tf.int64), index, step
-    )
+    key = _in_place.noise_key(tf.constant(seed, tf.int64), tf.constant(step, tf.int64))
+    normal = _in_place.standard_normal(tf.TensorShape(shape), tf.as_dtype(dtype), key, index)
     return np.sqrt(2 * rate) * noise * normal.numpy()
 
 

@@ -61,7 +61,7 @@ def test_rules_in_other_dtypes(dtype, epsilon):
         nesterov=True,
         after=[],
     )
-    _in_place.average(mean, weights, 0.75)
+    _in_place.average(mean, weights, 0.75, tf.constant(0.25, dtype))
     state = langevin.langevin_step(
         langevin.start(start), start, g,
         learning_rate=0.25, gamma=0.0, averaging=0.75, momentum=0.5, nesterov=True,
@@ -95,7 +95,8 @@ def test_pull_is_read_before_the_weights_move():
 def normal(seed=1, index=0, step=0, size=100_000):
     shape = tf.TensorShape([size])
     seed, step = tf.constant(seed, tf.int64), tf.constant(step, tf.int64)
-    return _in_place.standard_normal(shape, tf.float64, seed, index, step).numpy()
+    key = _in_place.noise_key(seed, step)
+    return _in_place.standard_normal(shape, tf.float64, key, index).numpy()
 
 
 def test_noise_is_standard_normal():
