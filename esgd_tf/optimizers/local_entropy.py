@@ -68,6 +68,8 @@ class LocalEntropy(keras.optimizers.Optimizer):
         * `langevin_steps=0` is the outer optimizer itself, bit for bit.
         * The outer learning rate and its schedules count outer updates, not minibatches: a schedule
           for 391 minibatches an epoch must be divided by `langevin_steps`.
+        * Momentum amplifies the gradient by 1 / (1 - momentum) but not the pull toward the anchor,
+          as in the released code: the scope that acts is gamma (1 - momentum).
         * Gradient clipping acts on the minibatch gradient ∇f. `use_ema` averages the anchor, once
           per outer update. `gradient_accumulation_steps` minibatches make one gradient evaluation.
         * Sparse gradients become dense: the proximal term and the noise move every weight. Weights

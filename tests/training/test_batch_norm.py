@@ -97,8 +97,8 @@ def test_no_layers_frozen_layers_and_no_data():
         reestimate_batch_norm(build(), [])
 
 
-def test_on_two_devices():
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+def test_on_two_devices(two_cpus):
+    with two_cpus.scope():
         mirrored = build()
     single = build()
     reestimate_batch_norm(mirrored, batches())

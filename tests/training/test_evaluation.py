@@ -164,8 +164,8 @@ def test_looks_through_loss_scaling():
     assert equal(weights(model), langevin)
 
 
-def test_on_two_devices():
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+def test_on_two_devices(two_cpus):
+    with two_cpus.scope():
         model = in_the_middle()
     langevin, anchor = weights(model), slots(model, "anchor")
     with evaluate_at(model):
