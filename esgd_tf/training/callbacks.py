@@ -67,7 +67,8 @@ class Diagnostics(keras.callbacks.Callback):
         if local_entropy is not None and local_entropy.langevin_steps > 0:
             measured["outer_updates"] = int(to_numpy(local_entropy.outer_iterations))
             measured["scope"] = float(local_entropy.scope)
-            if local_entropy.keeps_statistics:
+            # Before the first outer update there are none yet.
+            if local_entropy.keeps_statistics and measured["outer_updates"] > 0:
                 measured.update(local_entropy.statistics()._asdict())
         return measured
 
