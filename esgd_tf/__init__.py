@@ -13,7 +13,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submodules=["data", "models", "optimizers", "training"],
     submod_attrs={
         "optimizers": ["EntropyAdam", "EntropySGD", "LocalEntropy"],
-        "training": ["AnchorCallback", "evaluate_at", "reestimate_batch_norm"],
+        "training": ["AnchorCallback", "evaluate_at", "load_model", "reestimate_batch_norm"],
     },
 )
 __all__ += ["__version__"]

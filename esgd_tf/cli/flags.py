@@ -12,8 +12,10 @@ from absl import flags
 from esgd_tf.data import AUGMENTATIONS, DATASETS, PREPROCESSINGS
 from esgd_tf.models import names as model_names
 
-__all__ = ["OPTIMIZERS", "FlagError", "define_flags", "help_text", "parse"]
+__all__ = ["OPTIMIZERS", "STRATEGIES", "FlagError", "define_flags", "help_text", "parse"]
 
+# As in `esgd_tf.training.strategies`, which needs TensorFlow.
+STRATEGIES = ("auto", "none", "mirrored", "multi_worker", "tpu")
 OPTIMIZERS = ("entropy-sgd", "entropy-adam", "sgd", "momentum", "adam")
 
 
@@ -44,8 +46,13 @@ _GROUPS = (
         ("data_dir", "raw_dir", "download", "preprocessing", "augmentation", "bn_reestimate"),
     ),
     _Group(
+        "Devices",
+        ("strategy", "devices", "logical_devices", "tpu", "scale_lr", "sync_bn",
+         "mixed_precision", "jit_compile"),
+    ),
+    _Group(
         "The run",
-        ("logdir", "checkpoint_dir", "verbose", "jit_compile", "mixed_precision", "limit_steps",
+        ("logdir", "checkpoint_dir", "checkpoint_steps", "on_nan", "limit_steps", "verbose",
          "help", "presets"),
     ),
 )  # fmt: skip
@@ -90,7 +97,7 @@ def define_flags() -> flags.FlagValues:
     text("name", None, "name of the run, and of its folder in --logdir", "n")
     integer("epochs", 1, "effective epochs: passes over the data, for every optimizer. Other than "
             "the preset's, it stretches the preset's --lr_drops", "e")  # fmt: skip
-    integer("batch_size", 1, "images per gradient evaluation", "b")
+    integer("batch_size", 1, "images per gradient evaluation, over all devices", "b")
     flags.DEFINE_integer("seed", 42, "of weights, data order, augmentation, dropout and noise", 0,
                          2**31 - 1, flag_values=fv, short_name="s")  # fmt: skip
 
@@ -120,12 +127,27 @@ def define_flags() -> flags.FlagValues:
     integer("bn_reestimate", 0, "training batches from which BatchNorm statistics are estimated "
             "before each evaluation; 0 keeps the moving averages")  # fmt: skip
 
+    choice("strategy", STRATEGIES, "auto", "auto: multi_worker where TF_CONFIG or SLURM name "
+           "several workers, mirrored for two GPUs or more, else none")  # fmt: skip
+    flags.DEFINE_list("devices", None, "devices to use, such as GPU:0,GPU:1; by default all GPUs",
+                      flag_values=fv)  # fmt: skip
+    integer("logical_devices", 1, "split the GPU, or the CPU, into so many devices: to try out "
+            "on one what is meant for several")  # fmt: skip
+    text("tpu", None, "name or address of the TPU; by default the local one")
+    switch("scale_lr", False, "multiply the rate of the minibatch gradient (--langevin_lr for "
+           "entropy-*, else --lr) by the batch size over the preset's")  # fmt: skip
+    switch("sync_bn", False, "let BatchNorm see the batch of all devices, not each its own part")
     text("logdir", "runs", "where run folders lie")
     text("checkpoint_dir", None, "where the checkpoints go; by default into the run folder")
     switch("verbose", False, "print the norms of the inner loop after each epoch", "v")
     choice("jit_compile", ("auto", "true", "false"), "auto",
            "compile the step with XLA; auto: on a GPU, yes")  # fmt: skip
-    choice("mixed_precision", ("none", "bfloat16", "float16"), "none", "Keras' dtype policy")
+    choice("mixed_precision", ("none", "bfloat16", "float16"), "none",
+           "half precision of activations; weights and the optimizer stay float32")  # fmt: skip
+    integer("checkpoint_steps", 1, "save every so many gradient evaluations, not only after each "
+            "epoch")  # fmt: skip
+    choice("on_nan", ("stop", "skip"), "stop", "what to do when a gradient is not finite: stop "
+           "with the state before it, or leave that minibatch out, on every device")  # fmt: skip
     integer("limit_steps", 1, "stop after so many gradient evaluations, and evaluate on at most as "
             "many batches: to try things out")  # fmt: skip
     switch("help", False, "show this", "h")

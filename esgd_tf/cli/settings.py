@@ -19,8 +19,16 @@ Presets = Mapping[str, Mapping[str, Experiment]]
 
 _DEFAULT_PRESET = "wrn-cifar10"
 # These may be given anew when a run goes on: they change how far and how it runs, not what it is.
-_MAY_CHANGE = ("epochs", "limit_steps", "jit_compile")
-_OF_THE_RUN = ("seed", "jit_compile", "mixed_precision", "limit_steps")
+_MAY_CHANGE = (
+    "epochs", "limit_steps", "jit_compile", "strategy", "devices", "logical_devices", "tpu",
+    "checkpoint_steps", "on_nan",
+)  # fmt: skip
+_OF_THE_RUN = (
+    "seed", "strategy", "devices", "logical_devices", "tpu", "scale_lr", "sync_bn", "jit_compile",
+    "mixed_precision", "checkpoint_steps", "on_nan", "limit_steps",
+)  # fmt: skip
+# Not worth a place in the table.
+_QUIET = {"strategy": "auto", "scale_lr": False, "sync_bn": False, "on_nan": "stop"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +38,7 @@ class Settings:
     Attributes:
         preset: Name of the preset it started from.
         experiment: The numbers in force, an `Experiment` of config.py.
-        run: Seed, jit_compile, mixed_precision and limit_steps.
+        run: Seed, devices, precision and limits: the flags that no experiment sets.
         overridden: Names of the numbers that came from flags.
     """
 
@@ -102,6 +110,13 @@ def make_settings(fv: flags.FlagValues, presets: Presets) -> Settings:
     if "epochs" in given and "lr_drops" not in given:
         stretch = given["epochs"] / experiment.epochs
         given["lr_drops"] = tuple(round(drop * stretch, 6) for drop in experiment.lr_drops)
+    if fv.scale_lr and "batch_size" in given:
+        # The linear rule (Goyal et al., arXiv 1706.02677): a batch k times as large averages over
+        # k of the old ones, so one step may go as far as k did. Of entropy-*, only the inner loop
+        # sees minibatches.
+        rate = "langevin_lr" if fv.optimizer.startswith("entropy-") else "lr"
+        factor = given["batch_size"] / experiment.batch_size
+        given[rate] = given.get(rate, getattr(experiment, rate)) * factor
     experiment = dataclasses.replace(experiment, **given)
     try:
         check_name(experiment.model)
@@ -118,7 +133,9 @@ def resume_settings(fv: flags.FlagValues, presets: Presets, config: dict[str, An
         FlagError: A flag differs from what the run was started with, or config.json is not one.
     """
     try:
-        stored, run = dict(config["experiment"]), dict(config["run"])
+        stored = dict(config["experiment"])
+        # A run of an earlier version lacks the flags that came later.
+        run = {name: fv[name].default for name in _OF_THE_RUN} | dict(config["run"])
         kind = type(presets[_DEFAULT_PRESET]["momentum"])
         stored["lr_drops"] = tuple(stored["lr_drops"])
         experiment = kind(**stored)
@@ -157,7 +174,7 @@ def settings_table(settings: Settings) -> str:
     cells = [
         f"{name}{'*' if name in settings.overridden else ''}: {_shown(value)}"
         for name, value in rows.items()
-        if value is not None
+        if value is not None and (name not in _QUIET or value != _QUIET[name])
     ]
     lines, line = [], ""
     for cell in cells:
@@ -169,8 +186,8 @@ def settings_table(settings: Settings) -> str:
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, tuple):
-        return " ".join(f"{v:g}" for v in value) or "none"
+    if isinstance(value, tuple | list):
+        return " ".join(v if isinstance(v, str) else f"{v:g}" for v in value) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -53,30 +53,46 @@ def main(presets: Mapping[str, Mapping[str, Any]], argv: Sequence[str] | None = 
 
 
 def _train(fv: Any, presets: Mapping[str, Mapping[str, Any]]) -> int:
+    from esgd_tf.training.cluster import ClusterError, read_task
     from esgd_tf.training.run_folder import RunFolderError
 
     try:
-        path, checkpoint, settings = _what_to_run(fv, presets)
-    except RunFolderError as error:
+        task = read_task(os.environ) if fv.strategy in ("auto", "multi_worker") else None
+        is_chief = task is None or task.is_chief
+        path, checkpoint, settings = _what_to_run(fv, presets, is_chief=is_chief)
+    except (ClusterError, RunFolderError) as error:
         return _fail(str(error))
-
-    print(settings_table(settings), flush=True)
+    if is_chief:
+        print(settings_table(settings), flush=True)
     # From here on TensorFlow is needed.
-    with _without_startup_messages():
-        import tensorflow as tf
+    try:
+        with _without_startup_messages():
+            strategy = _strategy(settings.run)
 
-        from esgd_tf.cli.training_run import run_training
-        from esgd_tf.data import DataError
-        from esgd_tf.training.callbacks import Interrupted, NotFiniteError
-        from esgd_tf.training.checkpoints import CheckpointError
+            from esgd_tf.cli import training_run  # noqa: F401 - has messages of its own
+    except _StartError as error:
+        return _fail(str(error))
+    return _run(fv, path, checkpoint, settings, strategy)
 
-        tf.config.list_logical_devices()  # looks for a GPU, and says so
+
+def _run(fv: Any, path: Path, checkpoint: Path | None, settings: Settings, strategy: Any) -> int:
+    """Train, and turn what goes wrong into a sentence and an exit status."""
+    import tensorflow as tf
+
+    from esgd_tf.cli.training_run import run_training
+    from esgd_tf.data import DataError
+    from esgd_tf.training.callbacks import Interrupted, NotFiniteError
+    from esgd_tf.training.checkpoints import CheckpointError
+    from esgd_tf.training.multi_worker import is_multi_worker
+    from esgd_tf.training.run_folder import RunFolderError
+    from esgd_tf.training.strategies import StrategyError
 
     try:
         return run_training(
             settings,
             path,
             checkpoint,
+            strategy,
             checkpoint_dir=None if fv.checkpoint_dir is None else Path(fv.checkpoint_dir),
             data_dir=fv.data_dir,
             raw_dir=fv.raw_dir,
@@ -87,16 +103,54 @@ def _train(fv: Any, presets: Mapping[str, Mapping[str, Any]]) -> int:
         return 128 + stopped.signal_number
     except KeyboardInterrupt:
         return _fail("Stopped at once. The checkpoint of the last full epoch is kept.", 130)
-    except (DataError, RunFolderError, CheckpointError, NotFiniteError) as error:
+    except (DataError, RunFolderError, CheckpointError, NotFiniteError, StrategyError) as error:
         return _fail(str(error))
+    except tf.errors.OpError as error:
+        return _fail(_of_tensorflow(error, several=is_multi_worker(strategy)))
     except (MemoryError, OSError, ValueError) as error:
         # What else users can get wrong: a full disk, a folder they may not write to, a model that
         # does not fit the images.
         return _fail(_one_sentence(error))
 
 
+class _StartError(Exception):
+    """TensorFlow cannot be set up as the flags want it."""
+
+
+def _strategy(run: Mapping[str, Any]) -> Any:
+    """Set up TensorFlow's devices and return the strategy, before anything else makes a tensor."""
+    import tensorflow as tf
+
+    from esgd_tf.training import strategies
+
+    try:
+        if run["logical_devices"] is not None:
+            strategies.split_device(run["logical_devices"])
+        # Nobody splits a CPU but to try out several devices.
+        parted = run["strategy"] == "auto" and (run["logical_devices"] or 1) > 1
+        kind = "mirrored" if parted else run["strategy"]
+        strategy = strategies.make_strategy(kind, run["devices"], tpu=run["tpu"])
+    except strategies.StrategyError as error:
+        raise _StartError(str(error)) from None
+    tf.config.list_logical_devices()  # looks for a GPU, and says so
+    return strategy
+
+
+def _of_tensorflow(error: Any, *, several: bool) -> str:
+    # Of a long account of where in the graph it happened, what happened stands near the end.
+    lines = [line.strip() for line in (error.message or "").splitlines()]
+    lines = [line for line in lines if line and not line.startswith(("[[", "[Op:", "Additional"))]
+    text = (lines[-1] if lines else type(error).__name__).partition(" [Op:")[0]
+    if several:
+        return (
+            f"Lost the other workers ({text}). The last checkpoint is kept: start all of them "
+            "again with -rl."
+        )
+    return f"TensorFlow stopped: {text}"
+
+
 def _what_to_run(
-    fv: Any, presets: Mapping[str, Mapping[str, Any]]
+    fv: Any, presets: Mapping[str, Mapping[str, Any]], *, is_chief: bool
 ) -> tuple[Path, Path | None, Settings]:
     """Return the run folder, the checkpoint to go on from (None for a new run), the settings."""
     from esgd_tf.training.run_folder import RunFolder, RunFolderError
@@ -106,17 +160,19 @@ def _what_to_run(
         raise FlagError("--restore_last and --restore_path exclude each other")
     if fv.restore_path is None and not fv.restore_last:
         settings = make_settings(fv, presets)
-        return _new_folder(logdir, fv.name, settings), None, settings
+        # What there is in the folder is for the chief to judge, who may have been faster.
+        name = fv.name if is_chief or fv.name is not None else "of-the-chief"
+        return _new_folder(logdir, name, settings, may_exist=not is_chief), None, settings
 
     checkpoints = None if fv.checkpoint_dir is None else Path(fv.checkpoint_dir)
     if fv.restore_path is None:
         path = logdir / fv.name if fv.name else _last_run(logdir)
-        checkpoint = RunFolder(path, checkpoints).last
+        checkpoint = _last_checkpoint(RunFolder(path, checkpoints))
     else:
         checkpoint = Path(fv.restore_path)
         path = checkpoint if checkpoint.is_dir() else checkpoint.absolute().parent.parent
         if checkpoint.is_dir():
-            checkpoint = RunFolder(path, checkpoints).last
+            checkpoint = _last_checkpoint(RunFolder(path, checkpoints))
         if fv.name:
             path = logdir / fv.name
     if not checkpoint.is_file():
@@ -127,13 +183,15 @@ def _what_to_run(
     return path, checkpoint, resume_settings(fv, presets, RunFolder(path).read_config())
 
 
-def _new_folder(logdir: Path, name: str | None, settings: Settings) -> Path:
+def _new_folder(
+    logdir: Path, name: str | None, settings: Settings, *, may_exist: bool = False
+) -> Path:
     from esgd_tf.training.run_folder import RunFolderError
 
     if name is not None:
         if Path(name).name != name:
             raise FlagError(f"--name={name}: must be the name of a folder, without slashes")
-        if (logdir / name / "config.json").exists():
+        if not may_exist and (logdir / name / "config.json").exists():
             raise RunFolderError(
                 f"{logdir / name} holds a run already: go on with it by -rl, or choose another -n."
             )
@@ -143,6 +201,11 @@ def _new_folder(logdir: Path, name: str | None, settings: Settings) -> Path:
     while (path := logdir / (stem if number == 1 else f"{stem}-{number}")).exists():
         number += 1
     return path
+
+
+def _last_checkpoint(folder: Any) -> Path:
+    """Return last.keras, or previous.keras where only that is left."""
+    return folder.last if folder.last.exists() or not folder.previous.exists() else folder.previous
 
 
 def _last_run(logdir: Path) -> Path:
@@ -182,6 +245,8 @@ def _without_startup_messages() -> Iterator[None]:
         os.dup2(kept.fileno(), 2)
         try:
             yield
+        except _StartError:
+            raise  # says it all
         except BaseException:
             kept.seek(0)
             os.write(stderr, kept.read())

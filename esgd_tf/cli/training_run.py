@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
 import math
-from collections.abc import Iterator
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ import tensorflow as tf
 from esgd_tf import data, models
 from esgd_tf.cli.settings import Settings
 from esgd_tf.optimizers import EntropyAdam, EntropySGD, LocalEntropy
-from esgd_tf.training import AnchorCallback
+from esgd_tf.training import AnchorCallback, enable_multi_worker, skip_nonfinite
 from esgd_tf.training.callbacks import (
     Diagnostics,
     Guard,
@@ -24,10 +27,11 @@ from esgd_tf.training.callbacks import (
     NotFiniteError,
     Recorder,
 )
-from esgd_tf.training.checkpoints import Progress, load_checkpoint, save_checkpoint
+from esgd_tf.training.checkpoints import DamagedCheckpointError, Progress, load_checkpoint
 from esgd_tf.training.figures import plot_history
 from esgd_tf.training.progress_bar import ProgressBar
 from esgd_tf.training.run_folder import RunFolder
+from esgd_tf.training.strategies import Processes, StrategyError
 
 __all__ = ["learning_rate", "make_optimizer", "run_training", "segments"]
 
@@ -36,6 +40,7 @@ def run_training(
     settings: Settings,
     path: Path,
     checkpoint: Path | None,
+    strategy: tf.distribute.Strategy,
     *,
     checkpoint_dir: Path | None = None,
     data_dir: str = "tfrecords",
@@ -49,6 +54,7 @@ def run_training(
         settings: The numbers in force.
         path: The run folder.
         checkpoint: Where to go on from, or None for a new run.
+        strategy: On what to train. Of several processes, the chief writes and prints.
         checkpoint_dir: Where the checkpoints go; None for the run folder.
         data_dir: Where data sets lie prepared.
         raw_dir: Where their archives lie.
@@ -62,7 +68,9 @@ def run_training(
         DataError: The data set is not to be had.
         RunFolderError: The run folder is in use or damaged.
         CheckpointError: The checkpoint cannot be loaded.
-        NotFiniteError: The loss became NaN or infinite; the last checkpoint is kept.
+        NotFiniteError: A gradient or the loss became NaN or infinite; the last checkpoint is
+            kept.
+        StrategyError: The batch cannot be split over the devices, or the processes differ.
         Interrupted: A signal stopped the run after its state was saved.
     """
     experiment, run = settings.experiment, settings.run
@@ -70,16 +78,24 @@ def run_training(
     keras.utils.set_random_seed(seed)
     policies = {"none": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
     keras.config.set_dtype_policy(policies[run["mixed_precision"]])
+    processes = Processes(strategy)
+    replicas = strategy.num_replicas_in_sync
+    if experiment.batch_size % replicas:
+        raise StrategyError(
+            f"--batch_size={experiment.batch_size} cannot be split evenly over the {replicas} "
+            f"devices: choose a multiple of {replicas}."
+        )
 
     images = data.load(experiment.dataset, data_dir=data_dir, raw_dir=raw_dir, download=download)
     batches = _Batches(images, experiment, seed, limit)
-    with _strategy().scope():
+    with strategy.scope():
         model = models.build(
             experiment.model,
             images.train_images.shape[1:],
             images.num_classes,
             dropout=experiment.dropout,
             seed=seed,
+            sync_bn=run["sync_bn"],
         )
         model.compile(
             optimizer=make_optimizer(experiment, batches.steps_per_epoch, seed),
@@ -89,14 +105,36 @@ def run_training(
         )
         # Left to the first step, the slots would have the step traced twice.
         model.optimizer.build(model.trainable_variables)
+    skip_nonfinite(model)
+    enable_multi_worker(model)
 
-    with RunFolder(path, checkpoint_dir) as folder:
-        progress = Progress() if checkpoint is None else load_checkpoint(model, checkpoint)
+    folder = RunFolder(path, checkpoint_dir)
+    with folder if processes.is_chief else contextlib.nullcontext():
+        progress, intact = _restore(model, checkpoint, folder)
+        if not processes.agree(_fingerprint(settings, progress)):
+            raise StrategyError(
+                f"Worker {processes.index} of {processes.count} and the others differ in their "
+                "flags or in the checkpoint they see: give all the same flags, and a run folder "
+                "and checkpoint folder that all of them share."
+            )
         total = experiment.epochs * batches.steps_per_epoch
         if limit is not None:
             total = min(total, progress.batches + limit)
         if progress.batches >= total:
-            print(f"{path} has had its {experiment.epochs} epochs: give more by -e to go on.")
+            if processes.is_chief:
+                print(f"{path} has had its {experiment.epochs} epochs: give more by -e to go on.")
+            return 0
+        recorder = Recorder(
+            folder,
+            batches.steps_per_epoch,
+            progress,
+            every=run["checkpoint_steps"],
+            writes=processes.is_chief,
+            keeps_previous=intact,
+        )
+        guard = Guard(run["on_nan"], processes.gather)
+        if not processes.is_chief:
+            _fit(model, batches, recorder, guard, total)
             return 0
         folder.write_config(settings.to_dict())
         weights = sum(math.prod(variable.shape) for variable in model.trainable_variables)
@@ -105,10 +143,33 @@ def run_training(
             f"{len(images.train_labels):,} training images, {weights:,} weights, "
             f"{batches.steps_per_epoch} gradient evaluations an epoch"
         )
+        if replicas > 1:
+            print(_on_what(strategy, processes, experiment.batch_size))
         if progress.batches:
             print(f"going on after {progress.batches:,} of {total:,}")
         _write_hparams(folder, settings)
-        rows = _fit(model, batches, folder, progress, total, verbose=verbose)
+        shown = [
+            keras.callbacks.TensorBoard(folder.tensorboard, write_graph=False),
+            ProgressBar(diagnostics=verbose),
+        ]
+        try:
+            rows = _fit(model, batches, recorder, guard, total, shown)
+        except Interrupted as stopped:
+            print(
+                f"\nStopped by {stopped} after {recorder.progress.batches:,} gradient evaluations; "
+                f"saved to\n{folder.last}. Go on with:\n"
+                f"  train.py -rl --logdir {folder.path.parent} -n {folder.path.name}"
+            )
+            raise
+        except NotFiniteError as error:
+            epoch = (recorder.progress.batches - 1) // batches.steps_per_epoch + 1
+            kept = (
+                f"{folder.last} is from before" if folder.last.exists() else "nothing was saved yet"
+            )
+            raise NotFiniteError(
+                f"{error} of epoch {epoch}; {kept}. Try a smaller --lr or --langevin_lr, another "
+                "--seed, or --on_nan skip."
+            ) from None
         title = f"{experiment.model} on {experiment.dataset}: {experiment.optimizer}"
         if experiment.langevin_steps:
             title += f", L = {experiment.langevin_steps}"
@@ -165,29 +226,55 @@ class _Batches:
         return self._training(seed=self._seed, first_epoch=epoch, first_batch=batch)
 
 
+def _restore(
+    model: keras.Model, checkpoint: Path | None, folder: RunFolder
+) -> tuple[Progress, bool]:
+    """Load the checkpoint, or the one before if that is damaged.
+
+    Returns:
+        Where the run stands, and whether its last checkpoint is whole.
+    """
+    if checkpoint is None:
+        return Progress(), True
+    try:
+        return load_checkpoint(model, checkpoint), True
+    except DamagedCheckpointError as error:
+        if checkpoint != folder.last or not folder.previous.exists():
+            raise
+        progress = load_checkpoint(model, folder.previous)
+        print(
+            f"{error}\nGoing on from {folder.previous} instead, after {progress.batches:,} "
+            "gradient evaluations.",
+            file=sys.stderr,
+        )
+        return progress, False
+
+
 def _fit(
     model: keras.Model,
     batches: _Batches,
-    folder: RunFolder,
-    progress: Progress,
+    recorder: Recorder,
+    guard: Guard,
     total: int,
-    *,
-    verbose: bool,
+    shown: Sequence[keras.callbacks.Callback] = (),
 ) -> list[dict[str, float]]:
-    """Train until `total` minibatches and return the rows of history.csv."""
-    steps = batches.steps_per_epoch
-    recorder, guard = Recorder(folder, steps, progress), Guard()
+    """Train until `total` minibatches and return the rows of history.csv.
+
+    An interruption leaves the state saved, in all processes after the same step.
+    """
     callbacks = [
         AnchorCallback(batch_norm_data=batches.reestimation),
         Diagnostics(),
-        keras.callbacks.TensorBoard(folder.tensorboard, write_graph=False),
+        *shown[:1],
         recorder,
-        ProgressBar(diagnostics=verbose),
+        *shown[1:],
         guard,
     ]
     try:
         with guard:
-            for first_epoch, epochs, epoch_steps in segments(progress.batches, total, steps):
+            for first_epoch, epochs, epoch_steps in segments(
+                recorder.progress.batches, total, batches.steps_per_epoch
+            ):
                 model.fit(
                     batches.training(recorder.progress.batches),
                     initial_epoch=first_epoch,
@@ -195,23 +282,27 @@ def _fit(
                     steps_per_epoch=epoch_steps,
                     validation_data=batches.test,
                     shuffle=False,  # the batches come shuffled
+                    verbose=1 if shown else 0,
                     callbacks=callbacks,
                 )
-    except Interrupted as stopped:
-        save_checkpoint(model, folder.last, recorder.progress)
-        print(
-            f"\nStopped by {stopped} after {recorder.progress.batches:,} gradient evaluations; "
-            f"saved to\n{folder.last}. Go on with:\n"
-            f"  train.py -rl --logdir {folder.path.parent} -n {folder.path.name}"
-        )
+    except Interrupted:
+        recorder.save()
         raise
-    except NotFiniteError as error:
-        kept = f"{folder.last} is from before" if folder.last.exists() else "no epoch was finished"
-        raise NotFiniteError(
-            f"{error} of epoch {recorder.progress.batches // steps + 1}; {kept}. Try a smaller "
-            "--lr or --langevin_lr, or another --seed."
-        ) from None
     return recorder.rows
+
+
+def _fingerprint(settings: Settings, progress: Progress) -> int:
+    """Return a number that differs where two processes would not compute the same."""
+    numbers = settings.to_dict()
+    own = ("devices", "logical_devices")  # what a process may have of its own
+    numbers["run"] = {k: v for k, v in numbers["run"].items() if k not in own}
+    return zlib.crc32(json.dumps([numbers, progress.batches], sort_keys=True).encode())
+
+
+def _on_what(strategy: tf.distribute.Strategy, processes: Processes, batch_size: int) -> str:
+    replicas = strategy.num_replicas_in_sync
+    machines = f", {processes.count} workers" if processes.count > 1 else ""
+    return f"{replicas} devices{machines}: {batch_size // replicas} images each at a time"
 
 
 def make_optimizer(experiment: Any, steps_per_epoch: int, seed: int) -> LocalEntropy:
@@ -240,6 +331,7 @@ def make_optimizer(experiment: Any, steps_per_epoch: int, seed: int) -> LocalEnt
             "weight_decay": e.l2,
             "seed": seed,
             "statistics": e.langevin_steps > 0,
+            "skip_nonfinite": True,
         }
         if e.optimizer == "entropy-adam":
             return EntropyAdam(**inner)
@@ -251,7 +343,9 @@ def make_optimizer(experiment: Any, steps_per_epoch: int, seed: int) -> LocalEnt
         "momentum": lambda: keras.optimizers.SGD(rate, momentum=e.momentum, nesterov=True),
         "adam": lambda: keras.optimizers.Adam(rate),
     }[e.optimizer]()
-    return LocalEntropy(outer, langevin_steps=0, weight_decay=e.l2, name=e.optimizer)
+    return LocalEntropy(
+        outer, langevin_steps=0, weight_decay=e.l2, skip_nonfinite=True, name=e.optimizer
+    )
 
 
 def learning_rate(experiment: Any, steps_per_epoch: int) -> Any:
@@ -292,12 +386,6 @@ def segments(done: int, total: int, steps: int) -> Iterator[tuple[int, int, int]
         yield done // steps, done // steps + 1, total - done
 
 
-def _strategy() -> tf.distribute.Strategy:
-    """Return MirroredStrategy for two GPUs or more, else what needs no distribution."""
-    gpus = tf.config.list_logical_devices("GPU")
-    return tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.get_strategy()
-
-
 def _write_hparams(folder: RunFolder, settings: Settings) -> None:
     """Write the hyperparameters where TensorBoard's HParams page finds them."""
     from tensorboard.plugins.hparams import api as hparams  # slow to import
@@ -325,6 +413,8 @@ def _final_table(rows: list[dict[str, float]], folder: RunFolder, test_images: i
     if "scope" in last:
         lines.append(("scope", f"{last['scope']:.3g}"))
     lines.append(("training time", f"{last['seconds']:.0f} s"))
+    if last.get("skipped"):
+        lines.append(("minibatches skipped, not finite", f"{last['skipped']:,.0f}"))
     width = max(len(name) for name, _ in lines)
     files = [folder.config, folder.history, folder.curves, folder.last, folder.best]
     table = [f"  {name:<{width}}  {value}" for name, value in lines]

@@ -117,6 +117,7 @@ def build(
     *,
     dropout: float | None = None,
     seed: int | None = None,
+    sync_bn: bool = False,
 ) -> keras.Model:
     """Builds the network of a name, with logits as its output.
 
@@ -130,6 +131,8 @@ def build(
             Entropy-SGD, 0 for wrn-D-K.
         seed: Makes the initial weights and the dropout masks reproducible. None leaves them to
             Keras (so ``keras.utils.set_random_seed`` governs them).
+        sync_bn: Whether batch normalisation sees, under tf.distribute, the batch of all
+            replicas. By default each replica normalises its own part.
 
     Returns:
         A functional model from ``[batch, height, width, channels]`` to
@@ -150,7 +153,12 @@ def build(
         raise ValueError(f"num_classes must be a whole number of at least 1, not {num_classes!r}.")
     if dropout is not None and not 0.0 <= dropout < 1.0:
         raise ValueError(f"dropout must lie in [0, 1), but it is {dropout!r}.")
-    return entry.builder(shape, int(num_classes), dropout=dropout, seed=seed, **fields)
+    model = entry.builder(shape, int(num_classes), dropout=dropout, seed=seed, **fields)
+    if sync_bn:
+        for layer in model._flatten_layers():
+            if hasattr(layer, "synchronized"):
+                layer.synchronized = True
+    return model
 
 
 @functools.cache

@@ -82,6 +82,7 @@ class EntropySGD(_FixedOuterOptimizer):
         gamma_in_outer_step: Whether x - mean is multiplied by gamma(t).
         seed: Of the noise; None draws one from Keras' global seed.
         statistics: Whether to keep the norms of the last outer update for `statistics()`.
+        skip_nonfinite: Whether to leave out minibatches whose gradient is not finite.
         name: Name of the optimizer.
         **kwargs: Arguments of every Keras optimizer; see `LocalEntropy`.
 
@@ -108,6 +109,7 @@ class EntropySGD(_FixedOuterOptimizer):
         gamma_in_outer_step: bool = False,
         seed: int | None = None,
         statistics: bool = False,
+        skip_nonfinite: bool = False,
         name: str = "entropy_sgd",
         **kwargs: Any,
     ) -> None:
@@ -131,6 +133,7 @@ class EntropySGD(_FixedOuterOptimizer):
             gamma_in_outer_step=gamma_in_outer_step,
             seed=seed,
             statistics=statistics,
+            skip_nonfinite=skip_nonfinite,
             name=name,
             **kwargs,
         )
@@ -168,6 +171,7 @@ class EntropyAdam(_FixedOuterOptimizer):
             on the scale of its gradient.
         seed: Of the noise; None draws one from Keras' global seed.
         statistics: Whether to keep the norms of the last outer update for `statistics()`.
+        skip_nonfinite: Whether to leave out minibatches whose gradient is not finite.
         name: Name of the optimizer.
         **kwargs: Arguments of every Keras optimizer; see `LocalEntropy`.
 
@@ -195,6 +199,7 @@ class EntropyAdam(_FixedOuterOptimizer):
         gamma_in_outer_step: bool = False,
         seed: int | None = None,
         statistics: bool = False,
+        skip_nonfinite: bool = False,
         name: str = "entropy_adam",
         **kwargs: Any,
     ) -> None:
@@ -219,6 +224,7 @@ class EntropyAdam(_FixedOuterOptimizer):
             gamma_in_outer_step=gamma_in_outer_step,
             seed=seed,
             statistics=statistics,
+            skip_nonfinite=skip_nonfinite,
             name=name,
             **kwargs,
         )

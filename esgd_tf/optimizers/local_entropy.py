@@ -95,6 +95,11 @@ class LocalEntropy(keras.optimizers.Optimizer):
         seed: Of the noise, in [0, 2^31); None draws one from Keras' global seed. It is kept in an
             optimizer variable, so that a restored run continues its own noise.
         statistics: Whether to keep the norms of the last outer update for `statistics()`.
+        skip_nonfinite: Whether a minibatch whose gradient, summed over all devices, has a NaN, an
+            infinity, or a squared norm that overflows is left out: weights, slots and counters
+            stay as they are, and the next minibatch takes the step. `skipped` counts them. Costs
+            a pass over the gradient. (`esgd_tf.training.skip_nonfinite` also undoes what such a
+            minibatch does to BatchNormalization statistics and metrics.)
         name: Name of the optimizer.
         **kwargs: Arguments of every Keras optimizer: `clipnorm`, `clipvalue`, `global_clipnorm`,
             `use_ema`, `ema_momentum`, `ema_overwrite_frequency`, `loss_scale_factor`,
@@ -120,6 +125,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
         gamma_in_outer_step: bool = False,
         seed: int | None = None,
         statistics: bool = False,
+        skip_nonfinite: bool = False,
         name: str = "local_entropy",
         **kwargs: Any,
     ) -> None:
@@ -152,6 +158,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
         self.gamma_in_outer_step = bool(gamma_in_outer_step)
         self.seed = None if seed is None else _checks.integer("seed", seed, at_least=0, below=2**31)
         self.keeps_statistics = bool(statistics)
+        self.skip_nonfinite = bool(skip_nonfinite)
 
         # The base class would count gradient evaluations; `_average_anchor` counts outer updates.
         self._ema_overwrite_every: int | None = kwargs.get("ema_overwrite_frequency")
@@ -163,9 +170,18 @@ class LocalEntropy(keras.optimizers.Optimizer):
             aggregation="only_first_replica",
             name="seed",
         )
+        # Any: Keras has no types, and every use below knows whether it is there.
+        self._skipped: Any = None
+        if self.skip_nonfinite:
+            self._skipped = self.add_variable(
+                shape=(),
+                initializer="zeros",
+                dtype="int64",
+                aggregation="only_first_replica",
+                name="skipped",
+            )
         self._swap = WeightSwap(self)
         needs_statistics = self.keeps_statistics or isinstance(self._schedule, AutoScope)
-        # Any: Keras has no types, and every use below knows whether it is there.
         self._statistics: Any = StatisticsVariables(self) if needs_statistics else None
         self._anchors: list[keras.Variable | None] = []
         self._means: list[keras.Variable | None] = []
@@ -192,6 +208,11 @@ class LocalEntropy(keras.optimizers.Optimizer):
         if isinstance(self._schedule, AutoScope):
             return self._schedule(t, self._statistics.gamma_zero)
         return self._schedule(t)
+
+    @property
+    def skipped(self) -> int:
+        """Number of minibatches left out so far because their gradient was not finite."""
+        return 0 if self._skipped is None else int(self._skipped.numpy())
 
     @property
     def learning_rate(self) -> Any:
@@ -270,17 +291,32 @@ class LocalEntropy(keras.optimizers.Optimizer):
                 last &= tf.equal(tf.cast(self._iterations, tf.int64) % k, k - 1)
         else:
             last = tf.constant(True)
-        self._advance_scalars_of_the_outer_optimizer(last)
+        scalars = self._advance_scalars_of_the_outer_optimizer(last)
+        skipped = None if self._skipped is None else tf.identity(self._skipped.value)
         super().apply(grads, trainable_variables)
+        if skipped is not None:
+            taken = tf.equal(skipped, self._skipped.value)
+            last &= taken
+            for variable, old in scalars:
+                variable.assign(tf.where(taken, variable.value, old))
+            # The base class has counted the minibatch. An evaluation made of several starts over.
+            back = tf.cast(self.gradient_accumulation_steps or 1, self._iterations.dtype)
+            self._iterations.assign_sub(tf.where(taken, tf.zeros_like(back), back))
         outer_iterations = self.outer_optimizer._iterations
         outer_iterations.assign_add(tf.cast(last, outer_iterations.dtype))
 
-    def _advance_scalars_of_the_outer_optimizer(self, last: tf.Tensor) -> None:
-        """Let optimizers that keep a running product (Nadam) advance it, per outer update."""
+    def _advance_scalars_of_the_outer_optimizer(
+        self, last: tf.Tensor
+    ) -> list[tuple[keras.Variable, tf.Tensor]]:
+        """Let optimizers that keep a running product (Nadam) advance it, per outer update.
+
+        Returns:
+            What was advanced, with the values before.
+        """
         outer = self.outer_optimizer
         hook = "_backend_update_step"
         if getattr(type(outer), hook) is getattr(keras.optimizers.Optimizer, hook):
-            return
+            return []
         own = (outer._iterations, outer._learning_rate)
         scalars = [
             v for v in outer.variables if len(v.shape) == 0 and not any(v is other for other in own)
@@ -289,6 +325,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
         outer._backend_update_step([], [], outer.learning_rate)
         for variable, old in zip(scalars, before, strict=True):
             variable.assign(tf.where(last, variable.value, old))
+        return list(zip(scalars, before, strict=True))
 
     def _apply_weight_decay(self, variables: Sequence[keras.Variable]) -> None:
         # Keras' decoupled decay would run at every inner step with the outer rate. Here
@@ -303,6 +340,28 @@ class LocalEntropy(keras.optimizers.Optimizer):
         self, distribution: Any, grads_and_vars: Sequence[tuple[Any, Any]], learning_rate: Any
     ) -> None:
         """Take the step of this phase, for all weights; runs outside any replica (see `_HOOK`)."""
+        if self._skipped is None:
+            self._step(distribution, grads_and_vars, learning_rate)
+            return
+
+        def step() -> tf.Tensor:
+            self._step(distribution, grads_and_vars, learning_rate)
+            return tf.constant(0)  # a branch must return something
+
+        def skip() -> tf.Tensor:
+            distribution.extended.update(
+                self._skipped.value, lambda v: v.assign_add(1), group=False
+            )
+            return tf.constant(0)
+
+        # Summed over the devices, the gradient is not finite on any if it was not on one.
+        gradients = [distribution.experimental_local_results(g)[0] for g, _ in grads_and_vars]
+        tf.cond(_finite(gradients), step, skip)
+
+    def _step(
+        self, distribution: Any, grads_and_vars: Sequence[tuple[Any, Any]], learning_rate: Any
+    ) -> None:
+        """Take the step of this phase."""
         if self.langevin_steps == 0:
             for gradient, variable in grads_and_vars:
                 distribution.extended.update(
@@ -324,7 +383,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
             variables = [v for _, v in grads_and_vars] + [_tf_variable(v) for v in absent]
             for variable in variables:
                 distribution.extended.update(variable, self._start_inner_loop, group=False)
-            return tf.constant(0)  # a branch must return something
+            return tf.constant(0)
 
         def finish() -> tf.Tensor:
             for _, variable in grads_and_vars:
@@ -384,7 +443,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
             raise ValueError(
                 f"The saved state of optimizer {self.name!r} has {len(store.keys())} variables and "
                 f"this one has {len(self._variables)}: build it on the same model, with the same "
-                "momentum, use_ema, statistics and kind of scope, before loading."
+                "momentum, use_ema, statistics, skip_nonfinite and kind of scope, before loading."
             )
         for i, variable in enumerate(self._variables):
             variable.assign(store[str(i)])
@@ -410,6 +469,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
             gamma_in_outer_step=self.gamma_in_outer_step,
             seed=self.seed,
             statistics=self.keeps_statistics,
+            skip_nonfinite=self.skip_nonfinite,
             ema_overwrite_frequency=self._ema_overwrite_every,
         )
         return config
@@ -567,6 +627,17 @@ class LocalEntropy(keras.optimizers.Optimizer):
 def _rate_of_the_outer_optimizer() -> float:
     """Stand in for a learning rate: `LocalEntropy.learning_rate` asks the outer optimizer."""
     raise AssertionError("LocalEntropy has no learning rate of its own")
+
+
+def _finite(gradients: Sequence[Any]) -> tf.Tensor:
+    """Whether the squared norm of all gradients together is finite: one pass over each."""
+    squares = []
+    for gradient in gradients:
+        dense = gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
+        # Half precision would overflow at once.
+        wide = tf.cast(dense, tf.float32) if dense.dtype.size < 4 else dense
+        squares.append(tf.cast(tf.nn.l2_loss(wide), tf.float64))
+    return tf.math.is_finite(tf.add_n(squares))
 
 
 def _new_seed() -> int:

@@ -1,4 +1,4 @@
-"""Training: evaluation at the anchor, batch-norm re-estimation, checkpoints, diagnostics.
+"""Training: evaluation at the anchor, batch norm, checkpoints, diagnostics, strategies.
 
 Imported when first used: the run folder's checks must not wait for TensorFlow.
 """
@@ -9,6 +9,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "batch_norm": ["reestimate_batch_norm"],
+        "checkpoints": ["CheckpointError", "load_checkpoint", "load_model", "save_checkpoint"],
         "evaluation": ["AnchorCallback", "evaluate_at", "local_entropy_optimizer"],
+        "multi_worker": ["enable_multi_worker"],
+        "nonfinite": ["skip_nonfinite"],
+        "strategies": ["StrategyError", "make_strategy", "split_device"],
     },
 )

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["BatchNormReestimation", "reestimate_batch_norm"]
+__all__ = ["BatchNormAveraging", "BatchNormReestimation", "reestimate_batch_norm"]
 
 
 def reestimate_batch_norm(model: keras.Model, data: Iterable[Any]) -> int:
@@ -48,11 +48,7 @@ class BatchNormReestimation:
 
     def __init__(self, model: keras.Model) -> None:
         self.model = model
-        self._layers = [
-            layer
-            for layer in model._flatten_layers()
-            if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
-        ]
+        self._layers = _batch_norm_layers(model)
         self._forward = tf.function(self._batch_statistics, reduce_retracing=True)
 
     def __call__(self, data: Iterable[Any]) -> int:
@@ -120,3 +116,48 @@ _STOCHASTIC = (
     keras.layers.GaussianDropout,
     keras.layers.GaussianNoise,
 )
+
+
+class BatchNormAveraging:
+    """Sets every replica's moving statistics to their mean over the replicas of one model.
+
+    Under tf.distribute each replica moves statistics of its own, from its part of the batch, and
+    what is saved is the first one's. The mean is a better estimate and the same everywhere. As the
+    moving average is linear, how often this is done changes them by no more than rounding.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self._strategy = model.distribute_strategy
+        self._statistics = [
+            variable
+            for layer in _batch_norm_layers(model)
+            if not layer.synchronized
+            for variable in (layer.moving_mean, layer.moving_variance)
+        ]
+        self._average = tf.function(
+            lambda: self._strategy.run(self._average_in_replica), autograph=False
+        )
+
+    def __call__(self) -> None:
+        """Average, in all processes at the same point."""
+        if self._strategy.num_replicas_in_sync > 1 and self._statistics:
+            with self._strategy.scope():
+                self._average()
+
+    def _average_in_replica(self) -> None:
+        local = []
+        for variable in self._statistics:
+            # Several processes reduce only tensors that carry their device.
+            with tf.device(variable.value.device):
+                local.append(tf.identity(variable.value))
+        means = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, local)
+        for variable, mean in zip(self._statistics, means, strict=True):
+            variable.assign(mean)
+
+
+def _batch_norm_layers(model: keras.Model) -> list[Any]:
+    return [
+        layer
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+    ]

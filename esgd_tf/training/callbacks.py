@@ -5,16 +5,22 @@ from __future__ import annotations
 import math
 import signal
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 import keras
 
+from esgd_tf.training.batch_norm import BatchNormAveraging
 from esgd_tf.training.checkpoints import Progress, save_checkpoint
 from esgd_tf.training.evaluation import local_entropy_optimizer
 from esgd_tf.training.run_folder import RunFolder
 
 __all__ = ["Diagnostics", "Guard", "Interrupted", "NotFiniteError", "Recorder"]
+
+
+# So many skipped minibatches in a row are no accident.
+_HOPELESS = 100
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error
@@ -26,7 +32,7 @@ class Interrupted(Exception):  # noqa: N818 - not an error
 
 
 class NotFiniteError(Exception):
-    """The training loss has become NaN or infinite."""
+    """A gradient or the training loss is NaN or infinite."""
 
 
 class Diagnostics(keras.callbacks.Callback):
@@ -58,12 +64,14 @@ class Diagnostics(keras.callbacks.Callback):
         optimizer = self.model.optimizer
         local_entropy = local_entropy_optimizer(self.model)
         to_numpy = keras.ops.convert_to_numpy
-        evaluations = int(to_numpy(optimizer.iterations))
+        evaluations = _evaluations(self.model)
         measured: dict[str, float] = {
             "gradient_evaluations": evaluations,
             "outer_updates": evaluations,
             "learning_rate": float(to_numpy(optimizer.learning_rate)),
         }
+        if local_entropy is not None and local_entropy.skipped:
+            measured["skipped"] = local_entropy.skipped
         if local_entropy is not None and local_entropy.langevin_steps > 0:
             measured["outer_updates"] = int(to_numpy(local_entropy.outer_iterations))
             measured["scope"] = float(local_entropy.scope)
@@ -80,16 +88,35 @@ class Recorder(keras.callbacks.Callback):
         folder: Where to write.
         steps_per_epoch: Minibatches of one pass over the data.
         progress: Where the run stands when training starts.
+        every: Save after every so many minibatches too; None for epochs only.
+        writes: Whether this process is the one that writes.
+        keeps_previous: Whether the last checkpoint in the folder is whole, and so worth keeping
+            as the previous one.
     """
 
-    def __init__(self, folder: RunFolder, steps_per_epoch: int, progress: Progress) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        steps_per_epoch: int,
+        progress: Progress,
+        *,
+        every: int | None = None,
+        writes: bool = True,
+        keeps_previous: bool = True,
+    ) -> None:
         super().__init__()
         self._folder = folder
         self._steps_per_epoch = steps_per_epoch
+        self._every = every
+        self._writes = writes
+        self._keeps_previous = keeps_previous
         self._batches = progress.batches
         self._seconds = progress.seconds
         self._resumed = progress
         self._running: dict[str, float] = dict(progress.running)
+        self._counted = progress.counted
+        self._evaluations = 0
+        self._average_batch_norm: BatchNormAveraging | None = None
         self._since = time.monotonic()
         epoch = progress.batches / steps_per_epoch
         self.rows = [row for row in folder.read_history() if row["epoch"] <= epoch]
@@ -98,24 +125,46 @@ class Recorder(keras.callbacks.Callback):
     def progress(self) -> Progress:
         """Where the run stands now."""
         seconds = self._seconds + time.monotonic() - self._since
-        running = self._running if self._batches % self._steps_per_epoch else {}
-        return Progress(self._batches, seconds, running)
+        if self._batches % self._steps_per_epoch == 0:
+            return Progress(self._batches, seconds)
+        return Progress(self._batches, seconds, self._counted, self._running)
+
+    def save(self) -> None:
+        """Write last.keras, and keep what it was as previous.keras.
+
+        With several processes, all of them must call this at the same point.
+        """
+        if self._average_batch_norm is None:
+            self._average_batch_norm = BatchNormAveraging(self.model)
+        self._average_batch_norm()
+        if not self._writes:
+            return
+        if self._keeps_previous:
+            self._folder.keep_previous()
+        save_checkpoint(self.model, self._folder.last, self.progress)
+        self._keeps_previous = True
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Start the clock."""
         self._seconds, self._since = self.progress.seconds, time.monotonic()
+        self._evaluations = _evaluations(self.model)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Count the minibatch."""
+        """Count the minibatch, and save where it is time."""
+        if self._batches % self._steps_per_epoch == 0:
+            self._counted = 0
         self._batches += 1
-        self._running = self._with_the_part_before(batch + 1, logs or {})
+        before, self._evaluations = self._evaluations, _evaluations(self.model)
+        self._counted += self._evaluations - before
+        self._running = self._with_the_part_before(logs or {})
+        within_epoch = self._batches % self._steps_per_epoch != 0
+        if self._every and self._batches % self._every == 0 and within_epoch:
+            self.save()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Write the epoch's line and the checkpoints."""
         logs = dict(logs or {})
-        # Of this epoch, how much was trained since the run was started or resumed.
-        trained = self._batches - max(self._resumed.batches, epoch * self._steps_per_epoch)
-        logs.update(self._with_the_part_before(trained, logs))
+        logs.update(self._with_the_part_before(logs))
         row: dict[str, float] = {"epoch": self._batches / self._steps_per_epoch}
         for name in ("gradient_evaluations", "outer_updates", "learning_rate", "scope"):
             if name in logs:
@@ -123,27 +172,30 @@ class Recorder(keras.callbacks.Callback):
         row |= {name: float(value) for name, value in logs.items()}
         row["seconds"] = round(self.progress.seconds, 3)
         self.rows.append(row)
-        # The checkpoint before the line: a line without its checkpoint would be dropped by a
-        # resume, a checkpoint without its line would leave a gap.
-        save_checkpoint(self.model, self._folder.last, self.progress)
+        # The last checkpoint comes last: where a run dies before, it goes on from the one before
+        # and makes line and best checkpoint again; a checkpoint without its line would leave a gap.
         best = max((r.get("val_accuracy", -math.inf) for r in self.rows[:-1]), default=-math.inf)
-        if row.get("val_accuracy", -math.inf) > best:
-            save_checkpoint(self.model, self._folder.best, self.progress)
-        self._folder.write_history(self.rows)
+        if self._writes:
+            if row.get("val_accuracy", -math.inf) > best:
+                save_checkpoint(self.model, self._folder.best, self.progress)
+            self._folder.write_history(self.rows)
+        self.save()
 
-    def _with_the_part_before(self, batches: int, logs: dict[str, Any]) -> dict[str, float]:
+    def _with_the_part_before(self, logs: dict[str, Any]) -> dict[str, float]:
         """Return the epoch's running means, with the part before an interruption.
 
         Batches are of equal size, so means over parts of an epoch combine by their lengths.
         """
-        before = self._resumed.batches % self._steps_per_epoch
         first_epoch = self._resumed.batches // self._steps_per_epoch
-        if not before or (self._batches - 1) // self._steps_per_epoch != first_epoch:
-            before = 0
+        in_first_epoch = (self._batches - 1) // self._steps_per_epoch == first_epoch
+        before = self._resumed.counted if in_first_epoch else 0
         names = [name for name in ("loss", "accuracy") if name in logs]
+        if not before:
+            return {name: float(logs[name]) for name in names}
+        now = self._counted - before
         return {
-            name: (before * self._resumed.running.get(name, 0.0) + batches * float(logs[name]))
-            / (before + batches)
+            name: (before * self._resumed.running.get(name, 0.0) + now * float(logs[name]))
+            / (before + now)
             for name in names
         }
 
@@ -151,14 +203,27 @@ class Recorder(keras.callbacks.Callback):
 class Guard(keras.callbacks.Callback):
     """Stops a run that cannot go on, or that a signal asks to stop, between two steps.
 
-    Used as a context manager around `fit`, it takes SIGINT (Ctrl-C) and SIGTERM. The first signal
-    lets the step under way end; a second SIGINT ends the process at once.
+    Used as a context manager around `fit`, it takes SIGINT (Ctrl-C) and SIGTERM, which schedulers
+    send before they take a machine away. The first signal lets the step under way end; a second
+    SIGINT ends the process at once. Of several processes all stop after the same step, whichever
+    got the signal.
+
+    Args:
+        on_nan: "stop" at the first minibatch that was skipped because its gradient was not finite,
+            or "skip": go on, unless a hundred in a row were.
+        gather: Returns the numbers of all processes; see `Processes`.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, on_nan: str = "stop", gather: Callable[[int], list[int]] = lambda value: [value]
+    ) -> None:
         super().__init__()
         self._received: int | None = None
         self._previous: dict[int, Any] = {}
+        self._on_nan = on_nan
+        self._gather = gather
+        self._skipped: int | None = None
+        self._in_a_row = 0
 
     def __enter__(self) -> Guard:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -170,17 +235,29 @@ class Guard(keras.callbacks.Callback):
             signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._received is not None:
+        if self._received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._received = number
 
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Look where the count of skipped minibatches stands."""
+        self._skipped = _skipped(self.model)
+
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Raise if a signal has come or the loss is not finite.
+        """Raise if a signal has come, or what was computed is not finite.
 
         Raises:
-            NotFiniteError: The mean loss of this epoch is NaN or infinite.
+            NotFiniteError: A gradient was not finite, or the mean loss of this epoch is not.
             Interrupted: A signal has come.
         """
+        before, self._skipped = self._skipped, _skipped(self.model)
+        self._in_a_row = self._in_a_row + 1 if self._skipped != before else 0
+        if self._in_a_row and self._on_nan == "stop":
+            raise NotFiniteError(f"The gradient was not finite at minibatch {batch + 1}")
+        if self._in_a_row >= _HOPELESS:
+            raise NotFiniteError(
+                f"No gradient was finite in the last {_HOPELESS} minibatches, up to {batch + 1}"
+            )
         loss = (logs or {}).get("loss", 0.0)
         if not math.isfinite(loss):
             raise NotFiniteError(f"The training loss became {loss} at minibatch {batch + 1}")
@@ -198,5 +275,15 @@ class Guard(keras.callbacks.Callback):
         self._stop_if_asked()
 
     def _stop_if_asked(self) -> None:
-        if self._received is not None:
-            raise Interrupted(self._received)
+        received = max(self._gather(self._received or 0))
+        if received:
+            raise Interrupted(received)
+
+
+def _evaluations(model: keras.Model) -> int:
+    return int(keras.ops.convert_to_numpy(model.optimizer.iterations))
+
+
+def _skipped(model: keras.Model) -> int:
+    optimizer = local_entropy_optimizer(model)
+    return 0 if optimizer is None else optimizer.skipped

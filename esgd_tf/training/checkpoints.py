@@ -9,8 +9,11 @@ been seen, and the states of the random generators of dropout.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +23,24 @@ import numpy as np
 from esgd_tf.training.evaluation import evaluate_at
 from esgd_tf.training.run_folder import replaced_when_whole
 
-__all__ = ["CheckpointError", "Progress", "load_checkpoint", "save_checkpoint"]
+__all__ = [
+    "CheckpointError",
+    "DamagedCheckpointError",
+    "Progress",
+    "load_checkpoint",
+    "load_model",
+    "save_checkpoint",
+]
 
 _MEMBER = "esgd_tf.json"
 
 
 class CheckpointError(Exception):
     """A checkpoint cannot be loaded; the message says why and what to do."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint is not what was written, or not there; another one may be."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +51,29 @@ class Progress:
         batches: Minibatches trained on since the start of the run.
         seconds: Time spent training so far.
         running: Means over the minibatches of the epoch under way, by name; empty between epochs.
+        counted: Minibatches in those means: not those that were skipped.
     """
 
     batches: int = 0
     seconds: float = 0.0
+    counted: int = 0
     running: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+def load_model(path: str | Path, **options: Any) -> keras.Model:
+    """Load a model that uses classes of this library, at the anchor.
+
+    `keras.models.load_model` after those classes have been made known to Keras, which takes their
+    import: `import esgd_tf` alone imports nothing before it is used.
+
+    Args:
+        path: A `.keras` file.
+        **options: Of `keras.models.load_model`.
+    """
+    # For what they register.
+    importlib.import_module("esgd_tf.models.batch_norm")
+    importlib.import_module("esgd_tf.optimizers.entropy_sgd")
+    return keras.models.load_model(path, **options)
 
 
 def save_checkpoint(model: keras.Model, path: Path, progress: Progress) -> None:
@@ -73,22 +105,31 @@ def load_checkpoint(model: keras.Model, path: Path) -> Progress:
         The progress stored along.
 
     Raises:
-        CheckpointError: The file is missing, damaged, or of another model or optimizer.
+        CheckpointError: The file is of another model or optimizer.
+        DamagedCheckpointError: The file is missing or damaged. The model is as it was.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
             if damaged is not None:
-                raise CheckpointError(
+                raise DamagedCheckpointError(
                     f"Checkpoint {path} is damaged: the checksum of its part {damaged} is wrong."
                 )
             extra = json.loads(archive.read(_MEMBER))
     except FileNotFoundError:
-        raise CheckpointError(f"There is no checkpoint {path}.") from None
+        raise DamagedCheckpointError(f"There is no checkpoint {path}.") from None
     except IsADirectoryError:
         raise CheckpointError(f"{path} is a folder, not a checkpoint file.") from None
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
-        raise CheckpointError(f"{path} is no whole checkpoint of train.py ({error}).") from None
+    except PermissionError:
+        raise CheckpointError(f"Checkpoint {path} may not be read: see its permissions.") from None
+    except (
+        # What a wrong byte may lead `zipfile` to, by where it is.
+        zipfile.BadZipFile, zlib.error, struct.error, KeyError, ValueError, EOFError, RuntimeError,
+        OverflowError, OSError,
+    ) as error:  # fmt: skip
+        raise DamagedCheckpointError(
+            f"{path} is no whole checkpoint of train.py ({error})."
+        ) from None
     random_states = extra.pop("random_states")
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)

@@ -7,7 +7,8 @@ anchor x. What the algorithm returns is the anchor: evaluate, save and export th
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -15,7 +16,7 @@ import tensorflow as tf
 
 from esgd_tf.optimizers import LocalEntropy
 from esgd_tf.optimizers._swap import PLACES, Where
-from esgd_tf.training.batch_norm import BatchNormReestimation
+from esgd_tf.training.batch_norm import BatchNormAveraging, BatchNormReestimation
 
 __all__ = ["AnchorCallback", "evaluate_at", "local_entropy_optimizer"]
 
@@ -104,7 +105,8 @@ class AnchorCallback(keras.callbacks.Callback):
     first gradient of the second call is taken at the anchor.
 
     With `batch_norm_data` the moving statistics of the model's BatchNormalization layers are also
-    estimated anew there: those gathered during training belong to the Langevin weights.
+    estimated anew there: those gathered during training belong to the Langevin weights. Without,
+    those of several replicas are averaged.
 
     Example:
         >>> model.fit(
@@ -128,7 +130,8 @@ class AnchorCallback(keras.callbacks.Callback):
             raise ValueError(f"`save_freq` must be a positive integer or None; got {save_freq!r}.")
         self.save_freq = save_freq
         self._batch_norm_data = batch_norm_data
-        self._batch_norm: BatchNormReestimation | None = None
+        self._settle_batch_norm: Callable[[], Any] = lambda: None
+        self._of: keras.Model | None = None  # whose statistics that settles
         self._batches = 0
         self._settled = False  # the end of this epoch has been dealt with
 
@@ -167,10 +170,15 @@ class AnchorCallback(keras.callbacks.Callback):
 
     def _settle(self) -> None:
         self._go_to("anchor")
-        if not self._settled and self._batch_norm_data is not None:
-            if self._batch_norm is None or self._batch_norm.model is not self.model:
-                self._batch_norm = BatchNormReestimation(self.model)
-            self._batch_norm(self._batch_norm_data)
+        if not self._settled:
+            if self._of is not self.model:
+                self._of = self.model
+                if self._batch_norm_data is None:
+                    self._settle_batch_norm = BatchNormAveraging(self.model)
+                else:
+                    estimate = BatchNormReestimation(self.model)
+                    self._settle_batch_norm = functools.partial(estimate, self._batch_norm_data)
+            self._settle_batch_norm()
         self._settled = True
 
     def _go_to(self, where: Where) -> None:

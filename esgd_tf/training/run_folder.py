@@ -2,10 +2,11 @@
 
     config.json             what was in force, and what came from which flag
     history.csv             one line an effective epoch
-    checkpoints/last.keras  the state after the last epoch, or where the run was interrupted
-    checkpoints/best.keras  the state after the epoch with the best validation accuracy
-    tensorboard/            events: train, validation, hyperparameters
-    curves.png              error, loss and scope against gradient evaluations
+    checkpoints/last.keras      the state after the last epoch, or where the run was interrupted
+    checkpoints/previous.keras  the one before, to go on from if the last one is damaged
+    checkpoints/best.keras      the state after the epoch with the best validation accuracy
+    tensorboard/                events: train, validation, hyperparameters
+    curves.png                  error, loss and scope against gradient evaluations
 
 Every file is written under a temporary name in the same folder and renamed when it is whole.
 """
@@ -17,6 +18,7 @@ import csv
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -47,6 +49,7 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
         self.checkpoints = checkpoint_dir or path / "checkpoints"
         self.last = self.checkpoints / "last.keras"
+        self.previous = self.checkpoints / "previous.keras"
         self.best = self.checkpoints / "best.keras"
         self._lock: IO[str] | None = None
 
@@ -79,6 +82,18 @@ class RunFolder:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+    def keep_previous(self) -> None:
+        """Let previous.keras be what last.keras is now, without a moment in which either lacks."""
+        if not self.last.exists():
+            return
+        partial = self.checkpoints / f".partial-{os.getpid()}-previous.keras"
+        partial.unlink(missing_ok=True)
+        try:
+            partial.hardlink_to(self.last)
+        except OSError:  # a file system without links
+            shutil.copyfile(self.last, partial)
+        partial.replace(self.previous)
 
     def read_config(self) -> dict[str, Any]:
         """Return what `write_config` wrote.

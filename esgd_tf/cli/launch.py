@@ -1,0 +1,227 @@
+"""`python3 -m esgd_tf launch`: the workers of one training, all on this machine.
+
+Every worker is a process with its own TF_CONFIG. Their output comes together, each line with its
+worker's number in front. When one of them fails, the others are stopped.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from types import FrameType
+from typing import IO, Any
+
+from absl import flags
+
+__all__ = ["main"]
+
+_BAD_FLAGS = 2
+_HELP = """Starts several workers of a training on this machine, for --strategy multi_worker.
+
+  python3 -m esgd_tf launch --workers 2 -- train.py --preset quickstart
+
+What follows -- is a Python script with its flags, run once per worker. Lines of
+output get their worker's number in front. When a worker fails, all are stopped
+and the launcher ends with its status. Ctrl-C and SIGTERM go to all workers.
+
+  --workers          how many (default: 2)
+  --gpus_per_worker  GPUs that each worker sees, the first ones to the first
+                     worker; by default all workers see all
+  --grace            seconds that workers get to save their state once they are
+                     asked to stop (default: 60)
+  -h, --help         show this"""
+# How many of a failed worker's last lines are shown again.
+_TAIL = 20
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command.
+
+    Args:
+        argv: "launch", the flags, "--", and the script with its own flags.
+
+    Returns:
+        0 if all workers ended well; the status of the first that did not; 2 for bad flags.
+    """
+    own, command = list(argv), []
+    if "--" in own:
+        cut = own.index("--")
+        own, command = own[:cut], own[cut + 1 :]
+    fv = flags.FlagValues()
+    flags.DEFINE_integer("workers", 2, "", 1, flag_values=fv)
+    flags.DEFINE_integer("gpus_per_worker", None, "", 1, flag_values=fv)
+    flags.DEFINE_float("grace", 60.0, "", 0.0, flag_values=fv)
+    flags.DEFINE_boolean("help", False, "", short_name="h", flag_values=fv)
+    try:
+        rest = fv(own)
+    except flags.Error as error:
+        return _bad_flags(str(error).replace("flag --", "--").rstrip("."))
+    if fv.help:
+        print(_HELP)
+        return 0
+    if len(rest) > 1 or not command:
+        return _bad_flags("what to run must follow --, such as: -- train.py --preset quickstart")
+    if command[0].endswith(".py"):
+        command = [sys.executable, *command]
+    return _Workers(fv.workers, command, fv.gpus_per_worker, fv.grace).run()
+
+
+class _Workers:
+    """The processes, from start to end."""
+
+    def __init__(
+        self, count: int, command: Sequence[str], gpus_per_worker: int | None, grace: float
+    ) -> None:
+        self._count = count
+        self._command = list(command)
+        self._gpus = gpus_per_worker
+        self._grace = grace
+        self._processes: list[subprocess.Popen[str]] = []
+        self._readers: list[threading.Thread] = []
+        self._tails = [collections.deque[str](maxlen=_TAIL) for _ in range(count)]
+        self._lock = threading.Lock()
+        self._stopping_since: float | None = None
+
+    def run(self) -> int:
+        """Start all, wait for all, and return the status."""
+        try:
+            addresses = _free_addresses(self._count)
+            for index in range(self._count):
+                self._start(index, addresses)
+            # Only now: a process made by fork should have one thread.
+            for index, process in enumerate(self._processes):
+                self._read(index, process)
+        except OSError as error:
+            self._stop(signal.SIGKILL)
+            print(f"launch: {self._command[0]}: {error.strerror}.", file=sys.stderr)
+            return 1
+        with _forwarded(self._stop):
+            failed = self._wait()
+        for reader in self._readers:
+            reader.join()
+        return 0 if failed is None else self._report(failed)
+
+    def _start(self, index: int, addresses: list[str]) -> None:
+        environment = dict(os.environ, PYTHONUNBUFFERED="1")
+        environment["TF_CONFIG"] = json.dumps(
+            {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        )
+        if self._gpus:
+            first = index * self._gpus
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(
+                str(gpu) for gpu in range(first, first + self._gpus)
+            )
+        process = subprocess.Popen(
+            self._command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            # Ctrl-C is for the launcher, which passes it on.
+            start_new_session=True,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 - there are no threads yet
+        )
+        self._processes.append(process)
+
+    def _read(self, index: int, process: subprocess.Popen[str]) -> None:
+        for stream, out in ((process.stdout, sys.stdout), (process.stderr, sys.stderr)):
+            reader = threading.Thread(
+                target=self._copy, args=(index, stream, out, out is sys.stderr), daemon=True
+            )
+            reader.start()
+            self._readers.append(reader)
+
+    def _copy(self, index: int, stream: IO[str], out: IO[str], is_error: bool) -> None:
+        with stream:
+            for line in stream:
+                if is_error:
+                    self._tails[index].append(line)
+                with self._lock:
+                    out.write(f"[{index}] {line.rstrip()}\n")
+                    out.flush()
+
+    def _wait(self) -> int | None:
+        """Wait until all have ended; return the first that failed, if any."""
+        failed: int | None = None
+        while any(process.poll() is None for process in self._processes):
+            if failed is None:
+                failed = self._first_failed()
+                if failed is not None:
+                    self._stop(signal.SIGTERM)
+            since = self._stopping_since
+            if since is not None and time.monotonic() - since > self._grace:
+                self._stop(signal.SIGKILL)
+            time.sleep(0.05)
+        return self._first_failed() if failed is None else failed
+
+    def _first_failed(self) -> int | None:
+        for index, process in enumerate(self._processes):
+            if process.poll():
+                return index
+        return None
+
+    def _stop(self, number: int) -> None:
+        """Send a signal to all that still run; from the first on, their time is limited."""
+        if self._stopping_since is None:
+            self._stopping_since = time.monotonic()
+        for process in self._processes:
+            if process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.send_signal(number)
+
+    def _report(self, failed: int) -> int:
+        code = self._processes[failed].returncode
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+        others = " The others were stopped." if self._count > 1 else ""
+        print(f"launch: worker {failed} {how}.{others}", file=sys.stderr)
+        for line in self._tails[failed]:
+            print(f"  {line.rstrip()}", file=sys.stderr)
+        return 128 - code if code < 0 else code
+
+
+@contextlib.contextmanager
+def _forwarded(stop: Any) -> Iterator[None]:
+    """Pass SIGINT and SIGTERM on to the workers."""
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        stop(number)
+
+    previous = {n: signal.signal(n, forward) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _free_addresses(count: int) -> list[str]:
+    """Return addresses of this machine whose ports are free: all held at once, so all differ."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+
+
+def _die_with_parent() -> None:
+    """Let Linux end a worker whose launcher was killed: nothing else would."""
+    with contextlib.suppress(OSError, AttributeError):
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def _bad_flags(message: str) -> int:
+    print(f"launch: {message}. See python3 -m esgd_tf launch --help.", file=sys.stderr)
+    return _BAD_FLAGS

@@ -1,0 +1,62 @@
+"""A minibatch that gives NaN or infinity, left out as if it had not been there.
+
+The optimizer leaves its weights and slots alone (`LocalEntropy(skip_nonfinite=True)`, or Keras'
+`LossScaleOptimizer`). But by then the forward pass has moved BatchNormalization's statistics, and
+the loss has gone into the epoch's mean: one NaN there stays for good. So both are put back.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+__all__ = ["skip_nonfinite"]
+
+
+def skip_nonfinite(model: keras.Model) -> keras.Model:
+    """Undo what a minibatch that its optimizer skips does to the rest of the model.
+
+    Where the optimizer did not count the step, every variable that is not trained (moving
+    statistics, random states) and every metric returns to its value before it. Whether it counted
+    is decided by the gradient summed over all devices, so all of them do the same.
+
+    Example:
+        >>> model.compile(optimizer=esgd_tf.EntropySGD(skip_nonfinite=True), loss="mse")
+        >>> skip_nonfinite(model).fit(dataset)
+
+    Args:
+        model: A compiled and built model, changed in place. Call this before
+            `enable_multi_worker`, and again after another `compile`.
+
+    Returns:
+        The model.
+    """
+    plain_step = model.train_step
+    if getattr(plain_step, "restores_skipped", False):
+        return model
+
+    @functools.wraps(plain_step)
+    def train_step(data: Any) -> dict[str, Any]:
+        # Metrics make their variables when first used; here they are wanted before.
+        model._symbolic_build(data_batch=data)
+        optimizer = model.optimizer
+        # `iterations` of the optimizer proper, which counts minibatches also where Keras'
+        # property of that name counts accumulated gradients.
+        counter = getattr(optimizer, "inner_optimizer", optimizer)._iterations.value
+        before = tf.identity(counter)
+        variables = [*model.non_trainable_variables, *model.metrics_variables]
+        state = list({id(variable): variable for variable in variables}.values())
+        kept = [tf.identity(tf.convert_to_tensor(variable.value)) for variable in state]
+        plain_step(data)
+        taken = tf.not_equal(before, counter)
+        for variable, value in zip(state, kept, strict=True):
+            variable.assign(tf.where(taken, variable.value, value))
+        return model.get_metrics_result()
+
+    train_step.restores_skipped = True  # type: ignore[attr-defined]
+    model.train_step = train_step
+    model.train_function = None
+    return model
