@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import tempfile
@@ -143,8 +144,8 @@ def _of_tensorflow(error: Any, *, several: bool) -> str:
     text = (lines[-1] if lines else type(error).__name__).partition(" [Op:")[0]
     if several:
         return (
-            f"Lost the other workers ({text}). The last checkpoint is kept: start all of them "
-            "again with -rl."
+            "Lost the connection to another worker, which may say why. The last checkpoint is "
+            "kept: start all workers again with -rl."
         )
     return f"TensorFlow stopped: {text}"
 
@@ -175,12 +176,17 @@ def _what_to_run(
             checkpoint = _last_checkpoint(RunFolder(path, checkpoints))
         if fv.name:
             path = logdir / fv.name
-    if not checkpoint.is_file():
+    folder = RunFolder(path, checkpoints)
+    settings = resume_settings(fv, presets, folder.read_config())
+    if checkpoint.is_file():
+        return path, checkpoint, settings
+    if fv.restore_path is not None or folder.read_history():
         raise RunFolderError(
-            f"There is no checkpoint {checkpoint}: the run has not come to the end of its first "
-            "epoch, or --checkpoint_dir is another one."
+            f"There is no checkpoint {checkpoint}: was it moved, or written to another "
+            "--checkpoint_dir?"
         )
-    return path, checkpoint, resume_settings(fv, presets, RunFolder(path).read_config())
+    print(f"Nothing was saved in {path} yet: starting from the beginning.", file=sys.stderr)
+    return path, None, settings
 
 
 def _new_folder(
@@ -260,7 +266,9 @@ def _one_sentence(error: BaseException) -> str:
     text = str(error).strip().splitlines()
     sentence = text[0] if text else type(error).__name__
     if isinstance(error, OSError) and error.strerror:
-        sentence = f"{error.strerror}: {error.filename or 'while writing'}"
+        sentence = f"{error.strerror}: {error.filename or 'while writing'}."
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            sentence += " What was there before is whole: make room, then go on with -rl."
     return sentence
 
 

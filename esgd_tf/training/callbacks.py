@@ -134,14 +134,22 @@ class Recorder(keras.callbacks.Callback):
 
         With several processes, all of them must call this at the same point.
         """
+        self._settle_batch_norm()
+        if self._writes:
+            self._write_last()
+
+    def _settle_batch_norm(self) -> None:
         if self._average_batch_norm is None:
             self._average_batch_norm = BatchNormAveraging(self.model)
         self._average_batch_norm()
-        if not self._writes:
-            return
+
+    def _write_last(self, *, is_best: bool = False) -> None:
         if self._keeps_previous:
             self._folder.keep_previous()
-        save_checkpoint(self.model, self._folder.last, self.progress)
+        if is_best:
+            self._folder.best_is_last()
+        else:
+            save_checkpoint(self.model, self._folder.last, self.progress)
         self._keeps_previous = True
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -172,14 +180,17 @@ class Recorder(keras.callbacks.Callback):
         row |= {name: float(value) for name, value in logs.items()}
         row["seconds"] = round(self.progress.seconds, 3)
         self.rows.append(row)
+        best = max((r.get("val_accuracy", -math.inf) for r in self.rows[:-1]), default=-math.inf)
+        is_best = row.get("val_accuracy", -math.inf) > best
+        self._settle_batch_norm()
+        if not self._writes:
+            return
         # The last checkpoint comes last: where a run dies before, it goes on from the one before
         # and makes line and best checkpoint again; a checkpoint without its line would leave a gap.
-        best = max((r.get("val_accuracy", -math.inf) for r in self.rows[:-1]), default=-math.inf)
-        if self._writes:
-            if row.get("val_accuracy", -math.inf) > best:
-                save_checkpoint(self.model, self._folder.best, self.progress)
-            self._folder.write_history(self.rows)
-        self.save()
+        if is_best:
+            save_checkpoint(self.model, self._folder.best, self.progress)
+        self._folder.write_history(self.rows)
+        self._write_last(is_best=is_best)
 
     def _with_the_part_before(self, logs: dict[str, Any]) -> dict[str, float]:
         """Return the epoch's running means, with the part before an interruption.

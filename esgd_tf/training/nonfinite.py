@@ -33,7 +33,16 @@ def skip_nonfinite(model: keras.Model) -> keras.Model:
 
     Returns:
         The model.
+
+    Raises:
+        ValueError: The optimizer accumulates gradients: then it is only known at the last of
+            several minibatches whether their step is taken.
     """
+    if getattr(model.optimizer, "gradient_accumulation_steps", None):
+        raise ValueError(
+            "What a skipped minibatch did cannot be undone with `gradient_accumulation_steps`: "
+            "leave one of the two out."
+        )
     plain_step = model.train_step
     if getattr(plain_step, "restores_skipped", False):
         return model

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import fcntl
 import json
 import os
@@ -84,16 +85,13 @@ class RunFolder:
             self._lock = None
 
     def keep_previous(self) -> None:
-        """Let previous.keras be what last.keras is now, without a moment in which either lacks."""
-        if not self.last.exists():
-            return
-        partial = self.checkpoints / f".partial-{os.getpid()}-previous.keras"
-        partial.unlink(missing_ok=True)
-        try:
-            partial.hardlink_to(self.last)
-        except OSError:  # a file system without links
-            shutil.copyfile(self.last, partial)
-        partial.replace(self.previous)
+        """Let previous.keras be what last.keras is now."""
+        if self.last.exists():
+            _let_be(self.previous, self.last)
+
+    def best_is_last(self) -> None:
+        """Let last.keras be what best.keras is now, which takes neither time nor space."""
+        _let_be(self.last, self.best)
 
     def read_config(self) -> dict[str, Any]:
         """Return what `write_config` wrote.
@@ -154,10 +152,18 @@ def replaced_when_whole(path: Path) -> Iterator[Path]:
 
     Yields:
         The temporary path.
+
+    Raises:
+        OSError: The file cannot be written; `filename` is `path`, which is as it was.
     """
     partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
-        yield partial
+        try:
+            yield partial
+        except OSError as error:
+            # h5py and zipfile do not say which file it was.
+            reason = error.strerror or str(error).strip().splitlines()[0]
+            raise OSError(error.errno or errno.EIO, reason, str(path)) from error
         descriptor = os.open(partial, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -166,3 +172,16 @@ def replaced_when_whole(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _let_be(path: Path, other: Path) -> None:
+    """Let one name be the file that another is, at no moment without it.
+
+    Checkpoints are never changed in place, so one file may have several names.
+    """
+    with replaced_when_whole(path) as partial:
+        partial.unlink(missing_ok=True)
+        try:
+            partial.hardlink_to(other)
+        except OSError:  # a file system without links
+            shutil.copyfile(other, partial)

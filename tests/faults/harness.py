@@ -1,0 +1,130 @@
+"""Running trainings as processes, stopping them where one wants, and comparing what they left."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from esgd_tf.training import load_model
+
+ROOT = Path(__file__).resolve().parents[2]
+VICTIM = Path(__file__).with_name("victim.py")
+TIMEOUT = 300.0
+
+
+def command(*flags):
+    return [sys.executable, str(VICTIM), *map(str, flags)]
+
+
+def run(*flags, environment=None):
+    """Run a training to its end."""
+    return subprocess.run(
+        command(*flags),
+        cwd=ROOT,
+        env={**os.environ, **(environment or {})},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+
+
+def stop_at(moment, count, delay, *flags, number=signal.SIGKILL):
+    """Start a training; `delay` seconds after it announced `moment` `count` times, send a signal.
+
+    Returns:
+        Its exit status, or None if it ended before.
+    """
+    with subprocess.Popen(
+        command(*flags), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        watchdog = threading.Timer(TIMEOUT, process.kill)
+        watchdog.start()
+        # Else a full pipe would stop it.
+        drain = threading.Thread(target=process.stderr.read, daemon=True)
+        drain.start()
+        seen = 0
+        for line in process.stdout:
+            seen += line.strip() == f"@{moment}"
+            if seen == count:
+                break
+        else:
+            process.wait()
+            watchdog.cancel()
+            assert process.returncode == 0, f"it failed before its {count}th {moment}"
+            return None
+        time.sleep(delay)
+        process.send_signal(number)
+        process.stdout.read()
+        process.wait()
+        watchdog.cancel()
+        return process.returncode
+
+
+def one_sentence(result):
+    """The only line of standard error of a process that failed with status 1."""
+    lines = [line for line in result.stderr.splitlines() if not _is_chatter(line)]
+    assert result.returncode == 1, (result.returncode, result.stderr)
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("train.py: "), lines
+    return lines[0]
+
+
+def _is_chatter(line):
+    """Whether TensorFlow's C++ code said it, such as E0000 00:00:1795315436.930478 ..."""
+    return line[:1] in "EWI" and line[1:5].isdigit()
+
+
+def history(run_folder):
+    """The lines of history.csv but for the seconds."""
+    with (run_folder / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return [{name: row[name] for name in row if name != "seconds"} for row in rows]
+
+
+def state(path):
+    """Every number of a checkpoint but the time it took."""
+    model = load_model(path)
+    with zipfile.ZipFile(path) as archive:
+        extra = json.loads(archive.read("esgd_tf.json"))
+    del extra["seconds"]
+    return [v.numpy() for v in model.weights + model.optimizer.variables], extra
+
+
+def assert_equal_runs(ours, theirs):
+    """Both runs ended with the same bits, and left nothing else."""
+    for name in ("last.keras", "best.keras"):
+        mine, extra = state(ours / "checkpoints" / name)
+        other, expected = state(theirs / "checkpoints" / name)
+        assert extra == expected
+        for a, b in zip(mine, other, strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert len(history(ours)) == len(history(theirs))
+    for row, expected in zip(history(ours), history(theirs), strict=True):
+        for name in expected:
+            # The mean over an epoch, made of its parts, may round otherwise.
+            np.testing.assert_allclose(float(row[name]), float(expected[name]), rtol=1e-6)
+    leftovers = [file for file in ours.rglob("*") if file.name.startswith(".partial")]
+    assert not leftovers
+
+
+def assert_nothing_torn(run_folder):
+    """Whatever has a final name is whole."""
+    for file in run_folder.rglob("*.keras"):
+        if not file.name.startswith(".partial"):
+            with zipfile.ZipFile(file) as archive:
+                assert archive.testzip() is None, file
+                assert "esgd_tf.json" in archive.namelist()
+    for file in run_folder.glob("config.json"):
+        json.loads(file.read_text())
+    for file in run_folder.glob("history.csv"):
+        rows = history(run_folder)
+        assert all(None not in row.values() and None not in row for row in rows), file
