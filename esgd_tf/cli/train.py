@@ -63,6 +63,11 @@ def _train(fv: Any, presets: Mapping[str, Mapping[str, Any]]) -> int:
         path, checkpoint, settings = _what_to_run(fv, presets, is_chief=is_chief)
     except (ClusterError, RunFolderError) as error:
         return _fail(str(error))
+    if is_chief and (unwritable := _unwritable(path)):
+        return _fail(
+            f"Cannot write to {unwritable} (permissions, or a file system that is read-only): "
+            "name another folder by --logdir."
+        )
     if is_chief:
         print(settings_table(settings), flush=True)
     # From here on TensorFlow is needed.
@@ -212,6 +217,12 @@ def _new_folder(
 def _last_checkpoint(folder: Any) -> Path:
     """Return last.keras, or previous.keras where only that is left."""
     return folder.last if folder.last.exists() or not folder.previous.exists() else folder.previous
+
+
+def _unwritable(path: Path) -> Path | None:
+    """Return the folder in which `path` would be made, if that is not allowed."""
+    there = next(folder for folder in [path, *path.absolute().parents] if folder.exists())
+    return None if os.access(there, os.W_OK | os.X_OK) else there
 
 
 def _last_run(logdir: Path) -> Path:

@@ -108,28 +108,7 @@ def load_checkpoint(model: keras.Model, path: Path) -> Progress:
         CheckpointError: The file is of another model or optimizer.
         DamagedCheckpointError: The file is missing or damaged. The model is as it was.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-            if damaged is not None:
-                raise DamagedCheckpointError(
-                    f"Checkpoint {path} is damaged: the checksum of its part {damaged} is wrong."
-                )
-            extra = json.loads(archive.read(_MEMBER))
-    except FileNotFoundError:
-        raise DamagedCheckpointError(f"There is no checkpoint {path}.") from None
-    except IsADirectoryError:
-        raise CheckpointError(f"{path} is a folder, not a checkpoint file.") from None
-    except PermissionError:
-        raise CheckpointError(f"Checkpoint {path} may not be read: see its permissions.") from None
-    except (
-        # What a wrong byte may lead `zipfile` to, by where it is.
-        zipfile.BadZipFile, zlib.error, struct.error, KeyError, ValueError, EOFError, RuntimeError,
-        OverflowError, OSError,
-    ) as error:  # fmt: skip
-        raise DamagedCheckpointError(
-            f"{path} is no whole checkpoint of train.py ({error})."
-        ) from None
+    extra = _verified(path)
     random_states = extra.pop("random_states")
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
@@ -144,6 +123,37 @@ def load_checkpoint(model: keras.Model, path: Path) -> Progress:
             f"{str(error).strip().splitlines()[0]}"
         ) from None
     return Progress(**extra)
+
+
+def _verified(path: Path) -> dict[str, Any]:
+    """Check every part of the file by its checksum and return what Keras does not save.
+
+    Raises:
+        CheckpointError: It is no file, or may not be read.
+        DamagedCheckpointError: It is missing or damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+            if damaged is not None:
+                raise DamagedCheckpointError(
+                    f"Checkpoint {path} is damaged: the checksum of its part {damaged} is wrong."
+                )
+            return json.loads(archive.read(_MEMBER))
+    except FileNotFoundError:
+        raise DamagedCheckpointError(f"There is no checkpoint {path}.") from None
+    except IsADirectoryError:
+        raise CheckpointError(f"{path} is a folder, not a checkpoint file.") from None
+    except PermissionError:
+        raise CheckpointError(f"Checkpoint {path} may not be read: see its permissions.") from None
+    except (
+        # What a wrong byte may lead `zipfile` to, by where it is.
+        zipfile.BadZipFile, zlib.error, struct.error, KeyError, ValueError, EOFError, RuntimeError,
+        OverflowError, OSError,
+    ) as error:  # fmt: skip
+        raise DamagedCheckpointError(
+            f"{path} is no whole checkpoint of train.py ({error})."
+        ) from None
 
 
 def _random_variables(model: keras.Model) -> list[Any]:

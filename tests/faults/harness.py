@@ -11,6 +11,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import archive_maker
 import numpy as np
 
 from esgd_tf.training import load_model
@@ -18,6 +19,40 @@ from esgd_tf.training import load_model
 ROOT = Path(__file__).resolve().parents[2]
 VICTIM = Path(__file__).with_name("victim.py")
 TIMEOUT = 300.0
+
+
+# 40 images in batches of 8 are 5 steps an epoch, saved within inner loops too.
+FLAGS = (
+    "-d", "mnist", "-m", "mnistfc", "-b", 8, "-L", 3, "--dropout", 0.3, "--bn_reestimate", 2,
+    "--augmentation", "flip_crop", "--checkpoint_steps", 2,
+)  # fmt: skip
+
+
+class Job:
+    """A training of some epochs, by its flags.
+
+    Args:
+        folder: For its data and its run folder.
+        name: Of the run folder.
+        epochs: To train.
+        extra: More flags.
+    """
+
+    def __init__(self, folder, name, epochs, *extra):
+        self.run_folder = folder / "runs" / name
+        self.data_dir = folder / "records"
+        self._place = ("--logdir", folder / "runs", "-n", name, "--data_dir", self.data_dir,
+                       "--raw_dir", folder / "raw")  # fmt: skip
+        self._new = (*FLAGS, "-e", epochs, *extra)
+        if not (folder / "raw").exists():
+            tiny = archive_maker.tiny_entries()["mnist"]
+            archive_maker.write_idx(folder / "raw" / "mnist", archive_maker.images_of(tiny))
+
+    @property
+    def flags(self):
+        """Those to start with, or to go on with once it has started."""
+        started = (self.run_folder / "config.json").exists()
+        return (*(("-rl",) if started else self._new), *self._place)
 
 
 def command(*flags):

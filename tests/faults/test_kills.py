@@ -1,85 +1,77 @@
 """kill -9 at seeded random moments, and SIGTERM: the run that goes on ends with the same bits."""
 
+import shutil
 import signal
 
 import numpy as np
 import pytest
 
 from tests.faults import harness
+from tests.faults.harness import Job
 
-# 8,750 images in batches of 1,750 are 5 steps an epoch; saved within inner loops too.
-FLAGS = (
-    "--preset", "quickstart", "-m", "mnistfc", "-b", 1750, "-L", 3, "--dropout", 0.3,
-    "--augmentation", "flip_crop", "--bn_reestimate", 1, "--checkpoint_steps", 2,
-)  # fmt: skip
-# Of each moment: how often it may come before the kill, and how long it takes.
-MOMENTS = {"step": (4, 0.3), "checkpoint": (2, 0.4), "validation": (1, 0.3), "data": (1, 2.0)}
+# Of each moment: how often it may come before the kill, and within what time after it.
+MOMENTS = {"records": (1, 0.1), "step": (4, 0.3), "checkpoint": (2, 0.4), "validation": (1, 0.3)}
 
 
-def start(logdir, epochs, name):
-    return (*FLAGS, "-e", epochs, "--logdir", logdir, "-n", name)
+def stopped_again_and_again(job, stops, generator):
+    """Stop a training at each (moment, signal) in turn, then let it end.
 
-
-def go_on(logdir, name):
-    return ("-rl", "--logdir", logdir, "-n", name)
-
-
-def killed_again_and_again(logdir, epochs, moments, generator):
-    """Kill a run at each moment in turn, then let it end; return how many kills it took."""
-    run, kills = logdir / "killed", 0
-    for moment in moments:
+    Returns:
+        How many stops it took before it came to its end.
+    """
+    taken = 0
+    for moment, number in stops:
+        if moment == "records":
+            shutil.rmtree(job.data_dir, ignore_errors=True)  # or there is nothing to build
         most, length = MOMENTS[moment]
-        flags = go_on(logdir, "killed") if (run / "config.json").exists() else start(
-            logdir, epochs, "killed"
-        )  # fmt: skip
         count = int(generator.integers(1, most + 1))
-        status = harness.stop_at(moment, count, generator.uniform(0, length), *flags)
-        if run.exists():
-            harness.assert_nothing_torn(run)
+        status = harness.stop_at(
+            moment, count, generator.uniform(0, length), *job.flags, number=number
+        )
+        harness.assert_nothing_torn(job.run_folder)
         if status is None:
-            break  # it came to its end first
-        assert status == -signal.SIGKILL
-        kills += 1
-    result = harness.run(*go_on(logdir, "killed"))
+            break
+        assert status == (-signal.SIGKILL if number == signal.SIGKILL else 128 + number)
+        taken += 1
+    result = harness.run(*job.flags)
     assert result.returncode == 0, result.stderr
-    return kills
+    return taken
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    logdir = tmp_path_factory.mktemp("whole")
-    result = harness.run(*start(logdir, 2, "whole"))
+def finished(job):
+    result = harness.run(*job.flags)
     assert result.returncode == 0, result.stderr
-    return logdir / "whole"
+    return job.run_folder
 
 
-def test_kill_at_each_moment(uninterrupted, tmp_path):
+def test_stop_at_each_moment(tmp_path):
     generator = np.random.default_rng(20161104)
-    moments = ["checkpoint", "validation", "step", "checkpoint"]
-    kills = killed_again_and_again(tmp_path, 2, moments, generator)
-    assert kills >= 3
-    harness.assert_equal_runs(tmp_path / "killed", uninterrupted)
+    job = Job(tmp_path, "stopped", 2)
+    stops = [
+        ("records", signal.SIGKILL),
+        ("checkpoint", signal.SIGKILL),
+        ("validation", signal.SIGKILL),
+        ("step", signal.SIGTERM),
+    ]
+    assert stopped_again_and_again(job, stops, generator) == len(stops)
+    harness.assert_equal_runs(job.run_folder, finished(Job(tmp_path, "whole", 2)))
 
 
-def test_sigterm_saves_and_says_so(uninterrupted, tmp_path):
-    """A preemption notice costs nothing: the run goes on from the very step."""
-    flags = start(tmp_path, 2, "told")
-    status = harness.stop_at("step", 3, 0.05, *flags, number=signal.SIGTERM)
+def test_sigterm_loses_no_step(tmp_path):
+    job = Job(tmp_path, "told", 2)
+    status = harness.stop_at("step", 4, 0.0, *job.flags, number=signal.SIGTERM)
     assert status == 128 + signal.SIGTERM
-    _, extra = harness.state(tmp_path / "told" / "checkpoints" / "last.keras")
-    assert extra["batches"] in (2, 3)
-    assert harness.run(*go_on(tmp_path, "told")).returncode == 0
-    harness.assert_equal_runs(tmp_path / "told", uninterrupted)
+    _, extra = harness.state(job.run_folder / "checkpoints" / "last.keras")
+    # The fourth step was under way; 2 is the last multiple of --checkpoint_steps.
+    assert extra["batches"] in (3, 4)
 
 
 @pytest.mark.slow
 def test_thirty_kills_in_one_run(tmp_path):
-    """About 15 minutes."""
-    epochs = 8
-    whole = harness.run(*start(tmp_path, epochs, "whole"))
-    assert whole.returncode == 0, whole.stderr
+    """About ten minutes."""
     generator = np.random.default_rng(7)
-    # A step is gained per two kills at least, so the run cannot end before the thirtieth.
-    moments = generator.choice(["step", "checkpoint", "validation", "data"], size=30)
-    assert killed_again_and_again(tmp_path, epochs, moments, generator) == 30
-    harness.assert_equal_runs(tmp_path / "killed", tmp_path / "whole")
+    job = Job(tmp_path, "killed", 12)
+    moments = generator.choice(list(MOMENTS), size=30)
+    stops = [(moment, signal.SIGKILL) for moment in moments]
+    assert stopped_again_and_again(job, stops, generator) == 30
+    harness.assert_equal_runs(job.run_folder, finished(Job(tmp_path, "whole", 12)))

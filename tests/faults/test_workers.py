@@ -1,0 +1,52 @@
+"""A job of two workers, one of which is killed: both end, and the job goes on to the same bits."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+from tests.faults import harness
+from tests.faults.harness import Job
+
+
+def launched(job):
+    """Start the job's two workers."""
+    script = harness.command(*job.flags)[1:]
+    return subprocess.Popen(
+        [sys.executable, "-m", "esgd_tf", "launch", "--workers", "2", "--", *script],
+        cwd=harness.ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_one_of_two_workers_is_killed(tmp_path):
+    job = Job(tmp_path, "killed", 1)
+    with launched(job) as launcher:
+        watchdog = threading.Timer(harness.TIMEOUT, launcher.kill)
+        watchdog.start()
+        steps, pid = 0, None
+        for line in launcher.stdout:
+            if line.startswith("[1] @pid"):
+                pid = int(line.split()[-1])
+            steps += line == "[1] @step\n"
+            if steps == 4:
+                os.kill(pid, signal.SIGKILL)
+                break
+        _, errors = launcher.communicate()
+        watchdog.cancel()
+    assert launcher.returncode == 128 + signal.SIGKILL
+    assert "launch: worker 1 was killed by SIGKILL. The others were stopped." in errors
+    harness.assert_nothing_torn(job.run_folder)
+
+    whole = Job(tmp_path, "whole", 1)
+    for each in (job, whole):
+        with launched(each) as launcher:
+            output, errors = launcher.communicate(timeout=harness.TIMEOUT)
+        assert launcher.returncode == 0, errors
+        # The chief alone reports.
+        assert "[0] " in output
+        assert not [x for x in output.splitlines() if x.startswith("[1] ") and "@" not in x]
+    harness.assert_equal_runs(job.run_folder, whole.run_folder)
