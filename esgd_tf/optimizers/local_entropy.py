@@ -271,7 +271,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
         else:
             last = tf.constant(True)
         self._advance_scalars_of_the_outer_optimizer(last)
-        super().apply(grads, trainable_variables)
+        super().apply([_in_place.fenced(g) for g in grads], trainable_variables)
         outer_iterations = self.outer_optimizer._iterations
         outer_iterations.assign_add(tf.cast(last, outer_iterations.dtype))
 
