@@ -227,7 +227,8 @@ def main() -> None:
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.child:
-        _child(*flags.child, flags.batch_size)
+        network, optimizer = flags.child
+        _child(network, optimizer, flags.batch_size)
         return
     machine = hardware()
     print(machine, flush=True)
