@@ -242,6 +242,14 @@ def tables() -> Iterator[tuple[str, str]]:
             ],
         ),
     )
+    rows = []
+    for n in (8, 64, 1024):
+        whole = cluster.all_reduce(net.weights, n)
+        at = [whole / steps / cluster.gradient(net, 1 - cluster.half) - cluster.half
+              for steps in (1, _L)]  # fmt: skip
+        rows.append([f"{n:,}", f"{1e3 * whole:.2f}", *(f"{b:.0f}" for b in at)])
+    head = ["GPUs", "all-reduce, ms", "b*, data parallel", f"b*, L = {_L} local steps"]
+    yield "crossover", table(head, rows)
 
 
 def main() -> None:

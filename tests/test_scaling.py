@@ -60,23 +60,19 @@ def test_flops_of_a_gradient_evaluation():
         return tape.gradient(loss, [v.value for v in model.trainable_variables])
 
     graph = gradient.get_concrete_function(tf.TensorSpec([batch, 32, 32, 3])).graph
-    # One product of the three: 2 x batch x multiply-adds; by kind and by shapes.
+    # A product of matrices m x k and k x n has 2 m k n operations.
     flops = 0
     for op in graph.get_operations():
-        if op.type == "Conv2D":
-            flops += 2 * size(op.inputs[1].shape[:3]) * size(op.outputs[0].shape)
-        elif op.type == "Conv2DBackpropInput":  # inputs: sizes, filter, gradient
-            flops += 2 * size(op.inputs[1].shape[:3]) * size(op.inputs[2].shape)
-        elif op.type == "Conv2DBackpropFilter":  # inputs: image, sizes, gradient
-            per_output = size(tf.get_static_value(op.inputs[1])[:3])
-            flops += 2 * per_output * size(op.inputs[2].shape)
-        elif op.type == "MatMul":
-            a, b = op.inputs
-            flops += 2 * size(a.shape) * size(b.shape[1:]) if not op.get_attr("transpose_a") else 0
-            flops += 2 * size(a.shape) * size(b.shape[1:]) if op.get_attr("transpose_a") else 0
-    # No gradient is taken of the images: the first layer makes two products, not three.
-    first = 2 * batch * 3 * 3 * 3 * 16 * 32 * 32
-    assert flops == pytest.approx(batch * counted.flops - first, rel=1e-3)
+        filters, gradient_or_output = {
+            "Conv2D": (op.inputs[1:2], op.outputs),
+            "Conv2DBackpropInput": (op.inputs[1:2], op.inputs[2:3]),
+            "Conv2DBackpropFilter": (op.outputs, op.inputs[2:3]),
+        }.get(op.type, ([], []))
+        for kernel, image in zip(filters, gradient_or_output, strict=True):
+            flops += 2 * size(kernel.shape[:3]) * size(image.shape)
+        if op.type == "MatMul":
+            flops += 2 * math.isqrt(math.prod(size(t.shape) for t in [*op.inputs, *op.outputs]))
+    assert flops == batch * counted.flops
 
 
 # ---- memory -------------------------------------------------------------------------------------
@@ -105,8 +101,8 @@ def test_the_table_of_slots_covers_the_library():
 
 # Operations that change a variable in place: tensors read and written.
 IN_PLACE = {"ResourceApplyKerasMomentum": 3 + 2, "ResourceApplyGradientDescent": 2 + 1}
-# Operations that hand a buffer on.
-FREE = {"Placeholder", "ReadVariableOp", "Identity", "NoOp"}
+# Operations that hand a buffer on as it is.
+FREE = {"Placeholder", "ReadVariableOp", "Identity", "IdentityN"}
 
 
 def test_passes_of_a_plain_step():
