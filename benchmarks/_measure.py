@@ -22,7 +22,7 @@ import tensorflow as tf
 from esgd_tf import models
 
 try:
-    import torch  # type: ignore[import-not-found, unused-ignore]
+    import torch
 except ImportError:
     torch = None  # the comparisons with PyTorch are left out
 
