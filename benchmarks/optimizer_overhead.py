@@ -26,13 +26,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import resource
-import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -41,15 +36,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from esgd_tf import models
+from benchmarks._measure import (
+    Stepper,
+    batches,
+    hardware,
+    in_a_child,
+    keras_stepper,
+    measure,
+    peak_mib,
+    report_ratio,
+    torch,
+)
 from esgd_tf.optimizers import EntropySGD
-
-try:
-    import torch
-except ImportError:
-    torch = None  # the comparison with PyTorch is left out
 
 _L = 20
 _SHAPES = {"mnistconv": (28, 28, 1), "wrn-16-4": (32, 32, 3)}
@@ -60,36 +59,6 @@ _PERIODS = {"mnistconv": 30, "wrn-16-4": 4}
 _QUICK_PERIODS = {"mnistconv": 10, "wrn-16-4": 1}
 _SGD, _ENTROPY = "keras SGD-Nesterov", "keras EntropySGD"
 _TORCH_SGD, _TORCH_ENTROPY = "torch SGD-Nesterov", "torch EntropySGD"
-
-# Makes n gradient evaluations.
-Stepper = Callable[[int], None]
-
-
-def batches(network: str, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Eight batches of noise: images ``[8, batch, h, w, c]`` and labels ``[8, batch]``."""
-    rng = np.random.default_rng(0)
-    images = rng.normal(size=(8, batch_size, *_SHAPES[network])).astype("float32")
-    return images, rng.integers(0, 10, (8, batch_size))
-
-
-def keras_stepper(network: str, batch_size: int, optimizer: keras.optimizers.Optimizer) -> Stepper:
-    """A compiled Keras model on an endless iterator, as ``fit`` would run it, in graph mode."""
-    model = models.build(network, _SHAPES[network], 10, seed=0)
-    model.compile(
-        optimizer,
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        jit_compile=False,
-    )
-    model.make_train_function()
-    data = tf.data.Dataset.from_tensor_slices(batches(network, batch_size)).cache().repeat()
-    iterator = iter(data.prefetch(2))
-
-    def step(count: int) -> None:
-        for _ in range(count):
-            logs = model.train_function(iterator)
-        float(logs["loss"])
-
-    return step
 
 
 def keras_optimizer(name: str, langevin_steps: int = _L) -> keras.optimizers.Optimizer:
@@ -118,7 +87,7 @@ def _torch_lenet() -> torch.nn.Module:
 
 def _torch_gradients(network: torch.nn.Module, batch_size: int) -> Iterator[None]:
     """Each ``next`` leaves the gradient of one minibatch in the parameters."""
-    images, labels = batches("mnistconv", batch_size)
+    images, labels = batches(_SHAPES["mnistconv"], batch_size)
     data = [
         (torch.from_numpy(np.moveaxis(x, -1, 1).copy()), torch.from_numpy(y))
         for x, y in zip(images, labels, strict=True)
@@ -196,103 +165,19 @@ def torch_entropy_stepper(
     return step
 
 
-def _clock() -> np.ndarray:
-    """Seconds: of the wall, of this process on processors, of all processes on processors."""
-    wall, own = time.perf_counter(), time.process_time()
-    stat = Path("/proc/stat")
-    if not stat.exists():
-        return np.array([wall, own, own])  # not Linux: others go unnoticed
-    ticks = [int(x) for x in stat.read_text().splitlines()[0].split()[1:9]]
-    busy = sum(ticks) - ticks[3] - ticks[4]  # all but idle and waiting for a disk
-    return np.array([wall, own, busy / os.sysconf("SC_CLK_TCK")])
-
-
-def measure(steppers: dict[str, Stepper], turn: int, periods: int) -> dict[str, np.ndarray]:
-    """Lets the contenders take turns.
-
-    Args:
-        steppers: By name.
-        turn: Steps of one turn, a divisor of L.
-        periods: Periods of L steps to measure, after a warm-up that is not counted. Up to three
-            times as many are run where others disturb them; if too few are quiet, the quietest.
-
-    Returns:
-        By name, ``[periods, 2]``: wall and processor seconds per step.
-    """
-    for step in steppers.values():
-        step(_L if turn == _L else 2)
-    order = list(steppers)
-    measured = []
-    for _ in range(3 * periods):
-        seconds = {name: np.zeros(3) for name in steppers}
-        for _ in range(_L // turn):
-            order.append(order.pop(0))
-            for name in order:
-                start = _clock()
-                steppers[name](turn)
-                seconds[name] += _clock() - start
-        wall, own, busy = sum(seconds.values())
-        measured.append(((busy - own) / wall / (os.cpu_count() or 1), len(measured), seconds))
-        if sum(others < 0.1 for others, *_ in measured) == periods:
-            break
-    kept = sorted(measured)[:periods]
-    print(
-        f"  kept {len(kept)} of {len(measured)} periods; in them others took up to "
-        f"{kept[-1][0]:.0%} of the processors"
-    )
-    return {name: np.array([row[2][name][:2] for row in kept]) / _L for name in steppers}
-
-
-def report_ratio(
-    seconds: dict[str, np.ndarray], over: str, under: str, aim: str
-) -> dict[str, object]:
-    """Prints one line of ratios and returns its numbers."""
-    wall, processor = (seconds[over] / seconds[under]).T
-    q1, median, q3 = np.percentile(wall, (25, 50, 75))
-    line = {
-        "ratio": f"{over} / {under}",
-        "median": median,
-        "min": wall.min(),
-        "quartiles": [q1, q3],
-        "cpu_time": statistics.median(processor),
-        "periods": len(wall),
-        "aim": aim,
-    }
-    print(
-        f"  {line['ratio']:42s} {median:.3f}  [min {wall.min():.3f}, quartiles {q1:.3f} {q3:.3f}, "
-        f"n={len(wall)}; CPU time {line['cpu_time']:.3f}]  aim: {aim}"
-    )
-    return line
-
-
 def peak_memory(network: str, batch_size: int, optimizer: str) -> float:
     """MiB of the largest resident set of a child that trains with this optimizer."""
-    command = [sys.executable, __file__, "--child", network, optimizer]
-    command += ["--batch-size", str(batch_size)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"The child that measures memory failed:\n{done.stderr}")
-    return float(done.stdout.split()[-1])
+    size = str(batch_size)
+    return float(in_a_child(__file__, "--child", network, optimizer, "--batch-size", size))
 
 
 def _child(network: str, optimizer: str, batch_size: int) -> None:
     # Two whole periods; a short L does not change what is in memory.
-    keras_stepper(network, batch_size, keras_optimizer(optimizer, langevin_steps=3))(6)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(peak / (2**20 if sys.platform == "darwin" else 2**10))
-
-
-def _hardware() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    model = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "")
-    devices = [d.name for d in tf.config.list_physical_devices()]
-    return (
-        f"{model or platform.processor()}, {os.cpu_count()} cores, devices {devices}; "
-        f"Python {platform.python_version()}, TensorFlow {tf.__version__}, Keras "
-        f"{keras.__version__}, PyTorch {torch.__version__ if torch else 'not installed'}; "
-        f"load {os.getloadavg()[0]:.1f}"
+    step = keras_stepper(
+        network, _SHAPES[network], batch_size, keras_optimizer(optimizer, langevin_steps=3)
     )
+    step(6)
+    print(peak_mib())
 
 
 def run(network: str, batch_size: int, periods: int) -> dict[str, object]:
@@ -301,12 +186,16 @@ def run(network: str, batch_size: int, periods: int) -> dict[str, object]:
     # Children first: their memory must not be squeezed by what this process holds.
     memory = {name: peak_memory(network, batch_size, name) for name in (_SGD, _ENTROPY)}
     steppers = {
-        name: keras_stepper(network, batch_size, keras_optimizer(name)) for name in (_SGD, _ENTROPY)
+        name: keras_stepper(network, _SHAPES[network], batch_size, keras_optimizer(name))
+        for name in (_SGD, _ENTROPY)
     }
     if torch is not None and network == "mnistconv":
         steppers[_TORCH_SGD] = torch_sgd_stepper(batch_size)
         steppers[_TORCH_ENTROPY] = torch_entropy_stepper(batch_size)
-    seconds = measure(steppers, _TURN[network], periods)
+    turn = _TURN[network]
+    for step in steppers.values():
+        step(_L if turn == _L else 2)
+    seconds = measure(steppers, turn=turn, turns=_L // turn, periods=periods, at_most=3 * periods)
     for name, values in seconds.items():
         note = f", peak memory {memory[name]:.0f} MiB" if name in memory else ""
         milliseconds = 1e3 * np.median(values[:, 0])
@@ -338,15 +227,16 @@ def main() -> None:
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.child:
-        _child(*flags.child, flags.batch_size)
+        network, optimizer = flags.child
+        _child(network, optimizer, flags.batch_size)
         return
-    hardware = _hardware()
-    print(hardware, flush=True)
+    machine = hardware()
+    print(machine, flush=True)
     default = _QUICK_PERIODS if flags.quick else _PERIODS
     results = [run(n, flags.batch_size, flags.periods or default[n]) for n in flags.networks]
     print(f"load at the end {os.getloadavg()[0]:.1f}")
     if flags.json:
-        flags.json.write_text(json.dumps({"hardware": hardware, "results": results}, indent=2))
+        flags.json.write_text(json.dumps({"hardware": machine, "results": results}, indent=2))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,25 @@ Two things matter for speed and are easy to lose:
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
+
+
+def fenced(gradient: Any) -> Any:
+    """Return the gradient as it is, such that what is done with it stays in its own dtype.
+
+    TensorFlow's bfloat16 rewriter (`training/precision.py`) spreads from a convolution's gradient
+    over what follows, norms and comparisons too: clipping would go by a norm with eight bits. It
+    does not pass this operation, which hands its input through and costs nothing.
+
+    Args:
+        gradient: A tensor; anything else (IndexedSlices, None) comes back as it is.
+    """
+    options = tf.config.optimizer.get_experimental_options()
+    if not options.get("auto_mixed_precision_onednn_bfloat16") or not tf.is_tensor(gradient):
+        return gradient
+    return tf.raw_ops.PlaceholderWithDefault(input=gradient, shape=gradient.shape)
 
 
 def subtract_scaled(variable: tf.Variable, scale: tf.Tensor, delta: tf.Tensor) -> None:

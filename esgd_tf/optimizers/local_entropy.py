@@ -293,7 +293,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
             last = tf.constant(True)
         scalars = self._advance_scalars_of_the_outer_optimizer(last)
         skipped = None if self._skipped is None else tf.identity(self._skipped.value)
-        super().apply(grads, trainable_variables)
+        super().apply([_in_place.fenced(g) for g in grads], trainable_variables)
         if skipped is not None:
             taken = tf.equal(skipped, self._skipped.value)
             last &= taken
