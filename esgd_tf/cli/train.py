@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from esgd_tf.cli.settings import (
     resume_settings,
     settings_table,
 )
+from esgd_tf.cli.startup import one_sentence, without_startup_messages
 
 __all__ = ["main"]
 
@@ -62,7 +60,7 @@ def _train(fv: Any, presets: Mapping[str, Mapping[str, Any]]) -> int:
 
     print(settings_table(settings), flush=True)
     # From here on TensorFlow is needed.
-    with _without_startup_messages():
+    with without_startup_messages():
         import tensorflow as tf
 
         from esgd_tf.cli.training_run import run_training
@@ -92,7 +90,7 @@ def _train(fv: Any, presets: Mapping[str, Mapping[str, Any]]) -> int:
     except (MemoryError, OSError, ValueError) as error:
         # What else users can get wrong: a full disk, a folder they may not write to, a model that
         # does not fit the images.
-        return _fail(_one_sentence(error))
+        return _fail(one_sentence(error))
 
 
 def _what_to_run(
@@ -165,38 +163,6 @@ def _preset_table(presets: Mapping[str, Mapping[str, Any]]) -> str:
                 )
 
     return "\n".join(rows())
-
-
-@contextlib.contextmanager
-def _without_startup_messages() -> Iterator[None]:
-    """Keep what TensorFlow's C++ code writes to stderr while it starts, unless it fails.
-
-    Its remarks on instruction sets and missing GPUs come before its own logging is set up, so that
-    no setting silences them.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as kept:
-        os.dup2(kept.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            kept.seek(0)
-            os.write(stderr, kept.read())
-            raise
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-
-
-def _one_sentence(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    sentence = text[0] if text else type(error).__name__
-    if isinstance(error, OSError) and error.strerror:
-        sentence = f"{error.strerror}: {error.filename or 'while writing'}"
-    return sentence
 
 
 def _fail(message: str, status: int = _FAILED) -> int:

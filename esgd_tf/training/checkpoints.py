@@ -17,16 +17,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from esgd_tf.training.errors import CheckpointError
 from esgd_tf.training.evaluation import evaluate_at
 from esgd_tf.training.run_folder import replaced_when_whole
 
-__all__ = ["CheckpointError", "Progress", "load_checkpoint", "save_checkpoint"]
+__all__ = ["CheckpointError", "Progress", "load_checkpoint", "load_network", "save_checkpoint"]
 
 _MEMBER = "esgd_tf.json"
-
-
-class CheckpointError(Exception):
-    """A checkpoint cannot be loaded; the message says why and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,21 +72,7 @@ def load_checkpoint(model: keras.Model, path: Path) -> Progress:
     Raises:
         CheckpointError: The file is missing, damaged, or of another model or optimizer.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-            if damaged is not None:
-                raise CheckpointError(
-                    f"Checkpoint {path} is damaged: the checksum of its part {damaged} is wrong."
-                )
-            extra = json.loads(archive.read(_MEMBER))
-    except FileNotFoundError:
-        raise CheckpointError(f"There is no checkpoint {path}.") from None
-    except IsADirectoryError:
-        raise CheckpointError(f"{path} is a folder, not a checkpoint file.") from None
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
-        raise CheckpointError(f"{path} is no whole checkpoint of train.py ({error}).") from None
-    random_states = extra.pop("random_states")
+    progress, random_states = _read_extra(path)
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     try:
@@ -102,7 +85,50 @@ def load_checkpoint(model: keras.Model, path: Path) -> Progress:
             f"Checkpoint {path} is that of another model or optimizer: "
             f"{str(error).strip().splitlines()[0]}"
         ) from None
-    return Progress(**extra)
+    return progress
+
+
+def load_network(path: Path) -> tuple[keras.Model, Progress]:
+    """Load the network of a checkpoint, at the anchor and without its optimizer.
+
+    Args:
+        path: A `.keras` file that `save_checkpoint` wrote.
+
+    Returns:
+        The model, not compiled, and the progress stored along.
+
+    Raises:
+        CheckpointError: The file is missing or damaged, or its layers are not known.
+    """
+    progress, _ = _read_extra(path)
+    try:
+        return keras.models.load_model(path, compile=False), progress
+    except (ValueError, KeyError, TypeError) as error:
+        # Such as a layer of an architecture that no one has registered in this process.
+        raise CheckpointError(
+            f"The network of checkpoint {path} cannot be built: "
+            f"{str(error).strip().splitlines()[0]}"
+        ) from None
+
+
+def _read_extra(path: Path) -> tuple[Progress, list[Any]]:
+    """Check that the file is whole; return the progress and the states of random generators."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+            if damaged is not None:
+                raise CheckpointError(
+                    f"Checkpoint {path} is damaged: the checksum of its part {damaged} is wrong."
+                )
+            extra = json.loads(archive.read(_MEMBER))
+            random_states = extra.pop("random_states")
+            return Progress(**extra), random_states
+    except FileNotFoundError:
+        raise CheckpointError(f"There is no checkpoint {path}.") from None
+    except IsADirectoryError:
+        raise CheckpointError(f"{path} is a folder, not a checkpoint file.") from None
+    except (zipfile.BadZipFile, KeyError, TypeError, ValueError, EOFError) as error:
+        raise CheckpointError(f"{path} is no whole checkpoint of train.py ({error}).") from None
 
 
 def _random_variables(model: keras.Model) -> list[Any]:

@@ -21,11 +21,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from esgd_tf.training.errors import RunFolderError
+
 __all__ = ["RunFolder", "RunFolderError", "replaced_when_whole"]
-
-
-class RunFolderError(Exception):
-    """A run folder cannot be used; the message says why and what to do."""
 
 
 class RunFolder:

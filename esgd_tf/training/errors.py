@@ -1,0 +1,11 @@
+"""What can be wrong with a run. Imports nothing, so that commands can catch it without TensorFlow."""
+
+__all__ = ["CheckpointError", "RunFolderError"]
+
+
+class RunFolderError(Exception):
+    """A run folder cannot be used; the message says why and what to do."""
+
+
+class CheckpointError(Exception):
+    """A checkpoint cannot be loaded; the message says why and what to do."""
