@@ -117,17 +117,12 @@ def describe(run: StoredRun, checkpoint: Path, network: Any, what: str) -> str:
         what: The images.
     """
     e = run.experiment
-    statistics = (
-        f"estimated anew from {network.reestimated:,} training images"
-        if network.reestimated
-        else "as stored"
-    )
     inner = f", L = {e['langevin_steps']}" if e["langevin_steps"] else ""
     rows = {
         "run": f"{run.name}: {e['model']} on {e['dataset']}, {e['optimizer']}{inner}",
         "checkpoint": f"{checkpoint.name}, after {network.batches:,} gradient evaluations "
         f"({network.epochs:g} effective epochs)",
-        "BatchNorm": statistics,
+        "BatchNorm": network.statistics,
         "data": what,
     }
     return "\n".join(

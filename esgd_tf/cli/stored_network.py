@@ -44,6 +44,13 @@ class StoredNetwork:
     epochs: float
     reestimated: int
 
+    @property
+    def statistics(self) -> str:
+        """Where the BatchNorm statistics are from, in words."""
+        if self.reestimated:
+            return f"estimated anew from {self.reestimated:,} training images"
+        return "as stored"
+
     def logits(
         self, images: NDArray[np.uint8], batch_size: int, model: Any = None
     ) -> NDArray[np.float32]:

@@ -93,11 +93,11 @@ class StoredRun:
         return -(-ENTRIES[self.experiment["dataset"]].num_train // self.experiment["batch_size"])
 
     @property
-    def test_images(self) -> int:
-        """How many test images the run was evaluated on: --limit_steps means fewer."""
-        there = ENTRIES[self.experiment["dataset"]].num_test
+    def sees_all_test_images(self) -> bool:
+        """Whether its evaluations used the whole test set: --limit_steps may mean less."""
         limit = self.run["limit_steps"]
-        return there if limit is None else min(there, limit * self.experiment["batch_size"])
+        test_images = ENTRIES[self.experiment["dataset"]].num_test
+        return limit is None or limit * self.experiment["batch_size"] >= test_images
 
     def history(self) -> list[dict[str, float]]:
         """Return the lines of history.csv, empty if there is none yet.
