@@ -8,6 +8,7 @@ in one process. No TensorFlow here.
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,7 +32,7 @@ class CommandLine:
     Args:
         name: The command.
         words: What stands for its words in the help: "RUN IMAGE...".
-        summary: One sentence.
+        summary: What it does, for the help.
         examples: What follows the command's name in each example.
         at_least: How many words it needs.
         at_most: How many it takes; None for any number.
@@ -127,7 +128,7 @@ class CommandLine:
     def help_text(self) -> str:
         """Return the help, in 80 columns."""
         call = f"python3 -m esgd_tf {self._name}"
-        lines = [f"{call} {self._words} [flags]", "", self._summary, ""]
+        lines = [f"{call} {self._words} [flags]", "", textwrap.fill(self._summary, 79), ""]
         lines += [f"  {call} {example}" for example in self._examples]
         lines += ["", "Flags:"]
         for name in self._names:

@@ -68,8 +68,8 @@ def main(argv: Sequence[str]) -> int:
     line = CommandLine(
         "compare",
         "RUN RUN...",
-        "Prints the last test error of several runs of one data set, and draws their test\n"
-        "errors against gradient evaluations. Runs that differ in nothing but the seed are\n"
+        "Prints the last test error of several runs of one data set, and draws their test "
+        "errors against gradient evaluations. Runs that differ in nothing but the seed are "
         "also summed up: mean and sample standard deviation.",
         ["runs/*", "RUN RUN --markdown --out wide.png"],
         at_least=2,

@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
     line = CommandLine(
         "evaluate",
         "RUN",
-        "Evaluates the network of a run, at the anchor: accuracy, loss, negative log\n"
+        "Evaluates the network of a run, at the anchor: accuracy, loss, negative log "
         "likelihood, expected calibration error (15 bins; Guo et al. 2017).",
         ["runs/quickstart-entropy-sgd", "RUN --checkpoint best --json best.json",
          "RUN -i 'mine/*.tfrecord'"],

@@ -29,9 +29,9 @@ def main(argv: Sequence[str]) -> int:
     line = CommandLine(
         "export",
         "RUN OUT",
-        "Writes the network of a run, at the anchor, in float32 and without its optimizer,\n"
-        "as OUT.keras and as the SavedModel folder OUT. They load where esgd_tf is not\n"
-        "installed: keras.models.load_model, keras.layers.TFSMLayer, tf.saved_model.load.\n"
+        "Writes the network of a run, at the anchor, in float32 and without its optimizer, "
+        "as OUT.keras and as the SavedModel folder OUT. They load where esgd_tf is not "
+        "installed: keras.models.load_model, keras.layers.TFSMLayer, tf.saved_model.load. "
         "By default they take pixels 0 ... 255 and return logits.",
         ["runs/quickstart-entropy-sgd fashion", "RUN OUT --format keras --softmax"],
         at_least=2,
@@ -61,15 +61,11 @@ def _export(fv: Any, words: list[str]) -> None:
     for kind, target in targets.items():
         _require_free(kind, target, overwrite=fv.overwrite)
     start_tensorflow()
-    import keras
-
     from esgd_tf.cli.stored_network import load_stored_network
     from esgd_tf.training.plain_network import plain_network, with_preprocessing
     from esgd_tf.training.run_folder import folder_when_whole, replaced_when_whole
 
     network = load_stored_network(run, checkpoint, fv)
-    # The exported layers are float32 whatever the run's policy was.
-    keras.config.set_dtype_policy("float32")
     model = with_preprocessing(
         plain_network(network.model),
         network.preprocess if fv.preprocessing else None,
@@ -83,9 +79,10 @@ def _export(fv: Any, words: list[str]) -> None:
         if "saved_model" in targets:
             folder = written.enter_context(folder_when_whole(targets["saved_model"]))
             model.export(folder, format="tf_saved_model", verbose=False)
-    batch, *shape = model.input_shape
-    takes = "pixels 0 to 255" if fv.preprocessing else (
-        f"images preprocessed by {run.experiment['preprocessing']}")  # fmt: skip
+    shape = model.input_shape[1:]
+    takes = "pixels 0 to 255"
+    if not fv.preprocessing:
+        takes = f"images preprocessed by {run.experiment['preprocessing']}"
     returns = "probabilities" if fv.softmax else "logits"
     print(f"run        {run.name}, {checkpoint.name}, BatchNorm {network.statistics}")
     print(f"input      float32 [n, {', '.join(map(str, shape))}], {takes}")
@@ -128,7 +125,10 @@ def _check(fv: Any, network: Any, targets: dict[str, Path]) -> None:
         return keras.ops.cast(batch, "float32")
 
     batches = evaluation_batches(
-        images, labels, batch_size=_BATCH, preprocess=raw if fv.preprocessing else network.preprocess
+        images,
+        labels,
+        batch_size=_BATCH,
+        preprocess=raw if fv.preprocessing else network.preprocess,
     )
     expected = network.logits(images, _BATCH)
     accuracy = classification_metrics(expected, labels).accuracy

@@ -12,7 +12,15 @@ from absl import flags
 from esgd_tf.data import AUGMENTATIONS, DATASETS, PREPROCESSINGS
 from esgd_tf.models import names as model_names
 
-__all__ = ["OPTIMIZERS", "FlagError", "define_flags", "flag_error", "flag_help", "help_text", "parse"]
+__all__ = [
+    "OPTIMIZERS",
+    "FlagError",
+    "define_flags",
+    "flag_error",
+    "flag_help",
+    "help_text",
+    "parse",
+]
 
 OPTIMIZERS = ("entropy-sgd", "entropy-adam", "sgd", "momentum", "adam")
 

@@ -28,8 +28,8 @@ def main(argv: Sequence[str]) -> int:
     line = CommandLine(
         "predict",
         "RUN IMAGE...",
-        "Classifies image files (PNG, JPEG, BMP, GIF) with the network of a run, at the\n"
-        "anchor. They are converted to the data set's channels, resized to its size and\n"
+        "Classifies image files (PNG, JPEG, BMP, GIF) with the network of a run, at the "
+        "anchor. They are converted to the data set's channels, resized to its size and "
         "preprocessed as in training.",
         ["runs/quickstart-entropy-sgd shirt.png boot.jpg", "RUN *.png --top 1 --json"],
         at_least=2,

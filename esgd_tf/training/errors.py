@@ -1,4 +1,4 @@
-"""What can be wrong with a run. Imports nothing, so that commands can catch it without TensorFlow."""
+"""What can be wrong with a run. Imports nothing: commands catch it without TensorFlow."""
 
 __all__ = ["CheckpointError", "RunFolderError"]
 

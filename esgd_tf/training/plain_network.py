@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -10,15 +12,11 @@ import numpy as np
 from esgd_tf.data.preprocessing import Preprocessor, as_affine, as_whitening
 from esgd_tf.models import BatchNormalization
 
-__all__ = ["PlainNetworkError", "plain_network", "with_preprocessing"]
+__all__ = ["plain_network", "with_preprocessing"]
 
 # Added to the variance of an image before the square root. An image that is not constant has a
 # variance of 1/n at least, with n values; a constant one must not have its rounding error blown up.
 _CONTRAST_EPSILON = 1e-7
-
-
-class PlainNetworkError(Exception):
-    """The network has a layer that is not Keras' own."""
 
 
 def plain_network(model: keras.Model) -> keras.Model:
@@ -33,7 +31,7 @@ def plain_network(model: keras.Model) -> keras.Model:
         Another model with the same inputs, outputs and layer names; not compiled.
 
     Raises:
-        PlainNetworkError: A layer is neither Keras' nor our BatchNormalization.
+        ValueError: A layer is neither Keras' nor our BatchNormalization.
     """
 
     def plain(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -43,14 +41,15 @@ def plain_network(model: keras.Model) -> keras.Model:
             kind = keras.layers.BatchNormalization
             del config["fused"]
         elif kind.__module__.split(".")[0] != "keras":
-            raise PlainNetworkError(
+            raise ValueError(
                 f"The layer {layer.name} is a {kind.__module__}.{kind.__name__}, which plain Keras "
                 "cannot load: only networks of Keras' own layers can be exported."
             )
         config["dtype"] = "float32"  # a mixed policy is for training
         return kind.from_config(config)
 
-    network = keras.models.clone_model(model, clone_function=plain, recursive=True)
+    with _float32():
+        network = keras.models.clone_model(model, clone_function=plain, recursive=True)
     network.set_weights(model.get_weights())
     return network
 
@@ -70,14 +69,25 @@ def with_preprocessing(
         [batch, h, w, c], to logits or probabilities, [batch, classes].
     """
     shape = network.input_shape[1:]
-    inputs = keras.Input(shape, dtype="float32", name="images")
-    x = inputs
-    for layer in [] if preprocess is None else _layers(preprocess, shape):
-        x = layer(x)
-    outputs = network(x)
-    if softmax:
-        outputs = keras.layers.Softmax(dtype="float32", name="probabilities")(outputs)
-    return keras.Model(inputs, outputs, name=f"{network.name}_exported")
+    with _float32():
+        x = inputs = keras.Input(shape, name="images")
+        for layer in [] if preprocess is None else _layers(preprocess, shape):
+            x = layer(x)
+        outputs = network(x)
+        if softmax:
+            outputs = keras.layers.Softmax(name="probabilities")(outputs)
+        return keras.Model(inputs, outputs, name=f"{network.name}_exported")
+
+
+@contextlib.contextmanager
+def _float32() -> Iterator[None]:
+    """Make new layers float32, whatever the policy of the process is."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def _layers(preprocess: Preprocessor, shape: tuple[int, ...]) -> list[keras.layers.Layer]:
@@ -87,7 +97,7 @@ def _layers(preprocess: Preprocessor, shape: tuple[int, ...]) -> list[keras.laye
         shift, factor = (np.broadcast_to(a, shape[-1:]).astype(np.float64) for a in affine)
         return [
             keras.layers.Normalization(
-                mean=shift.tolist(), variance=(factor**-2.0).tolist(), dtype="float32",
+                mean=shift.tolist(), variance=(factor**-2.0).tolist(),
                 name="preprocessing",
             )
         ]  # fmt: skip
@@ -96,17 +106,17 @@ def _layers(preprocess: Preprocessor, shape: tuple[int, ...]) -> list[keras.laye
     # Keras' LayerNormalization divides by the biased deviation, the contrast normalisation by
     # that with n - 1: the whitening takes the difference along, and the mean into its bias.
     contrast = keras.layers.LayerNormalization(
-        epsilon=_CONTRAST_EPSILON, center=False, scale=False, dtype="float32",
+        epsilon=_CONTRAST_EPSILON, center=False, scale=False,
         name="preprocessing_contrast",
     )  # fmt: skip
-    whitening = keras.layers.Dense(size, dtype="float32", name="preprocessing_whitening")
+    whitening = keras.layers.Dense(size, name="preprocessing_whitening")
     whitening.trainable = False
     whitening.build((None, size))
     matrix = matrix.astype(np.float64)
     whitening.set_weights([np.sqrt((size - 1) / size) * matrix, -mean @ matrix])
     return [
-        keras.layers.Flatten(dtype="float32", name="preprocessing_flatten"),
+        keras.layers.Flatten(name="preprocessing_flatten"),
         contrast,
         whitening,
-        keras.layers.Reshape(shape, dtype="float32", name="preprocessing_reshape"),
+        keras.layers.Reshape(shape, name="preprocessing_reshape"),
     ]
