@@ -76,7 +76,7 @@ def _evaluate(fv: Any, words: list[str]) -> None:
     loss = float(keras.losses.SparseCategoricalCrossentropy(from_logits=True)(labels, logits))
     low, high = found.accuracy_interval
     print(
-        describe(run, checkpoint, network, what)
+        _description(run, checkpoint, network, what)
         + f"""
   accuracy, at the anchor     {100 * found.accuracy:.2f} %  (95% interval \
 {100 * low:.2f} to {100 * high:.2f} %)
@@ -107,7 +107,7 @@ def _evaluate(fv: Any, words: list[str]) -> None:
         print(f"\nwritten: {out}")
 
 
-def describe(run: StoredRun, checkpoint: Path, network: Any, what: str) -> str:
+def _description(run: StoredRun, checkpoint: Path, network: Any, what: str) -> str:
     """Return what is evaluated, in lines of at most 80 columns.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,8 @@ def _export(fv: Any, words: list[str]) -> None:
     print(f"run        {run.name}, {checkpoint.name}, BatchNorm {network.statistics}")
     print(f"input      float32 [n, {', '.join(map(str, shape))}], {takes}")
     print(f"output     float32 [n, {model.output_shape[-1]}], {returns}, in the order of")
-    print(_wrapped(", ".join(network.images.label_names)))
+    names = ", ".join(network.images.label_names)
+    print(textwrap.fill(names, 80, initial_indent=" " * 11, subsequent_indent=" " * 11))
     for kind, target in targets.items():
         size = sum(f.stat().st_size for f in [target, *target.rglob("*")] if f.is_file())
         print(f"written    {target}  ({kind}, {size / 2**20:.1f} MiB)")
@@ -147,9 +149,3 @@ def _check(fv: Any, network: Any, targets: dict[str, Path]) -> None:
         share = float((outputs.argmax(axis=1) == labels).mean())
         difference = float(np.abs(outputs - expected).max())
         print(f"  {target.name:<32} {100 * share:6.2f} %   {difference:.1e}")
-
-
-def _wrapped(text: str) -> str:
-    import textwrap
-
-    return textwrap.fill(text, 80, initial_indent=" " * 11, subsequent_indent=" " * 11)

@@ -51,21 +51,18 @@ class StoredNetwork:
             return f"estimated anew from {self.reestimated:,} training images"
         return "as stored"
 
-    def logits(
-        self, images: NDArray[np.uint8], batch_size: int, model: Any = None
-    ) -> NDArray[np.float32]:
+    def logits(self, images: NDArray[Any], batch_size: int) -> NDArray[np.float32]:
         """Return the logits of raw images.
 
         Args:
             images: [n, h, w, c], pixels 0 ... 255.
             batch_size: Images at a time.
-            model: Another network to feed with the same preprocessed images.
         """
         unused = np.zeros(len(images), np.int32)
         batches = evaluation_batches(
             images, unused, batch_size=batch_size, preprocess=self.preprocess
         )
-        return (self.model if model is None else model).predict(batches, verbose=0)
+        return self.model.predict(batches, verbose=0)
 
 
 def load_stored_network(run: StoredRun, checkpoint: Path, fv: Any) -> StoredNetwork:

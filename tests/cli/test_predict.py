@@ -119,7 +119,9 @@ def test_the_first_frame_of_a_gif(tmp_path):
     np.testing.assert_array_equal(found.pixels, [[[255, 0, 0]]])
 
 
-@pytest.mark.parametrize("content", [b"", b"no image at all", tf.io.encode_png(COLOUR).numpy()[:400]])
+@pytest.mark.parametrize(
+    "content", [b"", b"no image at all", tf.io.encode_png(COLOUR).numpy()[:400]]
+)
 def test_a_file_that_is_no_image(finished, tmp_path, capsys, content):
     good, bad = tmp_path / "good.png", tmp_path / "bad.png"
     good.write_bytes(tf.io.encode_png(GREY).numpy())
