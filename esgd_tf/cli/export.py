@@ -95,6 +95,9 @@ def _export(fv: Any, words: list[str]) -> None:
         print(f"written    {target}  ({kind}, {size / 2**20:.1f} MiB)")
     if fv.check:
         _check(fv, network, targets)
+        policy = run.run.get("mixed_precision", "none")
+        if policy != "none":
+            print(f"  (the run computes in {policy}, what was written in float32)")
 
 
 def _require_free(kind: str, target: Path, *, overwrite: bool) -> None:

@@ -110,7 +110,9 @@ def test_a_folder_that_is_no_export_is_never_replaced(finished, tmp_path, capsys
     assert (tmp_path / "home" / "letter").read_text() == "dear"
 
 
-def test_a_failure_leaves_nothing(finished, tmp_path, monkeypatch, capsys):
+def test_a_failure_leaves_nothing_new_and_all_that_was_there(
+    finished, tmp_path, monkeypatch, capsys
+):
     def full(self, path, **_):
         path.mkdir()
         (path / "saved_model.pb").write_text("half")
@@ -120,3 +122,10 @@ def test_a_failure_leaves_nothing(finished, tmp_path, monkeypatch, capsys):
     assert esgd_tf("export", finished, tmp_path / "net") == 1
     assert "No space left on device" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "net.keras").write_text("old")
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / "saved_model.pb").write_text("old")
+    assert esgd_tf("export", finished, tmp_path / "net", "--overwrite") == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["net", "net.keras"]
+    assert (tmp_path / "net.keras").read_text() == "old"
+    assert (tmp_path / "net" / "saved_model.pb").read_text() == "old"
