@@ -12,7 +12,16 @@ from absl import flags
 from esgd_tf.data import AUGMENTATIONS, DATASETS, PREPROCESSINGS
 from esgd_tf.models import names as model_names
 
-__all__ = ["OPTIMIZERS", "STRATEGIES", "FlagError", "define_flags", "help_text", "parse"]
+__all__ = [
+    "OPTIMIZERS",
+    "STRATEGIES",
+    "FlagError",
+    "define_flags",
+    "flag_error",
+    "flag_help",
+    "help_text",
+    "parse",
+]
 
 # As in `esgd_tf.training.strategies`, which needs TensorFlow.
 STRATEGIES = ("auto", "none", "mirrored", "multi_worker", "tpu")
@@ -168,9 +177,14 @@ def parse(fv: flags.FlagValues, argv: Sequence[str]) -> None:
     try:
         rest = fv(list(argv))
     except flags.Error as error:
-        raise FlagError(str(error).replace("flag --", "--").rstrip(".")) from None
+        raise FlagError(flag_error(error)) from None
     if len(rest) > 1:
         raise FlagError(f"{rest[1]!r} belongs to no flag")
+
+
+def flag_error(error: flags.Error) -> str:
+    """Return absl's complaint in the form that all commands print."""
+    return str(error).replace("flag --", "--").rstrip(".?: ")
 
 
 def help_text(fv: flags.FlagValues, defaults: Mapping[str, Any]) -> str:
@@ -189,12 +203,18 @@ def help_text(fv: flags.FlagValues, defaults: Mapping[str, Any]) -> str:
     for group in _GROUPS:
         lines += ["", f"{group.title}:"]
         for name in group.names:
-            lines += _flag_help(fv[name], defaults.get(name))
+            lines += flag_help(fv[name], defaults.get(name))
     lines += ["", "Defaults shown as (preset: ...) are those of the preset in force without flags."]
     return "\n".join(lines)
 
 
-def _flag_help(flag: flags.Flag, preset_value: Any) -> list[str]:
+def flag_help(flag: flags.Flag, preset_value: Any = None) -> list[str]:
+    """Return the lines of the help about one flag, in 80 columns.
+
+    Args:
+        flag: The flag.
+        preset_value: What it is by the preset in force; None where presets have no say.
+    """
     name = f"--{flag.name}" if flag.short_name is None else f"-{flag.short_name}, --{flag.name}"
     choices = getattr(flag.parser, "enum_values", None)
     # absl puts the choices in front of the help in a form that cannot be wrapped.

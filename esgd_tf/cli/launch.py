@@ -103,7 +103,7 @@ class _Workers:
                 self._read(index, process)
         except OSError as error:
             self._stop(signal.SIGKILL)
-            print(f"launch: {self._command[0]}: {error.strerror}.", file=sys.stderr)
+            print(f"esgd_tf launch: {self._command[0]}: {error.strerror}.", file=sys.stderr)
             return 1
         with _forwarded(self._stop):
             failed = self._wait()
@@ -185,7 +185,7 @@ class _Workers:
         code = self._processes[failed].returncode
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
         others = " The others were stopped." if self._count > 1 else ""
-        print(f"launch: worker {failed} {how}.{others}", file=sys.stderr)
+        print(f"esgd_tf launch: worker {failed} {how}.{others}", file=sys.stderr)
         for line in self._tails[failed]:
             print(f"  {line.rstrip()}", file=sys.stderr)
         return 128 - code if code < 0 else code
@@ -223,5 +223,5 @@ def _die_with_parent() -> None:
 
 
 def _bad_flags(message: str) -> int:
-    print(f"launch: {message}. See python3 -m esgd_tf launch --help.", file=sys.stderr)
+    print(f"esgd_tf launch: {message}. See python3 -m esgd_tf launch --help.", file=sys.stderr)
     return _BAD_FLAGS

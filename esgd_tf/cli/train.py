@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,8 @@ from esgd_tf.cli.settings import (
     resume_settings,
     settings_table,
 )
+from esgd_tf.cli.startup import one_sentence, without_startup_messages
+from esgd_tf.training.errors import CheckpointError, RunFolderError, StrategyError
 
 __all__ = ["main"]
 
@@ -55,7 +54,6 @@ def main(presets: Mapping[str, Mapping[str, Any]], argv: Sequence[str] | None = 
 
 def _train(fv: Any, presets: Mapping[str, Mapping[str, Any]]) -> int:
     from esgd_tf.training.cluster import ClusterError, read_task
-    from esgd_tf.training.run_folder import RunFolderError
 
     try:
         task = read_task(os.environ) if fv.strategy in ("auto", "multi_worker") else None
@@ -72,11 +70,11 @@ def _train(fv: Any, presets: Mapping[str, Mapping[str, Any]]) -> int:
         print(settings_table(settings), flush=True)
     # From here on TensorFlow is needed.
     try:
-        with _without_startup_messages():
+        with without_startup_messages():
             strategy = _strategy(settings.run)
 
             from esgd_tf.cli import training_run  # noqa: F401 - has messages of its own
-    except _StartError as error:
+    except StrategyError as error:
         return _fail(str(error))
     return _run(fv, path, checkpoint, settings, strategy)
 
@@ -88,10 +86,7 @@ def _run(fv: Any, path: Path, checkpoint: Path | None, settings: Settings, strat
     from esgd_tf.cli.training_run import run_training
     from esgd_tf.data import DataError
     from esgd_tf.training.callbacks import Interrupted, NotFiniteError
-    from esgd_tf.training.checkpoints import CheckpointError
     from esgd_tf.training.multi_worker import is_multi_worker
-    from esgd_tf.training.run_folder import RunFolderError
-    from esgd_tf.training.strategies import StrategyError
 
     try:
         return run_training(
@@ -116,11 +111,7 @@ def _run(fv: Any, path: Path, checkpoint: Path | None, settings: Settings, strat
     except (MemoryError, OSError, ValueError) as error:
         # What else users can get wrong: a full disk, a folder they may not write to, a model that
         # does not fit the images.
-        return _fail(_one_sentence(error))
-
-
-class _StartError(Exception):
-    """TensorFlow cannot be set up as the flags want it."""
+        return _fail(one_sentence(error))
 
 
 def _strategy(run: Mapping[str, Any]) -> Any:
@@ -129,15 +120,12 @@ def _strategy(run: Mapping[str, Any]) -> Any:
 
     from esgd_tf.training import strategies
 
-    try:
-        if run["logical_devices"] is not None:
-            strategies.split_device(run["logical_devices"])
-        # Nobody splits a CPU but to try out several devices.
-        parted = run["strategy"] == "auto" and (run["logical_devices"] or 1) > 1
-        kind = "mirrored" if parted else run["strategy"]
-        strategy = strategies.make_strategy(kind, run["devices"], tpu=run["tpu"])
-    except strategies.StrategyError as error:
-        raise _StartError(str(error)) from None
+    if run["logical_devices"] is not None:
+        strategies.split_device(run["logical_devices"])
+    # Nobody splits a CPU but to try out several devices.
+    parted = run["strategy"] == "auto" and (run["logical_devices"] or 1) > 1
+    kind = "mirrored" if parted else run["strategy"]
+    strategy = strategies.make_strategy(kind, run["devices"], tpu=run["tpu"])
     tf.config.list_logical_devices()  # looks for a GPU, and says so
     return strategy
 
@@ -159,7 +147,7 @@ def _what_to_run(
     fv: Any, presets: Mapping[str, Mapping[str, Any]], *, is_chief: bool
 ) -> tuple[Path, Path | None, Settings]:
     """Return the run folder, the checkpoint to go on from (None for a new run), the settings."""
-    from esgd_tf.training.run_folder import RunFolder, RunFolderError
+    from esgd_tf.training.run_folder import RunFolder
 
     logdir = Path(fv.logdir)
     if fv.restore_last and fv.restore_path is not None:
@@ -197,7 +185,6 @@ def _what_to_run(
 def _new_folder(
     logdir: Path, name: str | None, settings: Settings, *, may_exist: bool = False
 ) -> Path:
-    from esgd_tf.training.run_folder import RunFolderError
 
     if name is not None:
         if Path(name).name != name:
@@ -226,7 +213,6 @@ def _unwritable(path: Path) -> Path | None:
 
 
 def _last_run(logdir: Path) -> Path:
-    from esgd_tf.training.run_folder import RunFolderError
 
     runs = [config.parent for config in logdir.glob("*/config.json")]
     if not runs:
@@ -245,42 +231,6 @@ def _preset_table(presets: Mapping[str, Mapping[str, Any]]) -> str:
                 )
 
     return "\n".join(rows())
-
-
-@contextlib.contextmanager
-def _without_startup_messages() -> Iterator[None]:
-    """Keep what TensorFlow's C++ code writes to stderr while it starts, unless it fails.
-
-    Its remarks on instruction sets and missing GPUs come before its own logging is set up, so that
-    no setting silences them.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as kept:
-        os.dup2(kept.fileno(), 2)
-        try:
-            yield
-        except _StartError:
-            raise  # says it all
-        except BaseException:
-            kept.seek(0)
-            os.write(stderr, kept.read())
-            raise
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-
-
-def _one_sentence(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    sentence = text[0] if text else type(error).__name__
-    if isinstance(error, OSError) and error.strerror:
-        sentence = f"{error.strerror}: {error.filename or 'while writing'}."
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            sentence += " What was there before is whole: make room, then go on with -rl."
-    return sentence
 
 
 def _fail(message: str, status: int = _FAILED) -> int:

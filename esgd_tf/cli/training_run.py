@@ -29,6 +29,7 @@ from esgd_tf.training.callbacks import (
 )
 from esgd_tf.training.checkpoints import DamagedCheckpointError, Progress, load_checkpoint
 from esgd_tf.training.figures import plot_history
+from esgd_tf.training.precision import set_precision
 from esgd_tf.training.progress_bar import ProgressBar
 from esgd_tf.training.run_folder import RunFolder
 from esgd_tf.training.strategies import Processes, StrategyError
@@ -76,8 +77,7 @@ def run_training(
     experiment, run = settings.experiment, settings.run
     seed, limit = run["seed"], run["limit_steps"]
     keras.utils.set_random_seed(seed)
-    policies = {"none": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
-    keras.config.set_dtype_policy(policies[run["mixed_precision"]])
+    precision = set_precision(run["mixed_precision"])
     processes = Processes(strategy)
     replicas = strategy.num_replicas_in_sync
     if experiment.batch_size % replicas:
@@ -143,6 +143,8 @@ def run_training(
             f"{len(images.train_labels):,} training images, {weights:,} weights, "
             f"{batches.steps_per_epoch} gradient evaluations an epoch"
         )
+        if run["mixed_precision"] != "none":
+            print(f"precision: {precision}")
         if replicas > 1:
             print(_on_what(strategy, processes, experiment.batch_size))
         if progress.batches:

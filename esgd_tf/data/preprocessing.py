@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from esgd_tf.data import zca
 from esgd_tf.data.catalog import PREPROCESSINGS
@@ -108,6 +109,36 @@ def preprocessor(kind: str, data: ImageData) -> Preprocessor:
     raise DataError(
         f"There is no preprocessing {kind!r}; choose one of {', '.join(PREPROCESSINGS)}."
     )
+
+
+def as_affine(
+    preprocess: Preprocessor,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+    """Return the shift and the factor of "scale" and "meanstd", which map x to (x - shift) factor.
+
+    Args:
+        preprocess: From `preprocessor`.
+
+    Returns:
+        Two arrays, scalar or [c]; None for a preprocessing that is no such map.
+    """
+    if isinstance(preprocess, _Affine):
+        return np.asarray(preprocess.shift), np.asarray(preprocess.factor)
+    return None
+
+
+def as_whitening(preprocess: Preprocessor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the mean [d] and the matrix [d, d] of "gcn_zca", see `esgd_tf.data.zca`.
+
+    Args:
+        preprocess: From `preprocessor`.
+
+    Raises:
+        TypeError: It is another preprocessing.
+    """
+    if not isinstance(preprocess, _GcnZca):
+        raise TypeError(f"{preprocess!r} is no whitening.")
+    return preprocess._mean.numpy(), preprocess._matrix.numpy()
 
 
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -20,6 +20,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from esgd_tf.training.errors import CheckpointError, DamagedCheckpointError
 from esgd_tf.training.evaluation import evaluate_at
 from esgd_tf.training.run_folder import replaced_when_whole
 
@@ -29,18 +30,11 @@ __all__ = [
     "Progress",
     "load_checkpoint",
     "load_model",
+    "load_network",
     "save_checkpoint",
 ]
 
 _MEMBER = "esgd_tf.json"
-
-
-class CheckpointError(Exception):
-    """A checkpoint cannot be loaded; the message says why and what to do."""
-
-
-class DamagedCheckpointError(CheckpointError):
-    """A checkpoint is not what was written, or not there; another one may be."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,8 +102,7 @@ def load_checkpoint(model: keras.Model, path: Path) -> Progress:
         CheckpointError: The file is of another model or optimizer.
         DamagedCheckpointError: The file is missing or damaged. The model is as it was.
     """
-    extra = _verified(path)
-    random_states = extra.pop("random_states")
+    progress, random_states = _read_extra(path)
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     try:
@@ -122,11 +115,37 @@ def load_checkpoint(model: keras.Model, path: Path) -> Progress:
             f"Checkpoint {path} is that of another model or optimizer: "
             f"{str(error).strip().splitlines()[0]}"
         ) from None
-    return Progress(**extra)
+    return progress
 
 
-def _verified(path: Path) -> dict[str, Any]:
+def load_network(path: Path) -> tuple[keras.Model, Progress]:
+    """Load the network of a checkpoint, at the anchor and without its optimizer.
+
+    Args:
+        path: A `.keras` file that `save_checkpoint` wrote.
+
+    Returns:
+        The model, not compiled, and the progress stored along.
+
+    Raises:
+        CheckpointError: The file is missing or damaged, or its layers are not known.
+    """
+    progress, _ = _read_extra(path)
+    try:
+        return load_model(path, compile=False), progress
+    except (ValueError, KeyError, TypeError) as error:
+        # Such as a layer of an architecture that no one has registered in this process.
+        raise CheckpointError(
+            f"The network of checkpoint {path} cannot be built: "
+            f"{str(error).strip().splitlines()[0]}"
+        ) from None
+
+
+def _read_extra(path: Path) -> tuple[Progress, list[Any]]:
     """Check every part of the file by its checksum and return what Keras does not save.
+
+    Returns:
+        The progress, and the states of the random generators.
 
     Raises:
         CheckpointError: It is no file, or may not be read.
@@ -139,7 +158,9 @@ def _verified(path: Path) -> dict[str, Any]:
                 raise DamagedCheckpointError(
                     f"Checkpoint {path} is damaged: the checksum of its part {damaged} is wrong."
                 )
-            return json.loads(archive.read(_MEMBER))
+            extra = json.loads(archive.read(_MEMBER))
+            random_states = extra.pop("random_states")
+            return Progress(**extra), random_states
     except FileNotFoundError:
         raise DamagedCheckpointError(f"There is no checkpoint {path}.") from None
     except IsADirectoryError:
@@ -148,8 +169,8 @@ def _verified(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"Checkpoint {path} may not be read: see its permissions.") from None
     except (
         # What a wrong byte may lead `zipfile` to, by where it is.
-        zipfile.BadZipFile, zlib.error, struct.error, KeyError, ValueError, EOFError, RuntimeError,
-        OverflowError, OSError,
+        zipfile.BadZipFile, zlib.error, struct.error, KeyError, TypeError, ValueError, EOFError,
+        RuntimeError, OverflowError, OSError,
     ) as error:  # fmt: skip
         raise DamagedCheckpointError(
             f"{path} is no whole checkpoint of train.py ({error})."

@@ -1,4 +1,4 @@
-"""The picture of a run: error, loss and scope against gradient evaluations."""
+"""The pictures of a run, and of several: error, loss, scope against gradient evaluations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 
 from esgd_tf.training.run_folder import replaced_when_whole
 
-__all__ = ["plot_history"]
+__all__ = ["Curve", "plot_comparison", "plot_history"]
+
+Curve = tuple[str, Sequence[float], Sequence[float]]
 
 _TRAIN, _VALIDATION = "tab:gray", "tab:blue"
 
@@ -26,13 +28,8 @@ def plot_history(rows: Sequence[Mapping[str, float]], path: Path, title: str) ->
         path: A PNG file, replaced when the new one is whole.
         title: Drawn above the panels.
     """
-    # Matplotlib takes a second to import, and no screen: the object interface needs none.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
     has_scope = any("scope" in row for row in rows)
-    figure = Figure(figsize=(10.5 if has_scope else 7.5, 3.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(10.5 if has_scope else 7.5, 3.4)
     axes = figure.subplots(1, 3 if has_scope else 2)
 
     def draw(
@@ -69,3 +66,48 @@ def plot_history(rows: Sequence[Mapping[str, float]], path: Path, title: str) ->
     figure.suptitle(title, fontsize="medium")
     with replaced_when_whole(path) as partial:
         figure.savefig(partial, dpi=150)
+
+
+def plot_comparison(curves: Sequence[Curve], path: Path, title: str) -> None:
+    """Draw the test error of several runs against gradient evaluations.
+
+    Args:
+        curves: (label, gradient evaluations, test errors in %) of each run. Runs with the same
+            label are seeds of one: they share a colour, and the legend counts them.
+        path: A PNG file, replaced when the new one is whole.
+        title: Drawn above.
+    """
+    figure = _figure(7.5, 4.2)
+    axis = figure.subplots()
+    labels = list(dict.fromkeys(label for label, _, _ in curves))
+    for number, label in enumerate(labels):
+        of_label = [curve for curve in curves if curve[0] == label]
+        seeds = f" ({len(of_label)} seeds)" if len(of_label) > 1 else ""
+        for k, (_, evaluations, errors) in enumerate(of_label):
+            axis.plot(
+                evaluations,
+                errors,
+                # Ten colours, then the same ten dashed.
+                color=f"C{number % 10}",
+                linestyle="-" if number < 10 else "--",
+                marker="o" if len(errors) == 1 else None,
+                alpha=1.0 if len(of_label) == 1 else 0.7,
+                label=f"{label}{seeds}" if k == 0 else None,
+            )
+    axis.set_xlabel("gradient evaluations")
+    axis.set_ylabel("test error (%)")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize="small")
+    figure.suptitle(title, fontsize="medium")
+    with replaced_when_whole(path) as partial:
+        figure.savefig(partial, dpi=150)
+
+
+def _figure(width: float, height: float) -> Any:
+    # Matplotlib takes a second to import, and no screen: the object interface needs none.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure

@@ -24,11 +24,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["RunFolder", "RunFolderError", "replaced_when_whole"]
+from esgd_tf.training.errors import RunFolderError
 
-
-class RunFolderError(Exception):
-    """A run folder cannot be used; the message says why and what to do."""
+__all__ = ["RunFolder", "RunFolderError", "folder_when_whole", "replaced_when_whole"]
 
 
 class RunFolder:
@@ -172,6 +170,31 @@ def replaced_when_whole(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def folder_when_whole(path: Path) -> Iterator[Path]:
+    """Yield the path of a temporary folder beside `path`; rename it if the block succeeds.
+
+    A folder that is there already is moved aside first and removed last: a crash in between leaves
+    it whole under a name that starts with `.old-`.
+
+    Args:
+        path: The folder to write or to replace.
+
+    Yields:
+        The temporary path; the block makes the folder.
+    """
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    old = path.with_name(f".old-{os.getpid()}-{path.name}")
+    try:
+        yield partial
+        if path.exists():
+            path.rename(old)
+        partial.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _let_be(path: Path, other: Path) -> None:

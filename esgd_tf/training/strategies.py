@@ -19,6 +19,7 @@ from typing import Any
 import tensorflow as tf
 
 from esgd_tf.training.cluster import ClusterError, Task, read_task
+from esgd_tf.training.errors import StrategyError
 from esgd_tf.training.multi_worker import is_multi_worker
 
 __all__ = ["STRATEGIES", "Processes", "StrategyError", "make_strategy", "split_device"]
@@ -26,10 +27,6 @@ __all__ = ["STRATEGIES", "Processes", "StrategyError", "make_strategy", "split_d
 STRATEGIES = ("auto", "none", "mirrored", "multi_worker", "tpu")
 # Of a GPU's memory, what its logical devices may share; the rest is for CUDA's own needs.
 _USABLE = 0.9
-
-
-class StrategyError(Exception):
-    """A strategy is not to be had on this machine; the message says why and what to do."""
 
 
 def split_device(count: int) -> None:

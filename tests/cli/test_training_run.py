@@ -12,17 +12,8 @@ import pytest
 
 import config
 from esgd_tf.cli import training_run
-from esgd_tf.cli.train import main
 from esgd_tf.training.callbacks import Recorder
-
-# 8,750 images in batches of 1,750 are 5 steps an epoch; 5 mod 3 = 2 is inside an inner loop.
-SMALL = ("--preset", "quickstart", "-m", "mnistfc", "-b", "1750", "-L", "3", "-e", "2",
-         "--augmentation", "flip_crop", "--dropout", "0.3", "--bn_reestimate", "1")  # fmt: skip
-STEPS = 5
-
-
-def train(*flags):
-    return main(config.PRESETS, ["train.py", *flags])
+from tests.cli.helpers import SMALL, STEPS, interrupted_at, train
 
 
 def history(run):
@@ -37,25 +28,6 @@ def state(path):
         extra = json.loads(archive.read("esgd_tf.json"))
     del extra["seconds"]
     return [v.numpy() for v in model.weights + model.optimizer.variables], extra
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """An uninterrupted run."""
-    logdir = tmp_path_factory.mktemp("finished")
-    assert train(*SMALL, "--logdir", str(logdir), "-n", "whole") == 0
-    return logdir / "whole"
-
-
-def interrupted_at(monkeypatch, batch, number=signal.SIGINT):
-    count = Recorder.on_train_batch_end
-
-    def count_and_signal(self, *arguments, **keywords):
-        count(self, *arguments, **keywords)
-        if self.progress.batches == batch:
-            signal.raise_signal(number)
-
-    monkeypatch.setattr(Recorder, "on_train_batch_end", count_and_signal)
 
 
 def test_the_run_folder(finished, capsys):

@@ -38,7 +38,7 @@ def test_one_of_two_workers_is_killed(tmp_path):
         _, errors = launcher.communicate()
         watchdog.cancel()
     assert launcher.returncode == 128 + signal.SIGKILL
-    assert "launch: worker 1 was killed by SIGKILL. The others were stopped." in errors
+    assert "esgd_tf launch: worker 1 was killed by SIGKILL. The others were stopped." in errors
     harness.assert_nothing_torn(job.run_folder)
 
     whole = Job(tmp_path, "whole", 1)

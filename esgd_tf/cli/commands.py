@@ -1,0 +1,76 @@
+"""The door to all commands: `python3 -m esgd_tf COMMAND ...`.
+
+A command is a module with `main(argv) -> int`, imported when it is called and not before. It gets
+the command line from its own name on.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+from esgd_tf._version import __version__
+
+__all__ = ["COMMANDS", "help_text", "main"]
+
+# Name, module, what it does: in the order of a run's life.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "launch": ("esgd_tf.cli.launch", "start several workers of a training on this machine"),
+    "evaluate": ("esgd_tf.cli.evaluate", "accuracy, loss and calibration of a run"),
+    "predict": ("esgd_tf.cli.predict", "classify image files with a run's network"),
+    "export": ("esgd_tf.cli.export", "write a network that loads without esgd_tf"),
+    "compare": ("esgd_tf.cli.compare", "a table and a picture of several runs"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Call the command that the first word names.
+
+    Args:
+        argv: The command line, as `sys.argv`; None for that of the process.
+
+    Returns:
+        The exit status: 2 for a command that is missing or unknown, else the command's.
+    """
+    words = list(sys.argv if argv is None else argv)[1:]
+    if not words:
+        return _refuse(f"name a command: {', '.join(COMMANDS)}")
+    name = words[0]
+    if name in ("-h", "-help", "--help", "help"):
+        print(help_text())
+        return 0
+    if name == "--version":
+        print(f"esgd_tf {__version__}")
+        return 0
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        return _refuse(
+            f"there is no command {name!r}"
+            + (f"; did you mean {near[0]}" if near else f"; there are {', '.join(COMMANDS)}")
+        )
+    return importlib.import_module(COMMANDS[name][0]).main(words)
+
+
+def help_text() -> str:
+    """Return the list of commands, in 80 columns."""
+    width = max(map(len, COMMANDS))
+    return "\n".join(
+        [
+            "What can be done with the runs of train.py.",
+            "",
+            "  python3 -m esgd_tf COMMAND ...",
+            "  python3 -m esgd_tf COMMAND --help",
+            "",
+            "Commands:",
+            *(f"  {name:<{width}}  {summary}" for name, (_, summary) in COMMANDS.items()),
+            "",
+            "Training itself: python3 train.py --help",
+        ]
+    )
+
+
+def _refuse(message: str) -> int:
+    print(f"esgd_tf: {message}. See python3 -m esgd_tf --help.", file=sys.stderr)
+    return 2

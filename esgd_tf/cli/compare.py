@@ -1,0 +1,219 @@
+"""`compare`: several runs side by side, at equal cost. It never imports TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from esgd_tf.cli.command_line import CommandLine
+from esgd_tf.cli.flags import FlagError
+from esgd_tf.cli.stored_run import StoredRun
+from esgd_tf.training.errors import RunFolderError
+
+__all__ = ["main"]
+
+_COLUMNS = ("run", "optimizer", "L", "error %", "loss", "grad. evals", "epochs", "time")
+_SUMMARY = ("runs like", "seeds", "error %", "loss", "grad. evals", "time")
+_WIDTH = 80
+
+
+@dataclasses.dataclass(frozen=True)
+class _Result:
+    """The last line of a run's history, and what it takes to tell runs apart."""
+
+    run: StoredRun
+    rows: Sequence[dict[str, float]]
+
+    @property
+    def last(self) -> dict[str, float]:
+        return self.rows[-1]
+
+    @property
+    def error(self) -> float:
+        return 100.0 * (1.0 - self.last["val_accuracy"])
+
+    @property
+    def kind(self) -> str:
+        """Everything but the seed that decides the result, and how far the run has come."""
+        settings = {k: v for k, v in self.run.run.items() if k != "seed"}
+        evaluations = self.last["gradient_evaluations"]
+        return json.dumps([dict(self.run.experiment), settings, evaluations], sort_keys=True)
+
+    @property
+    def optimizer(self) -> str:
+        return self.run.experiment["optimizer"]
+
+    @property
+    def steps(self) -> str:
+        return str(self.run.experiment["langevin_steps"] or "-")
+
+    @property
+    def star(self) -> str:
+        return "" if self.run.sees_all_test_images else "*"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command.
+
+    Args:
+        argv: "compare" and what follows it.
+
+    Returns:
+        The exit status.
+    """
+    line = CommandLine(
+        "compare",
+        "RUN RUN...",
+        "Prints the last test error of several runs of one data set, and draws their test "
+        "errors against gradient evaluations. Runs that differ in nothing but the seed are "
+        "also summed up: mean and sample standard deviation.",
+        ["runs/*", "RUN RUN --markdown --out wide.png"],
+        at_least=2,
+        at_most=None,
+    )
+    line.text("out", "compare.png", "PNG file for the picture, replaced if it is there")
+    line.switch("markdown", False, "print Markdown tables")
+    return line.run(argv, _compare)
+
+
+def _compare(fv: Any, words: list[str]) -> None:
+    out = Path(fv.out).expanduser()
+    if out.suffix.lower() != ".png" or out.is_dir():
+        raise FlagError(f"--out={fv.out}: must be the name of a .png file")
+    results = _read(words)
+    table = [
+        (
+            r.run.name,
+            r.optimizer,
+            r.steps,
+            f"{r.error:.2f}{r.star}",
+            f"{r.last['val_loss']:.4f}",
+            f"{r.last['gradient_evaluations']:,.0f}",
+            f"{r.last['epoch']:.4g}",
+            _duration(r.last["seconds"]),
+        )
+        for r in results
+    ]
+    show = _markdown if fv.markdown else _plain
+    dataset = results[0].run.experiment["dataset"]
+    print(f"{dataset}: test error and loss at the anchor, after the last epoch\n")
+    print(show(_COLUMNS, table))
+    if any(r.star for r in results):
+        print("\n* on a part of the test images only (--limit_steps)")
+    groups = _seeds(results)
+    if groups:
+        rows = [_summary(group) for group in groups]
+        print("\nmean ± sample standard deviation over seeds\n\n" + show(_SUMMARY, rows))
+
+    from esgd_tf.training.figures import plot_comparison
+
+    labels = {group[0].kind: _label(group[0]) for group in groups}
+    if len(set(labels.values())) < len(labels):  # the same optimizer, with other numbers
+        labels = {group[0].kind: f"like {group[0].run.name}" for group in groups}
+    curves = [
+        (
+            labels.get(r.kind, r.run.name),
+            [row["gradient_evaluations"] for row in r.rows],
+            [100.0 * (1.0 - row["val_accuracy"]) for row in r.rows],
+        )
+        for r in results
+    ]
+    out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    plot_comparison(curves, out, dataset)
+    print(f"\nwritten: {out}")
+
+
+def _read(paths: Sequence[str]) -> list[_Result]:
+    results: list[_Result] = []
+    seen: dict[Path, str] = {}
+    for path in paths:
+        run = StoredRun.open(path)
+        real = run.folder.path.resolve()
+        if real in seen:
+            raise FlagError(f"{path} is {seen[real]} again: name each run once")
+        seen[real] = path
+        rows = run.history()
+        if not rows:
+            raise RunFolderError(
+                f"{path} has no line in history.csv: its first epoch is not over, so there is "
+                "nothing to compare yet."
+            )
+        results.append(_Result(run, rows))
+    datasets = [r.run.experiment["dataset"] for r in results]
+    for path, dataset in zip(paths, datasets, strict=True):
+        if dataset != datasets[0]:
+            raise RunFolderError(
+                f"{path} was trained on {dataset} and {paths[0]} on {datasets[0]}: compare runs "
+                "of one data set."
+            )
+    return results
+
+
+def _seeds(results: Sequence[_Result]) -> list[list[_Result]]:
+    """Return the groups of two or more different seeds of one experiment."""
+    groups: dict[str, list[_Result]] = {}
+    for result in results:
+        group = groups.setdefault(result.kind, [])
+        # The same seed twice is the same run twice: it tells nothing of the spread.
+        if all(result.run.run["seed"] != other.run.run["seed"] for other in group):
+            group.append(result)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _summary(group: Sequence[_Result]) -> tuple[str, ...]:
+    def spread(values: Sequence[float], digits: int) -> str:
+        return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+
+    first = group[0]
+    return (
+        first.run.name,
+        " ".join(str(r.run.run["seed"]) for r in group) if len(group) < 6 else str(len(group)),
+        spread([r.error for r in group], 2) + first.star,
+        spread([r.last["val_loss"] for r in group], 4),
+        f"{first.last['gradient_evaluations']:,.0f}",
+        _duration(statistics.mean(r.last["seconds"] for r in group)),
+    )
+
+
+def _label(result: _Result) -> str:
+    e = result.run.experiment
+    return result.optimizer + (f", L = {e['langevin_steps']}" if e["langevin_steps"] else "")
+
+
+def _duration(seconds: float) -> str:
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    cells = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(c.replace('|', chr(92) + '|') for c in r)} |" for r in cells)
+
+
+def _plain(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table of at most 80 columns; a first column too wide for it is cut in the middle."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    rest = sum(widths[1:]) + 2 * (len(widths) - 1)
+    widths[0] = min(widths[0], max(_WIDTH - rest, 8))
+    lines = []
+    for row in [header, *rows]:
+        first = f"{_cut(row[0], widths[0]):<{widths[0]}}"
+        # Names to the left, numbers to the right.
+        others = [
+            f"{cell:<{width}}" if name == "optimizer" else f"{cell:>{width}}"
+            for name, cell, width in zip(header[1:], row[1:], widths[1:], strict=True)
+        ]
+        lines.append("  ".join([first, *others]).rstrip())
+    return "\n".join(lines)
+
+
+def _cut(text: str, width: int) -> str:
+    if len(text) <= width:
+        return text
+    kept = width - 1
+    return f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"

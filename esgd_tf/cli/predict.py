@@ -1,0 +1,87 @@
+"""`predict`: what a run's network sees in image files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from esgd_tf.cli.command_line import CommandLine
+from esgd_tf.cli.startup import start_tensorflow
+from esgd_tf.cli.stored_run import StoredRun
+
+__all__ = ["main"]
+
+_BATCH = 250
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command.
+
+    Args:
+        argv: "predict" and what follows it.
+
+    Returns:
+        The exit status.
+    """
+    line = CommandLine(
+        "predict",
+        "RUN IMAGE...",
+        "Classifies image files (PNG, JPEG, BMP, GIF) with the network of a run, at the "
+        "anchor. They are converted to the data set's channels, resized to its size and "
+        "preprocessed as in training.",
+        ["runs/quickstart-entropy-sgd shirt.png boot.jpg", "RUN *.png --top 1 --json"],
+        at_least=2,
+        at_most=None,
+    )
+    line.integer("top", 1, 3, "classes to show for each image, the most probable first")
+    line.switch("json", False, "print JSON, and nothing else, to the standard output")
+    line.checkpoint_flags()
+    line.data_flags()
+    return line.run(argv, _predict)
+
+
+def _predict(fv: Any, words: list[str]) -> None:
+    run = StoredRun.open(words[0])
+    checkpoint = run.checkpoint(fv.checkpoint)
+    paths = [Path(word).expanduser() for word in words[1:]]
+    start_tensorflow()
+    import numpy as np
+
+    from esgd_tf.cli.stored_network import load_stored_network
+    from esgd_tf.data.image_files import read_image
+    from esgd_tf.training.metrics import log_softmax
+
+    network = load_stored_network(run, checkpoint, fv)
+    names = network.images.label_names
+    height, width, channels = network.images.train_images.shape[1:]
+    # All files are read before the first is classified: a bad one is named at once.
+    files = [read_image(path, (height, width, channels)) for path in paths]
+    logits = network.logits(np.stack([file.pixels for file in files]), _BATCH)
+    if not np.isfinite(logits).all():
+        raise ValueError(f"The outputs of {checkpoint} are not finite: take another checkpoint.")
+    probabilities = np.exp(log_softmax(logits))
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, : fv.top]
+
+    if fv.json:
+        answers = [
+            {
+                "file": str(path),
+                "size": [file.original[1], file.original[0]],
+                "resized": file.resized,
+                "top": [
+                    {"label": int(k), "name": names[k], "probability": float(p[k])} for k in best
+                ],
+            }
+            for path, file, p, best in zip(paths, files, probabilities, order, strict=True)
+        ]
+        print(json.dumps(answers, indent=2))
+        return
+    longest = max(map(len, names))
+    for path, file, p, best in zip(paths, files, probabilities, order, strict=True):
+        original = f"{file.original[1]}x{file.original[0]}"
+        note = f"  (resized from {original} to {width}x{height})" if file.resized else ""
+        print(f"{path}{note}")
+        for k in best:
+            print(f"  {100 * p[k]:6.2f} %  {names[k]:<{longest}}  (class {k})")

@@ -1,0 +1,127 @@
+"""The network of a run, with the data and the preprocessing that it was trained on."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+import esgd_tf.models.batch_norm  # noqa: F401 - the layer must be known before a file names it
+from esgd_tf import data
+from esgd_tf.cli.stored_run import StoredRun
+from esgd_tf.data.pipeline import evaluation_batches, training_batches
+from esgd_tf.data.preprocessing import Preprocessor
+from esgd_tf.training.batch_norm import reestimate_batch_norm
+from esgd_tf.training.checkpoints import load_network
+from esgd_tf.training.errors import CheckpointError
+
+__all__ = ["StoredNetwork", "load_stored_network"]
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredNetwork:
+    """A run's network, at the anchor.
+
+    Attributes:
+        model: From preprocessed images to logits; not compiled.
+        images: The data set of the run.
+        preprocess: The preprocessing of the run.
+        batches: Gradient evaluations before the checkpoint.
+        epochs: The same in effective epochs.
+        reestimated: Training images from which its BatchNorm statistics were estimated now; 0 if
+            they are those of the checkpoint.
+    """
+
+    model: keras.Model
+    images: data.ImageData
+    preprocess: Preprocessor
+    batches: int
+    epochs: float
+    reestimated: int
+
+    @property
+    def statistics(self) -> str:
+        """Where the BatchNorm statistics are from, in words."""
+        if self.reestimated:
+            return f"estimated anew from {self.reestimated:,} training images"
+        return "as stored"
+
+    def logits(self, images: NDArray[Any], batch_size: int) -> NDArray[np.float32]:
+        """Return the logits of raw images.
+
+        Args:
+            images: [n, h, w, c], pixels 0 ... 255.
+            batch_size: Images at a time.
+        """
+        unused = np.zeros(len(images), np.int32)
+        batches = evaluation_batches(
+            images, unused, batch_size=batch_size, preprocess=self.preprocess
+        )
+        return self.model.predict(batches, verbose=0)
+
+
+def load_stored_network(run: StoredRun, checkpoint: Path, fv: Any) -> StoredNetwork:
+    """Load a checkpoint of a run, and what its network needs.
+
+    The statistics of a checkpoint from inside an epoch belong to the Langevin weights: if the run
+    estimates them anew before it evaluates, so does this, from the same images.
+
+    Args:
+        run: The run.
+        checkpoint: One of its checkpoints.
+        fv: Flags: data_dir, raw_dir, download, bn_reestimate.
+
+    Raises:
+        CheckpointError: It is damaged, or the network does not fit the run's data set.
+        DataError: The data set is not to be had.
+    """
+    model, progress = load_network(checkpoint)
+    experiment = run.experiment
+    images = data.load(
+        experiment["dataset"], data_dir=fv.data_dir, raw_dir=fv.raw_dir, download=fv.download
+    )
+    expected = (None, *images.train_images.shape[1:]), (None, images.num_classes)
+    found = tuple(model.input_shape), tuple(model.output_shape)
+    if found != expected:
+        raise CheckpointError(
+            f"Checkpoint {checkpoint} is not of run {run.name}: it maps {found[0][1:]} to "
+            f"{found[1][1:]}, and {experiment['dataset']} needs {expected[0][1:]} to "
+            f"{expected[1][1:]}."
+        )
+    preprocess = data.preprocessor(experiment["preprocessing"], images)
+    count = fv.bn_reestimate
+    if count is None:
+        count = experiment["bn_reestimate"] if run.was_interrupted_at(progress.batches) else 0
+    reestimated = 0
+    if count:
+        reestimated = reestimate_batch_norm(
+            model, _reestimation_batches(run, images, preprocess, count)
+        )
+    return StoredNetwork(
+        model=model,
+        images=images,
+        preprocess=preprocess,
+        batches=progress.batches,
+        epochs=progress.batches / run.steps_per_epoch,
+        reestimated=reestimated,
+    )
+
+
+def _reestimation_batches(
+    run: StoredRun, images: data.ImageData, preprocess: Preprocessor, count: int
+) -> tf.data.Dataset:
+    """Return the batches that training itself uses for this: those of seed + 1."""
+    return training_batches(
+        images.train_images,
+        images.train_labels,
+        batch_size=run.experiment["batch_size"],
+        seed=run.run["seed"] + 1,
+        epochs=1,
+        preprocess=preprocess,
+        augmentation=run.experiment["augmentation"],
+    ).take(count)

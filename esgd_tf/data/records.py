@@ -1,0 +1,96 @@
+"""TFRecord files of one's own: any with the features `image` and `label`, as TFDS writes them."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from esgd_tf.data.errors import DataError
+
+__all__ = ["read_records"]
+
+_FEATURES = {
+    "image": tf.io.FixedLenFeature([], tf.string),
+    "label": tf.io.FixedLenFeature([], tf.int64),
+}
+
+
+def read_records(
+    patterns: Sequence[str], image_shape: tuple[int, ...], label_names: Sequence[str]
+) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """Read all images and labels of some files.
+
+    Args:
+        patterns: Paths, or patterns with `*` and `?`.
+        image_shape: What every image must have: height, width, channels.
+        label_names: One per class; labels must be below their number.
+
+    Returns:
+        uint8 [n, h, w, c] and int32 [n], in the order of the files and of the records in them.
+
+    Raises:
+        DataError: There is no such file, it is damaged, or a record does not fit.
+    """
+    images, labels = [], []
+    for path in _files(patterns):
+        for number, record in enumerate(_records(path), start=1):
+            where = f"Record {number} of {path}"
+            image, label = _parse(record, where)
+            if image.shape != tuple(image_shape):
+                raise DataError(
+                    f"{where} is an image of shape {image.shape}, and the network needs "
+                    f"{tuple(image_shape)}."
+                )
+            if not 0 <= label < len(label_names):
+                raise DataError(
+                    f"{where} has the label {label}, and there are the classes 0 to "
+                    f"{len(label_names) - 1}."
+                )
+            images.append(image)
+            labels.append(label)
+    if not images:
+        raise DataError(f"There is no record in {', '.join(patterns)}.")
+    return np.stack(images), np.array(labels, np.int32)
+
+
+def _files(patterns: Sequence[str]) -> list[Path]:
+    found: list[Path] = []
+    for pattern in patterns:
+        # A name that exists is meant as it stands, brackets and all.
+        matches = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern))  # noqa: PTH207
+        if not matches:
+            raise DataError(f"There is no file {pattern}.")
+        found += map(Path, matches)
+    for path in found:
+        if path.is_dir():
+            raise DataError(f"{path} is a folder: name the TFRecord files in it, as '{path}/*'.")
+    return found
+
+
+def _records(path: Path) -> Iterator[bytes]:
+    try:
+        for record in tf.data.TFRecordDataset(str(path)):
+            yield record.numpy()
+    except tf.errors.OpError as error:
+        reason = error.message.splitlines()[0] if error.message else type(error).__name__
+        raise DataError(f"{path} is damaged or no TFRecord file ({reason}).") from error
+
+
+def _parse(record: bytes, where: str) -> tuple[Any, int]:
+    try:
+        example = tf.io.parse_single_example(record, _FEATURES)
+    except (tf.errors.OpError, ValueError):
+        raise DataError(
+            f"{where} has no features `image` (encoded bytes) and `label` (a whole number)."
+        ) from None
+    try:
+        image = tf.io.decode_image(example["image"], expand_animations=False)
+    except (tf.errors.OpError, ValueError):
+        raise DataError(f"{where} holds no image that can be decoded.") from None
+    return image.numpy(), int(example["label"])

@@ -1,0 +1,19 @@
+"""What can be wrong with a run. Imports nothing: commands catch it without TensorFlow."""
+
+__all__ = ["CheckpointError", "DamagedCheckpointError", "RunFolderError", "StrategyError"]
+
+
+class RunFolderError(Exception):
+    """A run folder cannot be used; the message says why and what to do."""
+
+
+class CheckpointError(Exception):
+    """A checkpoint cannot be loaded; the message says why and what to do."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint is not what was written, or not there; another one may be."""
+
+
+class StrategyError(Exception):
+    """A strategy is not to be had on this machine; the message says why and what to do."""
