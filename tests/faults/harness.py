@@ -105,17 +105,12 @@ def stop_at(moment, count, delay, *flags, number=signal.SIGKILL):
 
 
 def one_sentence(result):
-    """The only line of standard error of a process that failed with status 1."""
-    lines = [line for line in result.stderr.splitlines() if not _is_chatter(line)]
+    """What a training that failed with status 1 said: one line, and no traceback."""
     assert result.returncode == 1, (result.returncode, result.stderr)
-    assert len(lines) == 1, lines
-    assert lines[0].startswith("train.py: "), lines
-    return lines[0]
-
-
-def _is_chatter(line):
-    """Whether TensorFlow's C++ code said it, such as E0000 00:00:1795315436.930478 ..."""
-    return line[:1] in "EWI" and line[1:5].isdigit()
+    assert "Traceback" not in result.stderr, result.stderr
+    (line,) = (x for x in result.stderr.splitlines() if x.startswith("train.py: "))
+    assert result.stderr.splitlines()[-1] == line, result.stderr
+    return line
 
 
 def history(run_folder):
