@@ -152,18 +152,12 @@ def _multi_worker() -> tf.distribute.Strategy:
             "Strategy multi_worker needs TF_CONFIG, or SLURM: start every worker with it, or all "
             "workers on this machine by `python3 -m esgd_tf launch --workers N -- train.py ...`."
         )
-    options: dict[str, Any] = {}
-    if task.source == "SLURM":
-        gpus = len(tf.config.list_physical_devices("GPU"))
-        options["cluster_resolver"] = tf.distribute.cluster_resolver.SlurmClusterResolver(
-            # Where there are GPUs, it spreads them over the tasks of a node by itself.
-            **({} if gpus else {"gpus_per_node": 0, "auto_set_gpu": False})
-        )
     try:
-        return tf.distribute.MultiWorkerMirroredStrategy(**options)
-    except RuntimeError as error:
+        resolver = _slurm(task) if task.source == "SLURM" else None
+        return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+    except (RuntimeError, ValueError, OSError) as error:
         raise StrategyError(
-            f"The workers cannot be joined: {str(error).strip().splitlines()[0]}"
+            f"The workers of {task.source} cannot be joined: {str(error).strip().splitlines()[0]}"
         ) from None
     except tf.errors.OpError as error:
         raise StrategyError(
@@ -171,6 +165,15 @@ def _multi_worker() -> tf.distribute.Strategy:
             f"({str(error.message).strip().splitlines()[0]}): are all of them started, at the "
             f"addresses that {task.source} names?"
         ) from None
+
+
+def _slurm(task: Task) -> tf.distribute.cluster_resolver.ClusterResolver:
+    """Return TensorFlow's own reading of SLURM's variables."""
+    resolver = tf.distribute.cluster_resolver.SlurmClusterResolver
+    if tf.config.list_physical_devices("GPU"):
+        return resolver()  # spreads the GPUs over the tasks of a node
+    # It counts tasks by their GPUs. Where there are none, any number that is enough will do.
+    return resolver(gpus_per_node=task.count, gpus_per_task=1, auto_set_gpu=False)
 
 
 def _tpu(name: str | None) -> tf.distribute.Strategy:

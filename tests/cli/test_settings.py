@@ -104,3 +104,44 @@ def test_a_config_of_another_version_is_refused():
     stored["experiment"]["warp"] = 9
     with pytest.raises(FlagError, match="not of this version"):
         resume_settings(parsed("-rl"), config.PRESETS, stored)
+
+
+@pytest.mark.parametrize(
+    ("flags", "name", "value"),
+    [
+        (["-opt", "entropy-sgd", "-L", "20"], "langevin_lr", 0.8),
+        (["-opt", "momentum"], "lr", 0.8),
+        (["-opt", "momentum", "--lr", "0.05"], "lr", 0.4),
+    ],
+)
+def test_the_linear_rule_scales_the_rate_that_sees_minibatches(flags, name, value):
+    plain, scaled = settings(*flags), settings(*flags, "-b", "1024", "--scale_lr")
+    assert getattr(scaled.experiment, name) == pytest.approx(value)
+    others = {"batch_size", name}
+    for field in dataclasses.fields(plain.experiment):
+        if field.name not in others:
+            assert getattr(plain.experiment, field.name) == getattr(scaled.experiment, field.name)
+    assert name in scaled.overridden
+    # The preset's own batch is the measure.
+    assert settings(*flags, "--scale_lr").experiment == plain.experiment
+
+
+def test_a_run_may_go_on_on_other_devices_but_not_with_other_batch_norm():
+    stored = settings("-d", "cifar10").to_dict()
+    moved = resume_settings(
+        parsed("--strategy", "mirrored", "--devices", "GPU:0,GPU:1", "--on_nan", "skip"),
+        config.PRESETS,
+        stored,
+    )
+    assert moved.run["strategy"] == "mirrored"
+    assert moved.run["devices"] == ["GPU:0", "GPU:1"]
+    assert moved.run["on_nan"] == "skip"
+    assert max(map(len, settings_table(moved).splitlines())) <= 80
+    with pytest.raises(FlagError, match="--sync_bn=True differs"):
+        resume_settings(parsed("--sync_bn"), config.PRESETS, stored)
+
+
+def test_a_run_of_before_a_flag_existed_has_its_default():
+    stored = settings("-d", "cifar10").to_dict()
+    del stored["run"]["on_nan"], stored["run"]["checkpoint_steps"]
+    assert resume_settings(parsed(), config.PRESETS, stored).run["on_nan"] == "stop"

@@ -94,6 +94,24 @@ def test_a_gpu_is_split_by_its_memory(monkeypatch):
     assert [part.memory_limit for part in configurations] == [18_000.0] * 4
 
 
+def test_slurm_names_the_workers(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    environment = {
+        "SLURM_PROCID": "1",
+        "SLURM_LOCALID": "1",
+        "SLURM_STEP_NUM_TASKS": "4",
+        "SLURM_STEP_NODELIST": "node[1-2]",
+        "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    resolver = strategies._slurm(strategies._task())
+    assert resolver.cluster_spec().as_dict() == {
+        "worker": ["node1:8888", "node1:8889", "node2:8888", "node2:8889"]
+    }
+    assert resolver.task_id == 1
+
+
 def test_one_process_is_its_own_chief(two_cpus):
     for strategy in (tf.distribute.get_strategy(), two_cpus):
         processes = Processes(strategy)
