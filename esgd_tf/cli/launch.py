@@ -26,7 +26,7 @@ from absl import flags
 __all__ = ["main"]
 
 _BAD_FLAGS = 2
-_HELP = """Starts several workers of one training on this machine (--strategy multi_worker).
+_HELP = """Starts several workers of one training, all on this machine.
 
   python3 -m esgd_tf launch --workers 2 -- train.py --preset quickstart
 

@@ -14,6 +14,8 @@ Two things matter for speed and are easy to lose:
 
 from __future__ import annotations
 
+import functools
+import math
 from typing import Any
 
 import tensorflow as tf
@@ -114,11 +116,24 @@ def noise_key(seed: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
 def standard_normal(
     shape: tf.TensorShape, dtype: tf.DType, key: tf.Tensor, index: int
 ) -> tf.Tensor:
-    """Draw N(0, I) for weight `index`, by the counter-based generator Philox.
+    """Draw N(0, I) for weight `index`: Box and Muller's method on the bits of Philox.
+
+    A word w of 2h random bits makes two numbers, with u = ((w mod 2^h) + 1/2) / 2^h and the angle
+    a = π w / 2^(2h-1):
+
+        sqrt(-2 log u) cos a,    sqrt(-2 log u) sin a
 
     The draw is a pure function of (key, index): the same on every mirrored replica, and after a
     resume. The index is the high word of the generator's counter, so no two weights share a draw.
-    XLA draws other bits for the same key than the plain kernels do.
+    The bits are the same with XLA and without, and so are the numbers, up to rounding.
+
+    TensorFlow's own normal draws take twice the time on CPUs, where drawing is the largest part of
+    an update, and give other numbers with XLA. What is saved is randomness: with h = 16, for
+    weights of up to 32 bits, the lengths sqrt(-2 log u) take 65,536 values and end at 4.86. For
+    float64, h = 32 and they end at 6.76.
+
+    Source: Box and Muller, "A note on the generation of random normal deviates", 1958; Salmon et
+    al., "Parallel random numbers: as easy as 1, 2, 3", 2011 (Philox).
 
     Args:
         shape: Shape of the weight.
@@ -126,12 +141,31 @@ def standard_normal(
         key: From `noise_key`.
         index: Number of the weight in the optimizer.
     """
-    # The op beneath tf.random.stateless_normal: the function adds some fifteen small operations,
-    # which for eighty weights make seconds of tracing.
-    return tf.raw_ops.StatelessRandomNormalV2(
-        shape=shape,
-        key=key,
-        counter=tf.constant([0, index], tf.uint64),
-        alg=int(tf.random.Algorithm.PHILOX.value),
-        dtype=dtype,
-    )
+    draw = _drawing(tuple(shape), dtype)
+    return draw(key, tf.constant([0, index], tf.uint64))
+
+
+@functools.cache
+def _drawing(shape: tuple[int, ...], dtype: tf.DType) -> Any:
+    """Return `standard_normal` for one shape, traced once however many weights have it."""
+    count = math.prod(shape)
+    half_bits = 32 if dtype == tf.float64 else 16
+    real, integer = (tf.float64, tf.int64) if half_bits == 32 else (tf.float32, tf.int32)
+
+    @tf.function(autograph=False)
+    def draw(key: tf.Tensor, counter: tf.Tensor) -> tf.Tensor:
+        words = tf.raw_ops.StatelessRandomUniformFullIntV2(
+            shape=[(count + 1) // 2],
+            key=key,
+            counter=counter,
+            alg=int(tf.random.Algorithm.PHILOX.value),
+            dtype=integer,
+        )
+        low = tf.cast(tf.bitwise.bitwise_and(words, 2**half_bits - 1), real)
+        length = tf.sqrt(-2.0 * tf.math.log((low + 0.5) * 0.5**half_bits))
+        # The low bits, which make the length, turn the angle by less than one part in 2^h.
+        angle = tf.cast(words, real) * (math.pi * 0.5 ** (2 * half_bits - 1))
+        pairs = tf.concat([length * tf.cos(angle), length * tf.sin(angle)], axis=0)
+        return tf.cast(tf.reshape(pairs if count % 2 == 0 else pairs[:count], shape), dtype)
+
+    return draw

@@ -5,6 +5,7 @@ import itertools
 import keras
 import numpy as np
 import pytest
+import scipy.stats
 import tensorflow as tf
 
 from esgd_tf.optimizers import ConstantScope, ExponentialScope, LocalEntropy, _in_place, langevin
@@ -92,20 +93,57 @@ def test_pull_is_read_before_the_weights_move():
     np.testing.assert_array_equal(weights.numpy(), np.full(1000, 3.0 - 1.0 - 2.0, "float32"))
 
 
-def normal(seed=1, index=0, step=0, size=100_000):
+def normal(seed=1, index=0, step=0, size=100_000, dtype=tf.float64):
     shape = tf.TensorShape([size])
     seed, step = tf.constant(seed, tf.int64), tf.constant(step, tf.int64)
     key = _in_place.noise_key(seed, step)
-    return _in_place.standard_normal(shape, tf.float64, key, index).numpy()
+    return _in_place.standard_normal(shape, dtype, key, index).numpy()
 
 
-def test_noise_is_standard_normal():
-    sample = normal()
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
+def test_noise_is_standard_normal(dtype):
+    sample = np.stack([normal(seed, dtype=dtype) for seed in range(20)]).astype("float64")
     n = sample.size
     assert abs(sample.mean()) < 4 / np.sqrt(n)
     assert abs(sample.var() - 1) < 4 * np.sqrt(2 / n)
     assert abs((sample**3).mean()) < 4 * np.sqrt(15 / n)
     assert abs((sample**4).mean() - 3) < 4 * np.sqrt(96 / n)
+    assert scipy.stats.kstest(sample.ravel(), "norm").pvalue > 1e-3
+    # The two numbers of a word, and their squares, know nothing of each other.
+    first, second = np.split(sample, 2, axis=1)
+    assert abs((first * second).mean()) < 4 / np.sqrt(n / 2)
+    assert abs(((first**2 - 1) * (second**2 - 1)).mean()) < 4 * 2 / np.sqrt(n / 2)
+    # As many beyond 4 as there should be.
+    expected = 2 * scipy.stats.norm.sf(4) * n
+    assert abs((np.abs(sample) > 4).sum() - expected) < 4 * np.sqrt(expected)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_noise_of_few_weights(size):
+    # A longer draw begins another way; each has as many numbers as asked for, all different.
+    assert len(set(normal(size=size).tolist())) == size
+
+
+def test_noise_of_other_shapes_and_dtypes():
+    key = _in_place.noise_key(tf.constant(1, tf.int64), tf.constant(2, tf.int64))
+    assert _in_place.standard_normal(tf.TensorShape([]), tf.float32, key, 0).shape == ()
+    wide = _in_place.standard_normal(tf.TensorShape([3, 5]), tf.float32, key, 4)
+    for dtype in (tf.float16, tf.bfloat16):
+        narrow = _in_place.standard_normal(tf.TensorShape([3, 5]), dtype, key, 4)
+        assert narrow.dtype == dtype
+        np.testing.assert_array_equal(narrow.numpy(), tf.cast(wide, dtype).numpy())
+
+
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
+def test_noise_is_the_same_with_xla(dtype):
+    compiled = tf.function(
+        lambda key: _in_place.standard_normal(tf.TensorShape([101]), dtype, key, 3),
+        jit_compile=True,
+        autograph=False,
+    )
+    key = _in_place.noise_key(tf.constant(2**31 - 1, tf.int64), tf.constant(7, tf.int64))
+    plain = _in_place.standard_normal(tf.TensorShape([101]), dtype, key, 3)
+    np.testing.assert_allclose(compiled(key), plain, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def eager_state(noise):
         ("graph", 0.05),
         ("steps_per_execution", 0.05),
         ("custom loop", 0.05),
-        ("xla", 0.0),  # XLA draws other noise
+        ("xla", 0.05),
     ],
 )
 def test_mode(float64, mode, noise):
