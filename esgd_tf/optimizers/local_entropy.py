@@ -547,7 +547,10 @@ class LocalEntropy(keras.optimizers.Optimizer):
             _in_place.subtract_scaled(variable, constant["pull"], pull)
         normal = tf.zeros([], dtype)
         if self.noise > 0:
-            normal = _in_place.standard_normal(variable.shape, dtype, constants["key"], i)
+            # Not before the gradient is there: drawn at the step's start, the noise of all weights
+            # would lie in memory beside the activations.
+            with tf.control_dependencies([gradient]):
+                normal = _in_place.standard_normal(variable.shape, dtype, constants["key"], i)
             _in_place.subtract_scaled(variable, constant["noise"], normal)
         _in_place.average(mean, variable, self.averaging, constant["rest"])
         if self._statistics is not None:
