@@ -174,7 +174,7 @@ class Recorder(keras.callbacks.Callback):
         logs = dict(logs or {})
         logs.update(self._with_the_part_before(logs))
         row: dict[str, float] = {"epoch": self._batches / self._steps_per_epoch}
-        for name in ("gradient_evaluations", "outer_updates", "learning_rate", "scope"):
+        for name in ("gradient_evaluations", "outer_updates", "skipped", "learning_rate", "scope"):
             if name in logs:
                 row[name] = logs.pop(name)
         row |= {name: float(value) for name, value in logs.items()}

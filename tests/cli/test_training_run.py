@@ -9,6 +9,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import config
 from esgd_tf.cli import training_run
@@ -110,6 +111,57 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
     assert "--langevin_lr" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "wild" / "checkpoints" / "last.keras").exists()
+
+
+@pytest.fixture
+def a_nan_at_minibatch_3(monkeypatch):
+    """The first image of the third minibatch of the run is not finite."""
+    training = training_run._Batches.training
+
+    def poisoned(self, done):
+        def poison(number, batch):
+            images, labels = batch
+            bad = tf.logical_and(number == 2 - done, tf.range(len(images)) == 0)
+            return tf.where(bad[:, None, None, None], float("nan"), images), labels
+
+        return training(self, done).enumerate().map(poison)
+
+    monkeypatch.setattr(training_run._Batches, "training", poisoned)
+
+
+def test_on_nan_skip_leaves_the_minibatch_out(a_nan_at_minibatch_3, tmp_path, capsys):
+    flags = [*SMALL, "--on_nan", "skip", "--logdir", str(tmp_path)]
+    assert train(*flags, "-n", "whole") == 0
+    assert "minibatches skipped, not finite  1" in capsys.readouterr().out
+    rows = history(tmp_path / "whole")
+    assert [int(row["gradient_evaluations"]) for row in rows] == [STEPS - 1, 2 * STEPS - 1]
+    assert [int(row["skipped"]) for row in rows] == [1, 1]
+    assert all(np.isfinite(float(value)) for row in rows for value in row.values() if value)
+    # And it can be gone on with, from before and from after, to the same bits.
+    for limit in (1, 4):
+        name = f"after-{limit}"
+        assert train(*flags, "-n", name, "--limit_steps", str(limit)) == 0
+        assert train("-rl", "--logdir", str(tmp_path), "-n", name) == 0
+        last = tmp_path / name / "checkpoints" / "last.keras"
+        ours, extra = state(last)
+        theirs, expected = state(tmp_path / "whole" / "checkpoints" / "last.keras")
+        assert extra == expected
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(a, b)
+        for key in ("loss", "accuracy"):
+            mean = float(history(tmp_path / name)[-1][key])
+            assert mean == pytest.approx(float(rows[-1][key]), rel=1e-5)
+
+
+def test_on_nan_stop_saves_nothing_that_is_not_finite(a_nan_at_minibatch_3, tmp_path, capsys):
+    flags = [*SMALL, "--checkpoint_steps", "2", "--logdir", str(tmp_path), "-n", "stopped"]
+    assert train(*flags) == 1
+    error = capsys.readouterr().err
+    assert "minibatch 3 of epoch 1" in error
+    assert "last.keras is from before" in error
+    weights, extra = state(tmp_path / "stopped" / "checkpoints" / "last.keras")
+    assert extra["batches"] == 2
+    assert not any(np.isnan(w).any() for w in weights[:14])
 
 
 def test_the_last_good_checkpoint_survives_a_later_nan(tmp_path, monkeypatch, capsys):

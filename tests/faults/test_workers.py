@@ -50,3 +50,7 @@ def test_one_of_two_workers_is_killed(tmp_path):
         assert "[0] " in output
         assert not [x for x in output.splitlines() if x.startswith("[1] ") and "@" not in x]
     harness.assert_equal_runs(job.run_folder, whole.run_folder)
+    # TensorBoard's files carry the number of the process that wrote them: one, the chief.
+    events = [file.name for file in whole.run_folder.rglob("events.out.tfevents.*")]
+    assert len(events) >= 2
+    assert len({name.split(".")[-3] for name in events}) == 1, events
