@@ -282,7 +282,7 @@ def main() -> None:
     machine = hardware()
     print(machine)
     if "bfloat16" in flags.precisions:
-        print(f"--precision bfloat16: {set_precision('bfloat16')}", flush=True)
+        print(f"--mixed_precision bfloat16: {set_precision('bfloat16')}", flush=True)
         set_precision("none")
     results = [
         run(

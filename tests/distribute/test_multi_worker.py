@@ -99,6 +99,7 @@ def test_processes_gather_and_agree(two_processes):
         assert worker["agree"].tolist() == [True, False]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not keras.__version__.startswith("3.15"), reason="says what Keras 3.15 does")
 def test_what_fails_without_the_mending(tmp_path, monkeypatch, capfd):
     """If this fails on a new Keras, `enable_multi_worker` may have become superfluous."""

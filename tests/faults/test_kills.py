@@ -57,6 +57,7 @@ def test_stop_at_each_moment(tmp_path):
     harness.assert_equal_runs(job.run_folder, finished(Job(tmp_path, "whole", 2)))
 
 
+@pytest.mark.slow
 def test_sigterm_loses_no_step(tmp_path):
     job = Job(tmp_path, "told", 2)
     status = harness.stop_at("step", 4, 0.0, *job.flags, number=signal.SIGTERM)

@@ -119,7 +119,12 @@ def damage(path, how):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("how", ["truncated", "flipped", "gone"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "how", [pytest.param("truncated", marks=SLOW), "flipped", pytest.param("gone", marks=SLOW)]
+)
 def test_the_checkpoint_before_a_damaged_one_is_used(copied, two_epochs, capsys, how):
     copied.last.unlink() if how == "gone" else damage(copied.last, how)
     assert train("-rl", "--logdir", copied.path.parent, "-n", "run") == 0
@@ -248,7 +253,7 @@ def builder(folder, delay):
     )
 
 
-@pytest.mark.parametrize("fate", ["lives", "killed"])
+@pytest.mark.parametrize("fate", [pytest.param("lives", marks=SLOW), "killed"])
 def test_two_processes_build_one_data_set(tmp_path, fate):
     """One builds and one waits; if the first dies, the second builds."""
     Job(tmp_path, "unused", 1)  # makes the archives

@@ -191,11 +191,11 @@ def test_without_it_nothing_is_bfloat16():
 # ---- training -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # float16 is emulated on CPUs
 def test_training_agrees_with_float32():
     precision.set_precision("none")
     expected = losses(wide_resnet(entropy_sgd()))
     assert expected[-1] < 0.95 * expected[0]  # it learns
-    # float16 is slow on CPUs.
     for name, steps in (("bfloat16", STEPS), ("float16", L + 1)):
         description = precision.set_precision(name)
         model = wide_resnet(entropy_sgd())
