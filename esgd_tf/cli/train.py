@@ -169,11 +169,13 @@ def _what_to_run(
             checkpoint = _last_checkpoint(RunFolder(path, checkpoints))
         if fv.name:
             path = logdir / fv.name
+    if fv.restore_path is not None and not checkpoint.is_file():
+        raise RunFolderError(f"There is no checkpoint {checkpoint}.")
     folder = RunFolder(path, checkpoints)
     settings = resume_settings(fv, presets, folder.read_config())
     if checkpoint.is_file():
         return path, checkpoint, settings
-    if fv.restore_path is not None or folder.read_history():
+    if folder.read_history():
         raise RunFolderError(
             f"There is no checkpoint {checkpoint}: was it moved, or written to another "
             "--checkpoint_dir?"

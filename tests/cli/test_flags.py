@@ -95,6 +95,6 @@ def test_nothing_to_go_on_with(capsys, tmp_path):
     assert run("--logdir", str(tmp_path), "-rl") == 1
     assert "no run" in capsys.readouterr().err
     assert run("--logdir", str(tmp_path), "-rl", "-n", "mine") == 1
-    assert "no checkpoint" in capsys.readouterr().err
+    assert "no run folder" in capsys.readouterr().err
     assert run("-r", str(tmp_path / "last.keras")) == 1
     assert "no checkpoint" in capsys.readouterr().err
