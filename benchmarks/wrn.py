@@ -113,6 +113,8 @@ def torch_stepper(depth: int, width: int, batch_size: int, precision: str) -> St
     nn: Any = torch.nn
 
     class Block(nn.Module):
+        """Pre-activation residual block: twice norm, ReLU and 3x3 convolution."""
+
         def __init__(self, channels: int, filters: int, stride: int) -> None:
             super().__init__()
             self.norm_1 = nn.BatchNorm2d(channels)
