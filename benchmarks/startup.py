@@ -52,7 +52,7 @@ mark("import tensorflow")
 import keras
 mark("import keras")
 from esgd_tf import data, models
-from esgd_tf.cli.training_run import make_optimizer
+from esgd_tf.cli.experiment import make_optimizer
 mark("import esgd_tf")
 tf.config.list_logical_devices()
 e = settings.experiment

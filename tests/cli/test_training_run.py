@@ -13,6 +13,7 @@ import tensorflow as tf
 
 import config
 from esgd_tf.cli import training_run
+from esgd_tf.cli.experiment import Batches, learning_rate
 from esgd_tf.training.callbacks import Recorder
 from tests.cli.helpers import SMALL, STEPS, interrupted_at, train
 
@@ -116,7 +117,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
 @pytest.fixture
 def a_nan_at_minibatch_3(monkeypatch):
     """The first image of the third minibatch of the run is not finite."""
-    training = training_run._Batches.training
+    training = Batches.training
 
     def poisoned(self, done):
         def poison(number, batch):
@@ -126,7 +127,7 @@ def a_nan_at_minibatch_3(monkeypatch):
 
         return training(self, done).enumerate().map(poison)
 
-    monkeypatch.setattr(training_run._Batches, "training", poisoned)
+    monkeypatch.setattr(Batches, "training", poisoned)
 
 
 def test_on_nan_skip_leaves_the_minibatch_out(a_nan_at_minibatch_3, tmp_path, capsys):
@@ -287,7 +288,7 @@ def test_segments_of_a_run(done, total, expected):
 
 def test_learning_rate_drops_after_so_many_outer_updates():
     experiment = config.PRESETS["lenet"]["entropy-sgd"]  # L = 20, a drop after 40 epochs
-    schedule = training_run.learning_rate(experiment, steps_per_epoch=469)
+    schedule = learning_rate(experiment, steps_per_epoch=469)
     updates = round(40 * 469 / 20)
     assert float(schedule(updates - 1)) == pytest.approx(1.0)
     assert float(schedule(updates)) == pytest.approx(0.1)
