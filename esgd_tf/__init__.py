@@ -10,7 +10,7 @@ from esgd_tf._version import __version__
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["data", "models", "optimizers", "training"],
+    submodules=["data", "landscape", "models", "optimizers", "training"],
     submod_attrs={
         "optimizers": ["EntropyAdam", "EntropySGD", "LocalEntropy"],
         "training": ["AnchorCallback", "evaluate_at", "load_model", "reestimate_batch_norm"],

@@ -1,0 +1,71 @@
+"""How wide is the valley? Measurements of the loss around the weights of any Keras model.
+
+Every function takes a built Keras model (or a list of weights with a function of them), a loss and
+data; leaves the model as it found it, bit for bit; is deterministic under its seed; and returns a
+frozen result with its uncertainty, `.to_dict()` and `.plot(ax=None)`.
+"""
+
+from esgd_tf.landscape.local_energy import (
+    LocalEnergy,
+    PacBayesSigma,
+    local_energy,
+    pac_bayes_sigma,
+)
+from esgd_tf.landscape.local_entropy import (
+    LocalEntropyEstimate,
+    NotConvergedWarning,
+    laplace_local_entropy,
+    local_entropy,
+)
+from esgd_tf.landscape.operator import (
+    CurvatureOperator,
+    DiagonalEstimate,
+    FisherOperator,
+    GaussNewtonOperator,
+    HessianOperator,
+)
+from esgd_tf.landscape.paths import Interpolation, Plane, interpolate, plane
+from esgd_tf.landscape.random_walk import RandomWalk, random_walk
+from esgd_tf.landscape.sharpness import Sharpness, sharpness
+from esgd_tf.landscape.spectrum import (
+    Eigenpairs,
+    FullSpectrum,
+    SpectralDensity,
+    Trace,
+    eigenpairs,
+    full_spectrum,
+    spectral_density,
+    trace,
+)
+
+__all__ = [
+    "CurvatureOperator",
+    "DiagonalEstimate",
+    "Eigenpairs",
+    "FisherOperator",
+    "FullSpectrum",
+    "GaussNewtonOperator",
+    "HessianOperator",
+    "Interpolation",
+    "LocalEnergy",
+    "LocalEntropyEstimate",
+    "NotConvergedWarning",
+    "PacBayesSigma",
+    "Plane",
+    "RandomWalk",
+    "Sharpness",
+    "SpectralDensity",
+    "Trace",
+    "eigenpairs",
+    "full_spectrum",
+    "interpolate",
+    "laplace_local_entropy",
+    "local_energy",
+    "local_entropy",
+    "pac_bayes_sigma",
+    "plane",
+    "random_walk",
+    "sharpness",
+    "spectral_density",
+    "trace",
+]

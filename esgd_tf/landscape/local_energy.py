@@ -1,0 +1,317 @@
+"""Local energy: how much worse the network gets when its weights are disturbed.
+
+    δE(w, σ) = E_z[E(w + σ z * w)] - E(w),   z ~ N(0, I)      multiplicative noise
+    δE(w, σ) = E_z[E(w + σ z)] - E(w)                         additive noise
+
+with E the error rate or the loss over all the data. In a wide valley it stays small. Multiplicative
+noise does not see the scale of the weights, which means nothing in a network with rectifiers or
+BatchNormalization.
+
+Source: Pittorino et al., "Entropic gradient descent algorithms and wide flat minima", ICLR 2021,
+arXiv 2006.07897 (the local energy); Jiang et al., "Fantastic generalization measures and where to
+find them", ICLR 2020 (the search for σ).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import keras
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from esgd_tf.landscape._metrics import Metric, measured, named_metrics, splits_of
+from esgd_tf.landscape._objective import Objective, Selection
+from esgd_tf.landscape._progress import progress_bar
+from esgd_tf.landscape._result import Result, axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["LocalEnergy", "PacBayesSigma", "local_energy", "pac_bayes_sigma"]
+
+Noise = Literal["multiplicative", "additive"]
+Array = NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LocalEnergy(Result):
+    """The local energy at several strengths of noise.
+
+    Attributes:
+        sigmas: [s].
+        reference: E(w) by split and metric.
+        increase: δE [s] by split and metric.
+        standard_error: Of the increase [s], by split and metric.
+        samples: Number of z, the same ones at each sigma, for each split and metric.
+        noise: "multiplicative" or "additive".
+    """
+
+    sigmas: Array
+    reference: dict[str, dict[str, float]]
+    increase: dict[str, dict[str, Array]]
+    standard_error: dict[str, dict[str, Array]]
+    samples: int
+    noise: str
+
+    def curve(self, split: str | None = None, metric: str | None = None) -> tuple[Array, Array]:
+        """Return (increase [s], standard error [s]) of a split and metric, by default the first."""
+        split = next(iter(self.increase)) if split is None else split
+        metric = next(iter(self.increase[split])) if metric is None else metric
+        return self.increase[split][metric], self.standard_error[split][metric]
+
+    def plot(self, ax: Axes | None = None, metric: str | None = None, label: str = "") -> Axes:
+        """Draw the increase against sigma, for each split, with two standard errors."""
+        ax = axes(ax)
+        splits = list(self.increase)
+        metric = next(iter(self.increase[splits[0]])) if metric is None else metric
+        # Percentage points read better than fractions.
+        unit, factor = (" (% points)", 100.0) if metric == "error" else ("", 1.0)
+        for split in splits:
+            value, spread = self.curve(split, metric)
+            words = [label] if label else []
+            words += [split] if split != "data" else []
+            ax.errorbar(
+                self.sigmas, factor * value, yerr=2 * factor * spread, fmt="o-", ms=3, capsize=2,
+                label=" ".join(words) or None,
+            )  # fmt: skip
+        ax.set(xlabel=f"σ of {self.noise} noise", ylabel=f"increase of {metric}{unit}")
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend()
+        return ax
+
+
+def local_energy(
+    model: keras.Model | Sequence[Any],
+    data: Any,
+    metric: Metric | Sequence[Metric] = "error",
+    *,
+    sigmas: ArrayLike = (0.02, 0.05, 0.1, 0.15, 0.2),
+    samples: int = 100,
+    noise: Noise = "multiplicative",
+    loss: Any = None,
+    batch_size: int | None = None,
+    variables: Selection = None,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> LocalEnergy:
+    """Measure the local energy.
+
+    Args:
+        model: A built Keras model, or a list of weights (then `metric` is "loss").
+        data: Data as for `HessianOperator`, or several by name: {"train": ..., "test": ...}.
+        metric: "error" (the fraction of wrong classes), "loss", a Keras loss, a function of
+            (y_true, y_pred) that returns a value for each example, or a list of these.
+        sigmas: [s] strengths of the noise, >= 0.
+        samples: Number of z, >= 2.
+        noise: "multiplicative" or "additive".
+        loss: For metric "loss": as for `HessianOperator`; None for the compiled one.
+        batch_size: Examples at a time, for arrays; 512 if None.
+        variables: The weights that are disturbed, as for `HessianOperator`.
+        seed: Of the z.
+        progress: Whether to show a bar; None for "on a terminal".
+
+    Raises:
+        ValueError: An argument is out of range, or the data are as `HessianOperator` refuses them.
+    """
+    sigmas = np.atleast_1d(np.asarray(sigmas, np.float64))
+    if sigmas.ndim != 1 or not np.all(np.isfinite(sigmas) & (sigmas >= 0)):
+        raise ValueError(f"`sigmas` must be a list of numbers >= 0; got {sigmas.tolist()}.")
+    _check_samples(samples, noise)
+    metrics = named_metrics(metric)
+    energies = {}
+    for split, part in splits_of(data).items():
+        energies[split] = measured(
+            model, loss, part, metrics, batch_size=batch_size, variables=variables
+        )
+    reference = {split: evaluate() for split, (_, evaluate) in energies.items()}
+    disturb = _Disturbance(next(iter(energies.values()))[0], noise)
+    values = {
+        split: {name: np.zeros((samples, len(sigmas))) for name in metrics} for split in energies
+    }
+    with progress_bar(samples * len(sigmas), "local energy", progress) as bar:
+        for k in range(samples):
+            z = _normal(seed, k, disturb.size)
+            for s, sigma in enumerate(sigmas):
+                weights = disturb(sigma, z)
+                for split, (_, evaluate) in energies.items():
+                    for name, value in evaluate(weights).items():
+                        values[split][name][k, s] = value - reference[split][name]
+                bar.update(1)
+    return LocalEnergy(
+        sigmas=sigmas,
+        reference=reference,
+        increase={
+            split: {name: v.mean(axis=0) for name, v in by_name.items()}
+            for split, by_name in values.items()
+        },
+        standard_error={
+            split: {name: _standard_error(v) for name, v in by_name.items()}
+            for split, by_name in values.items()
+        },
+        samples=samples,
+        noise=noise,
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PacBayesSigma(Result):
+    """The largest noise that a network bears.
+
+    Attributes:
+        sigma: The largest sigma whose expected increase is at most the bound.
+        standard_error: Of sigma: that of the increase over the slope of the increase at sigma.
+        increase: The expected increase there.
+        increase_error: Its standard error.
+        bound: What it was to stay below.
+        samples: Number of z.
+        noise: "multiplicative" or "additive".
+        bracketed: False if even `max_sigma` stays below the bound; sigma is then `max_sigma`.
+    """
+
+    sigma: float
+    standard_error: float
+    increase: float
+    increase_error: float
+    bound: float
+    samples: int
+    noise: str
+    bracketed: bool
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw sigma with two standard errors."""
+        ax = axes(ax)
+        ax.errorbar([0], [self.sigma], yerr=[2 * self.standard_error], fmt="o", capsize=4)
+        ax.set(ylabel=f"largest σ ({self.noise}) with increase ≤ {self.bound:g}", xticks=[])
+        return ax
+
+
+def pac_bayes_sigma(
+    model: keras.Model | Sequence[Any],
+    data: Any,
+    metric: Metric = "loss",
+    *,
+    bound: float = 0.1,
+    samples: int = 30,
+    noise: Noise = "additive",
+    max_sigma: float = 10.0,
+    rtol: float = 1e-3,
+    loss: Any = None,
+    batch_size: int | None = None,
+    variables: Selection = None,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> PacBayesSigma:
+    """Find the largest sigma with E_z[E(w + σ z)] - E(w) <= bound.
+
+    The z are the same at each sigma, so that the increase is a continuous function of sigma (for a
+    loss); its first crossing of the bound is bracketed by doubling and found by SciPy's `brentq`.
+    PAC-Bayes bounds with a Gaussian posterior N(w, σ²) tighten as σ grows.
+
+    Args:
+        model: As for `local_energy`.
+        data: Data as for `HessianOperator`.
+        metric: As for `local_energy`, one.
+        bound: Of the increase, > 0.
+        samples: Number of z, >= 2.
+        noise: "additive" or "multiplicative".
+        max_sigma: Where the search gives up, > 0.
+        rtol: Relative accuracy of sigma, > 0.
+        loss: As for `local_energy`.
+        batch_size: As there.
+        variables: As there.
+        seed: As there.
+        progress: As there.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+    from scipy.optimize import brentq
+
+    for name, number in (("bound", bound), ("max_sigma", max_sigma), ("rtol", rtol)):
+        if not (np.isfinite(number) and number > 0):
+            raise ValueError(f"`{name}` must be a positive number; got {number}.")
+    _check_samples(samples, noise)
+    metrics = named_metrics(metric)
+    if len(metrics) != 1:
+        raise ValueError("`metric` must be one: sigma is searched for each alone.")
+    (name,) = metrics
+    objective, evaluate = measured(
+        model, loss, data, metrics, batch_size=batch_size, variables=variables
+    )
+    reference, disturb = evaluate()[name], _Disturbance(objective, noise)
+    seen: dict[float, Array] = {}
+
+    def increase(sigma: float) -> float:
+        if sigma not in seen:
+            rises = np.empty(samples)
+            for k in range(samples):
+                weights = disturb(sigma, _normal(seed, k, disturb.size))
+                rises[k] = evaluate(weights)[name] - reference
+                bar.update(1)
+            # A network of NaN is a bad one; inf orders it.
+            seen[sigma] = np.nan_to_num(rises, nan=np.inf)
+        return float(seen[sigma].mean())
+
+    with progress_bar(None, "sigma", progress) as bar:
+        high = 1e-3 * max_sigma
+        while increase(high) <= bound and high < max_sigma:
+            high = min(2 * high, max_sigma)
+        bracketed = increase(high) > bound
+        low = high / 2
+        while bracketed and increase(low) > bound:
+            low, high = low / 2, low
+            if low < 1e-12 * max_sigma:
+                raise ValueError(f"No sigma keeps the increase of {name} below {bound}.")
+        sigma = high
+        if bracketed:
+            sigma = brentq(
+                lambda s: min(increase(s) - bound, 1e6 * bound), low, high, rtol=rtol / 4
+            )
+            # The root is between two points seen; the lower one keeps the promise.
+            sigma = max(s for s in seen if s <= sigma * (1 + 1e-12) and increase(s) <= bound)
+        beyond = min((s for s in seen if s > sigma), default=sigma)
+        before = max((s for s in seen if s < sigma), default=sigma)
+        slope = 0.0
+        if beyond > before and np.isfinite(increase(beyond)):
+            slope = (increase(beyond) - increase(before)) / (beyond - before)
+    spread = float(_standard_error(seen[sigma]))
+    return PacBayesSigma(
+        sigma=float(sigma),
+        standard_error=spread / slope if slope > 0 else float("nan"),
+        increase=increase(sigma),
+        increase_error=spread,
+        bound=float(bound),
+        samples=samples,
+        noise=noise,
+        bracketed=bool(bracketed),
+    )
+
+
+class _Disturbance:
+    """Weights plus noise, as lists that an objective takes."""
+
+    def __init__(self, objective: Objective, noise: str) -> None:
+        self._objective, self.size = objective, objective.size
+        self._start = objective.flatten(objective.start)
+        self._scale = self._start if noise == "multiplicative" else np.ones(1)
+
+    def __call__(self, sigma: float, z: Array) -> Any:
+        return self._objective.unflatten(self._start + sigma * z * self._scale)
+
+
+def _normal(seed: int, sample: int, size: int) -> Array:
+    return np.random.default_rng([seed, sample]).standard_normal(size)
+
+
+def _standard_error(values: Array) -> Array:
+    return values.std(axis=0, ddof=1) / np.sqrt(len(values))
+
+
+def _check_samples(samples: int, noise: str) -> None:
+    if isinstance(samples, bool) or not isinstance(samples, int | np.integer) or samples < 2:
+        raise ValueError(f"`samples` must be an integer of at least 2; got {samples!r}.")
+    if noise not in ("multiplicative", "additive"):
+        raise ValueError(f"`noise` must be multiplicative or additive; got {noise!r}.")

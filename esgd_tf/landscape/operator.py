@@ -1,0 +1,444 @@
+"""Curvature matrices of the loss that are never formed: products with vectors.
+
+For f(w) = 1/N Σ_i l_i(w) over ALL the data,
+
+    Hessian        H v = ∇(∇f(w) · v)
+    Gauss-Newton   G v = 1/N Σ_i J_i' (∇²_z l_i) J_i v       J_i = ∂z_i/∂w, z_i the network's output
+    Fisher         F v = 1/N Σ_i g_i (g_i · v)               g_i = ∇l_i(w)
+
+Each costs about as much as two gradients and needs no more memory. They are symmetric linear
+operators of dimension n, the number of weights: `H @ v` for a vector or for the columns of a
+matrix, `H.as_linear_operator()` for SciPy, and the functions of `spectrum.py`.
+
+How: the Hessian product is reverse over reverse (Pearlmutter 1994, "Fast exact multiplication by
+the Hessian"): the gradient's own graph is differentiated with v as output gradient. Several columns
+share one evaluation of the gradient. J v is the derivative by u of J'u, so that it shares the
+forward pass with the products by J' too. (Forward over reverse took 1.2 times as long on CPU;
+benchmarks/landscape.py measures it.)
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import ArrayLike, NDArray
+
+from esgd_tf.landscape._objective import Objective, Selection
+from esgd_tf.landscape._progress import progress_bar
+from esgd_tf.landscape._result import Result, axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from scipy.sparse.linalg import LinearOperator
+
+__all__ = [
+    "CurvatureOperator",
+    "DiagonalEstimate",
+    "FisherOperator",
+    "GaussNewtonOperator",
+    "HessianOperator",
+]
+
+
+class CurvatureOperator:
+    """The common face of the three operators; see there.
+
+    Attributes:
+        shape: (n, n).
+        dtype: float64, whatever the model computes in: sums over batches are.
+        matvecs: Products with a vector so far.
+    """
+
+    dtype = np.dtype(np.float64)
+
+    def __init__(
+        self,
+        model: keras.Model | Sequence[Any],
+        loss: Any = None,
+        data: Any = None,
+        *,
+        batch_size: int | None = None,
+        variables: Selection = None,
+    ) -> None:
+        self._objective = Objective(model, loss, data, batch_size=batch_size, variables=variables)
+        self._objective.finite_start()
+        self._check()
+        n = self._objective.size
+        self.shape = (n, n)
+        self.matvecs = 0
+        self._products: dict[int, Any] = {}  # a graph for each number of columns
+
+    def _check(self) -> None:
+        """Refuse an objective that has no such operator."""
+
+    def at(self, weights: Sequence[Any] | ArrayLike | None = None) -> CurvatureOperator:
+        """Return this operator at other weights, without tracing its graph anew.
+
+        Args:
+            weights: A list of arrays or a flat vector [n]; None for those that the model has now
+                (then BatchNormalization statistics are read anew too).
+        """
+        other = copy.copy(self)
+        if weights is None:
+            other._objective = self._objective.reread()
+        else:
+            other._objective = copy.copy(self._objective)
+            other._objective.start = self._objective.weights(weights)
+        other._objective.finite_start()
+        other.matvecs = 0
+        return other
+
+    # ---- products -----------------------------------------------------------------------------
+
+    def __matmul__(self, v: ArrayLike) -> NDArray[np.float64]:
+        """Return the product with a vector [n] or with the columns of a matrix [n, k]."""
+        v = np.asarray(v)
+        n = self.shape[0]
+        if v.ndim not in (1, 2) or v.shape[0] != n:
+            raise ValueError(f"The operator has dimension {n:,}; got an array of shape {v.shape}.")
+        if not np.issubdtype(v.dtype, np.number) or np.iscomplexobj(v):
+            raise ValueError(f"The operator acts on real numbers; got dtype {v.dtype}.")
+        if v.ndim == 1:
+            return self._columns(v[None, :])[0]
+        if v.shape[1] == 0:
+            return np.zeros(v.shape)
+        return self._columns(np.ascontiguousarray(v.T)).T
+
+    def _columns(self, rows: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the products with the rows of a [k, n] array, as rows."""
+        objective, width = self._objective, self.block_size
+        result = np.empty(rows.shape)
+        for at in range(0, len(rows), width):
+            block = rows[at : at + width]
+            # A block that is not full gets zeros, not a graph of its own.
+            full = 1 if len(block) == 1 else width
+            padded = np.zeros((full, rows.shape[1]))
+            padded[: len(block)] = block
+            vectors, start = [], 0
+            for shape, dtype in zip(objective.shapes, objective.dtypes, strict=True):
+                stop = start + int(np.prod(shape))
+                vectors.append(tf.constant(padded[:, start:stop].reshape(full, *shape), dtype))
+                start = stop
+            product = self._products.setdefault(
+                full, tf.function(self._graph_product, reduce_retracing=True, autograph=False)
+            )
+            sums = objective.sum_over_batches(product, objective.start, vectors)
+            flat = np.concatenate([s.reshape(full, -1) for s in sums], axis=1)
+            result[at : at + width] = flat[: len(block)]
+        self.matvecs += len(rows)
+        result /= objective.count
+        return result
+
+    @property
+    def block_size(self) -> int:
+        """Columns that are multiplied at once, where there are several."""
+        return 8
+
+    def _graph_product(
+        self, weights: Any, vectors: Any, held: Any, x: Any, y: Any, sample_weight: Any
+    ) -> Any:
+        return self._objective.run(
+            self._product_on_a_device, weights, vectors, held, x, y, sample_weight
+        )
+
+    def _product_on_a_device(
+        self, weights: Any, vectors: Any, held: Any, x: Any, y: Any, sample_weight: Any
+    ) -> list[tf.Tensor]:
+        """In a graph: return [k, *shape] for each weight, summed over the examples of a batch."""
+        raise NotImplementedError
+
+    # ---- other faces --------------------------------------------------------------------------
+
+    def as_linear_operator(self) -> LinearOperator:
+        """Return the operator as SciPy's solvers take it."""
+        from scipy.sparse.linalg import LinearOperator
+
+        return LinearOperator(
+            self.shape,
+            matvec=lambda v: self @ np.ravel(v),
+            rmatvec=lambda v: self @ np.ravel(v),
+            matmat=lambda v: self @ v,
+            rmatmat=lambda v: self @ v,
+            dtype=self.dtype,
+        )
+
+    def loss(self) -> float:
+        """Return f(w)."""
+        return self._objective.evaluate()["loss"]
+
+    def gradient(self) -> NDArray[np.float64]:
+        """Return ∇f(w), a vector [n]."""
+        return self._objective.value_and_gradient()[1]
+
+    def unflatten(self, v: ArrayLike) -> list[NDArray[Any]]:
+        """Return a vector [n] as a list of arrays in the shapes of the weights."""
+        return [t.numpy() for t in self._objective.unflatten(v)]
+
+    def diagonal_estimate(
+        self, num_probes: int = 100, *, seed: int = 0, progress: bool | None = None
+    ) -> DiagonalEstimate:
+        """Estimate the diagonal from products with random signs.
+
+        With z uniform on {-1, 1}^n, E[z * (H z)] = diag H (Bekas, Kokiopoulou and Saad, "An
+        estimator for the diagonal of a matrix", 2007).
+
+        Args:
+            num_probes: Products with a vector, >= 2.
+            seed: Of the signs.
+            progress: Whether to show a bar; None for "on a terminal".
+        """
+        if num_probes < 2:
+            raise ValueError(f"`num_probes` must be at least 2; got {num_probes}.")
+        rng = np.random.default_rng(seed)
+        first, second = np.zeros(self.shape[0]), np.zeros(self.shape[0])
+        with progress_bar(num_probes, "diagonal", progress) as bar:
+            for at in range(0, num_probes, self.block_size):
+                rows = min(self.block_size, num_probes - at)
+                z = rng.integers(0, 2, (rows, self.shape[0])) * 2.0 - 1.0
+                samples = z * self._columns(z)
+                first += samples.sum(axis=0)
+                second += (samples**2).sum(axis=0)
+                bar.update(rows)
+        mean = first / num_probes
+        variance = np.maximum(second - num_probes * mean**2, 0.0) / (num_probes - 1)
+        return DiagonalEstimate(mean, np.sqrt(variance / num_probes), num_probes)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DiagonalEstimate(Result):
+    """The diagonal of a curvature operator.
+
+    Attributes:
+        estimate: [n].
+        standard_error: [n].
+        num_probes: Products with a vector that it took.
+    """
+
+    estimate: NDArray[np.float64]
+    standard_error: NDArray[np.float64]
+    num_probes: int
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the sorted diagonal, with two standard errors."""
+        ax = axes(ax)
+        order = np.argsort(self.estimate)[::-1]
+        rank = np.arange(1, len(order) + 1)
+        value, error = self.estimate[order], 2 * self.standard_error[order]
+        ax.fill_between(rank, value - error, value + error, alpha=0.3, lw=0, label="± 2 std. err.")
+        ax.plot(rank, value, label="estimate")
+        ax.set(xlabel="weight, sorted", ylabel="diagonal of the curvature")
+        ax.set_yscale("symlog", linthresh=max(float(np.median(np.abs(value))), 1e-12))
+        ax.legend()
+        return ax
+
+
+class HessianOperator(CurvatureOperator):
+    """The Hessian of the mean loss over all the data, H = ∇²f(w).
+
+    Example:
+        >>> H = HessianOperator(model, "sparse_categorical_crossentropy", (x, y))
+        >>> eigenpairs(H, k=5).eigenvalues
+
+    The weights are those that the model has now; if it changes later, the operator does not
+    (`at()` follows it). Between two outer updates a model trained by `EntropySGD` holds the
+    Langevin weights: make the operator inside `esgd_tf.evaluate_at(model)`.
+
+    Args:
+        model: A built Keras model, or a list of weights. Dropout is off; BatchNormalization uses
+            its moving statistics.
+        loss: A Keras loss, its name, or a function of (y_true, y_pred); None for the compiled one.
+            With a list of weights a function of (weights, x, y), or of (weights).
+        data: (x, y) or (x, y, sample_weight) arrays, or a batched tf.data.Dataset that gives the
+            same batches at each pass. None with a loss of the weights alone.
+        batch_size: Examples at a time, for arrays; 512 if None. Bounds the memory needed.
+        variables: The weights that are varied: None for all trainable ones, or a list of layers,
+            variables or names, or a function of a variable.
+
+    Raises:
+        ValueError: The data are empty or differ from pass to pass (a dataset that shuffles), the
+            loss is not finite at these weights, or `variables` names nothing.
+    """
+
+    def _product_on_a_device(
+        self, weights: Any, vectors: Any, held: Any, x: Any, y: Any, sample_weight: Any
+    ) -> list[tf.Tensor]:
+        columns = vectors[0].shape[0]
+        with tf.GradientTape(persistent=columns > 1, watch_accessed_variables=False) as outer:
+            outer.watch(weights)
+            with tf.GradientTape(watch_accessed_variables=False) as inner:
+                inner.watch(weights)
+                value = self._objective.loss_sum(weights, held, x, y, sample_weight)
+            gradient = inner.gradient(value, weights, unconnected_gradients="zero")
+        return _stacked(
+            outer.gradient(
+                gradient,
+                weights,
+                output_gradients=[v[k] for v in vectors],
+                unconnected_gradients="zero",
+            )
+            for k in range(columns)
+        )
+
+
+class GaussNewtonOperator(CurvatureOperator):
+    """The generalised Gauss-Newton matrix: the Hessian without the curvature of the network.
+
+    G = 1/N Σ_i J_i' (∇²_z l_i) J_i, positive semi-definite if the loss is convex in the output z.
+    For softmax with cross entropy, and other losses that are the negative logarithm of an
+    exponential family in its natural parameters, it is the Fisher information. Losses that layers
+    add are left out.
+
+    Source: Schraudolph, "Fast curvature matrix-vector products for second-order gradient descent",
+    2002; Martens, "New insights and perspectives on the natural gradient method", 2020.
+
+    Args:
+        model: As for `HessianOperator`, but a Keras model.
+        loss: As there.
+        data: As there.
+        batch_size: As there.
+        variables: As there.
+
+    Raises:
+        ValueError: As there.
+    """
+
+    def _check(self) -> None:
+        if not self._objective.has_predictions:
+            raise ValueError(
+                "A Gauss-Newton matrix is that of a loss after a network: give a Keras model."
+            )
+
+    def _product_on_a_device(
+        self, weights: Any, vectors: Any, held: Any, x: Any, y: Any, sample_weight: Any
+    ) -> list[tf.Tensor]:
+        def outputs(weights: Any) -> tf.Tensor:
+            return self._objective.forward(weights, held, x)[0]
+
+        def curve(predictions: tf.Tensor, tangents: list[tf.Tensor]) -> list[tf.Tensor]:
+            with tf.GradientTape(persistent=True) as outer:
+                outer.watch(predictions)
+                with tf.GradientTape() as inner:
+                    inner.watch(predictions)
+                    losses = self._objective.loss_of_predictions(y, predictions)
+                    total = tf.reduce_sum(losses * tf.cast(sample_weight, losses.dtype))
+                slope = inner.gradient(total, predictions)
+            return [
+                outer.gradient(slope, predictions, t, unconnected_gradients="zero")
+                for t in tangents
+            ]
+
+        return _through_jacobian(outputs, weights, vectors, curve)
+
+
+class FisherOperator(CurvatureOperator):
+    """The empirical Fisher matrix: the second moment of the gradients of single examples.
+
+    F = 1/N Σ_i g_i g_i' with g_i the gradient of example i's loss at its own label; with
+    `centered`, the covariance F - ∇f ∇f', whose diagonal is what Chaudhari et al. (2017) plot for
+    their largest network. Losses that layers add are left out.
+
+    Args:
+        model: As for `HessianOperator`.
+        loss: As there; it must give a value for each example.
+        data: As there.
+        batch_size: As there.
+        variables: As there.
+        centered: Whether to subtract the mean gradient.
+
+    Raises:
+        ValueError: As there, or there are no examples.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model | Sequence[Any],
+        loss: Any = None,
+        data: Any = None,
+        *,
+        batch_size: int | None = None,
+        variables: Selection = None,
+        centered: bool = False,
+    ) -> None:
+        super().__init__(model, loss, data, batch_size=batch_size, variables=variables)
+        self.centered = bool(centered)
+        self._mean: NDArray[np.float64] | None = None
+
+    def at(self, weights: Sequence[Any] | ArrayLike | None = None) -> CurvatureOperator:
+        """See `CurvatureOperator.at`."""
+        other = super().at(weights)
+        other._mean = None  # type: ignore[attr-defined]
+        return other
+
+    def _check(self) -> None:
+        if not self._objective.has_examples or self._objective.loss_is_a_mean():
+            raise ValueError(
+                "The Fisher matrix needs the loss of each example: give data, and a loss that "
+                "returns one value for each."
+            )
+
+    def _columns(self, rows: NDArray[Any]) -> NDArray[np.float64]:
+        result = super()._columns(rows)
+        if self.centered:
+            if self._mean is None:
+                ones = tf.function(self._graph_mean_gradient, autograph=False)
+                sums = self._objective.sum_over_batches(ones, self._objective.start)
+                self._mean = self._objective.flatten(sums) / self._objective.count
+            result -= np.outer(rows @ self._mean, self._mean)
+        return result
+
+    def _graph_mean_gradient(self, *arguments: Any) -> Any:
+        def on_a_device(weights: Any, held: Any, x: Any, y: Any, sample_weight: Any) -> Any:
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(weights)
+                losses = self._objective.per_example_loss(weights, held, x, y)
+                total = tf.reduce_sum(losses * tf.cast(sample_weight, losses.dtype))
+            return tape.gradient(total, weights, unconnected_gradients="zero")
+
+        return self._objective.run(on_a_device, *arguments)
+
+    def _product_on_a_device(
+        self, weights: Any, vectors: Any, held: Any, x: Any, y: Any, sample_weight: Any
+    ) -> list[tf.Tensor]:
+        return _through_jacobian(
+            lambda w: self._objective.per_example_loss(w, held, x, y),
+            weights,
+            vectors,
+            lambda losses, tangents: [t * tf.cast(sample_weight, t.dtype) for t in tangents],
+        )
+
+
+def _through_jacobian(outputs: Any, weights: Any, vectors: Any, curve: Any) -> list[tf.Tensor]:
+    """Return J' C J v for each of the stacked v, with J that of `outputs` by the weights.
+
+    Args:
+        outputs: A function of the weights.
+        weights: Where.
+        vectors: [k, *shape] for each weight.
+        curve: Of (outputs, list of J v); returns the list of C J v.
+    """
+    columns = vectors[0].shape[0]
+    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as inner:
+        inner.watch(weights)
+        out = outputs(weights)
+    # J'u is linear in u, so its derivative by u is J, wherever u is.
+    u = tf.zeros_like(out)
+    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as by_u:
+        by_u.watch(u)
+        pulled = inner.gradient(out, weights, output_gradients=u, unconnected_gradients="zero")
+    tangents = [
+        by_u.gradient(pulled, u, output_gradients=[v[k] for v in vectors]) for k in range(columns)
+    ]
+    return _stacked(
+        inner.gradient(out, weights, output_gradients=c, unconnected_gradients="zero")
+        for c in curve(out, tangents)
+    )
+
+
+def _stacked(columns: Any) -> list[tf.Tensor]:
+    return [tf.stack(parts) for parts in zip(*columns, strict=True)]

@@ -1,0 +1,163 @@
+"""Random walks over the loss surface: how far can one stray before the loss rises?
+
+    w(t+1) = w(t) + step_size N(0, I)
+
+"free" walks until the loss leaves the excursion set {w: f(w) <= threshold}; the step at which it
+does is the escape step. "rejecting" stays where it was whenever a step would leave the set, so that
+it samples the set uniformly, as far as it is connected.
+
+Source: the elementary-walkers code (free); Metropolis et al. 1953 (rejecting, for the density that
+is constant on the set).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from esgd_tf.landscape._objective import Objective, Selection
+from esgd_tf.landscape._progress import progress_bar
+from esgd_tf.landscape._result import Result, axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["RandomWalk", "random_walk"]
+
+Array = NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RandomWalk(Result):
+    """One or more walks from the same weights.
+
+    Attributes:
+        losses: [walks, steps + 1], f(w(t)); NaN after an escape. The first is f(w(0)).
+        distances: [walks, steps + 1], ‖w(t) - w(0)‖.
+        escape_steps: [walks], the step that left the set; -1 if none did.
+        acceptance: [walks], the fraction of steps that were taken.
+        threshold: Of the excursion set.
+        step_size: Standard deviation of a step, for each weight.
+        kind: "free" or "rejecting".
+        end: [walks, n], where each walk ended. Not part of `to_dict`.
+    """
+
+    losses: Array
+    distances: Array
+    escape_steps: NDArray[np.int64]
+    acceptance: Array
+    threshold: float
+    step_size: float
+    kind: str
+    end: Array = dataclasses.field(metadata={"written": False})
+
+    @property
+    def mean_escape_step(self) -> tuple[float, float]:
+        """The mean escape step and its standard error; NaN unless every walk escaped."""
+        steps = self.escape_steps.astype(np.float64)
+        if np.any(steps < 0):
+            return float("nan"), float("nan")
+        spread = steps.std(ddof=1) / np.sqrt(len(steps)) if len(steps) > 1 else np.nan
+        return float(steps.mean()), float(spread)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the loss of each walk against its steps."""
+        ax = axes(ax)
+        for losses in self.losses:
+            ax.plot(losses, lw=0.8)
+        ax.axhline(self.threshold, color="0.4", ls="--", lw=0.8, label="threshold")
+        ax.set(xlabel="step", ylabel="loss", title=f"{self.kind} walks")
+        ax.legend()
+        return ax
+
+
+def random_walk(
+    model: keras.Model | Sequence[Any],
+    loss: Any = None,
+    data: Any = None,
+    *,
+    threshold: float,
+    step_size: float = 0.005,
+    kind: Literal["free", "rejecting"] = "free",
+    max_steps: int = 1000,
+    walks: int = 1,
+    batch_size: int | None = None,
+    variables: Selection = None,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> RandomWalk:
+    """Walk at random from the model's weights; the model stays where it is.
+
+    Args:
+        model: As for `HessianOperator`.
+        loss: As there.
+        data: As there.
+        threshold: Walk inside {f <= threshold}; the model must be inside.
+        step_size: Standard deviation of a step, for each weight, > 0.
+        kind: "free" or "rejecting".
+        max_steps: Steps after which a walk ends.
+        walks: Number of walks, one after the other.
+        batch_size: As for `HessianOperator`.
+        variables: As there.
+        seed: Of the steps; walk k of a seed is the same, however many there are.
+        progress: Whether to show a bar; None for "on a terminal".
+
+    Raises:
+        ValueError: An argument is out of range, or the model is outside the excursion set.
+    """
+    if kind not in ("free", "rejecting"):
+        raise ValueError(f"`kind` must be free or rejecting; got {kind!r}.")
+    if not (np.isfinite(step_size) and step_size > 0):
+        raise ValueError(f"`step_size` must be positive; got {step_size}.")
+    for name, number in (("max_steps", max_steps), ("walks", walks)):
+        if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
+            raise ValueError(f"`{name}` must be a positive integer; got {number!r}.")
+    objective = Objective(model, loss, data, batch_size=batch_size, variables=variables)
+    begin = objective.finite_start()
+    if not begin <= threshold:
+        raise ValueError(
+            f"The walk would start outside: the loss is {begin:.6g} and `threshold` {threshold:g}."
+        )
+    start = objective.flatten(objective.start)
+    losses = np.full((walks, max_steps + 1), np.nan)
+    distances = np.full((walks, max_steps + 1), np.nan)
+    losses[:, 0], distances[:, 0] = begin, 0.0
+    escapes, acceptance = np.full(walks, -1), np.ones(walks)
+    ends = np.empty((walks, objective.size))
+    with progress_bar(walks * max_steps, "random walk", progress) as bar:
+        for k in range(walks):
+            rng = np.random.default_rng([seed, k])
+            # In float64: small steps would be lost in large weights.
+            offset, rejected = np.zeros_like(start), 0
+            for t in range(1, max_steps + 1):
+                proposed = offset + step_size * rng.standard_normal(objective.size)
+                value = objective.evaluate(objective.unflatten(start + proposed))["loss"]
+                bar.update(1)
+                inside = value <= threshold  # not so for NaN
+                if inside or kind == "free":
+                    offset, losses[k, t] = proposed, value
+                else:
+                    rejected += 1
+                    losses[k, t] = losses[k, t - 1]
+                distances[k, t] = np.linalg.norm(offset)
+                if not inside and kind == "free":
+                    escapes[k] = t
+                    break
+            if kind == "rejecting":
+                acceptance[k] = 1 - rejected / max_steps
+            ends[k] = start + offset
+    return RandomWalk(
+        losses=losses,
+        distances=distances,
+        escape_steps=escapes,
+        acceptance=acceptance,
+        threshold=float(threshold),
+        step_size=float(step_size),
+        kind=kind,
+        end=ends,
+    )
