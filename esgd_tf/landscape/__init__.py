@@ -5,6 +5,10 @@ data; leaves the model as it found it, bit for bit; is deterministic under its s
 frozen result with its uncertainty, `.to_dict()` and `.plot(ax=None)`.
 """
 
+from esgd_tf.landscape.eigenpairs import Eigenpairs, eigenpairs
+from esgd_tf.landscape.fisher import FisherOperator
+from esgd_tf.landscape.full_spectrum import FullSpectrum, full_spectrum
+from esgd_tf.landscape.gauss_newton import GaussNewtonOperator
 from esgd_tf.landscape.local_energy import (
     LocalEnergy,
     PacBayesSigma,
@@ -17,26 +21,12 @@ from esgd_tf.landscape.local_entropy import (
     laplace_local_entropy,
     local_entropy,
 )
-from esgd_tf.landscape.operator import (
-    CurvatureOperator,
-    DiagonalEstimate,
-    FisherOperator,
-    GaussNewtonOperator,
-    HessianOperator,
-)
+from esgd_tf.landscape.operator import CurvatureOperator, DiagonalEstimate, HessianOperator
 from esgd_tf.landscape.paths import Interpolation, Plane, interpolate, plane
 from esgd_tf.landscape.random_walk import RandomWalk, random_walk
 from esgd_tf.landscape.sharpness import Sharpness, sharpness
-from esgd_tf.landscape.spectrum import (
-    Eigenpairs,
-    FullSpectrum,
-    SpectralDensity,
-    Trace,
-    eigenpairs,
-    full_spectrum,
-    spectral_density,
-    trace,
-)
+from esgd_tf.landscape.spectral_density import SpectralDensity, spectral_density
+from esgd_tf.landscape.trace import Trace, trace
 
 __all__ = [
     "CurvatureOperator",

@@ -11,10 +11,7 @@ Sums over a batch are taken in the dtype of the model, sums over batches in floa
 from __future__ import annotations
 
 import copy
-import dataclasses
-import itertools
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -22,12 +19,19 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
+from esgd_tf.landscape._data import FixedData
+from esgd_tf.landscape._losses import (
+    broadcast_mean,
+    one_each,
+    per_example_loss,
+    resolved_loss,
+    weighted_sum,
+)
+from esgd_tf.landscape._selection import Selection, select, select_indices
+
 __all__ = ["Objective", "Selection"]
 
-Selection = None | Sequence[Any] | Callable[[Any], bool]
 Vector = NDArray[np.float64]
-
-_DEFAULT_BATCH_SIZE = 512
 
 
 class Objective:
@@ -61,6 +65,8 @@ class Objective:
         metrics: Mapping[str, Callable[[Any, Any], Any]] | None = None,
     ) -> None:
         self._metrics = dict(metrics or {})
+        # Of (y, predictions) or, with a list of weights, of (weights, x, y).
+        self._loss: Callable[..., tf.Tensor]
         self.model: keras.Model | None = None
         if isinstance(model, keras.Model):
             if not model.built:
@@ -71,11 +77,11 @@ class Objective:
             self.model = model
             self._all = list(model.trainable_variables)
             self._rest = list(model.non_trainable_variables)
-            self._given_loss = _resolved_loss(model, loss)
-            self._loss = _per_example_loss(self._given_loss)
-            self._selected = _select(model, self._all, variables)
+            self._given_loss = resolved_loss(model, loss)
+            self._loss = per_example_loss(self._given_loss)
+            self._selected = select(model, self._all, variables)
         else:
-            self._all, self._rest = _as_tensors(model), []
+            self._all, self._rest = as_tensors(model), []
             if not callable(loss) or isinstance(loss, keras.losses.Loss):
                 raise ValueError(
                     "With a list of weights, `loss` must be a function of (weights, x, y), or of "
@@ -86,8 +92,8 @@ class Objective:
                     "With a list of weights there is no prediction to take metrics of."
                 )
             self._given_loss = self._loss = loss
-            self._selected = _select_indices(len(self._all), variables)
-        self._data = _Data(data, batch_size, needed=self.model is not None)
+            self._selected = select_indices(len(self._all), variables)
+        self._data = FixedData(data, batch_size, needed=self.model is not None)
         self._strategy = self._distribution_strategy()
         self._read()
         for tensor in self.start:
@@ -112,13 +118,13 @@ class Objective:
 
     def _read(self) -> None:
         """Take note of all weights as they are now. Later changes of the model do not matter."""
-        read = [tf.identity(tf.convert_to_tensor(_value(v))) for v in self._all]
+        read = [tf.identity(tf.convert_to_tensor(value_of(v))) for v in self._all]
         self.start = [read[i] for i in self._selected]
         # What f is not a function of: the weights that are not selected, and BatchNormalization
         # statistics. Arguments of the graphs, so that `reread` needs no other trace.
         self.held = (
             [value for i, value in enumerate(read) if i not in set(self._selected)],
-            [tf.identity(tf.convert_to_tensor(_value(v))) for v in self._rest],
+            [tf.identity(tf.convert_to_tensor(value_of(v))) for v in self._rest],
         )
 
     # ---- weights ------------------------------------------------------------------------------
@@ -139,14 +145,14 @@ class Objective:
         if weights is None:
             return self.start
         if isinstance(weights, list | tuple):
-            shapes = [tuple(np.shape(_value(w))) for w in weights]
+            shapes = [tuple(np.shape(value_of(w))) for w in weights]
             if shapes != self.shapes:
                 raise ValueError(
                     f"The weights have shapes {shapes}, and the network needs {self.shapes}."
                 )
             return [
-                tf.cast(_value(w), dtype)
-                if tf.is_tensor(_value(w))
+                tf.cast(value_of(w), dtype)
+                if tf.is_tensor(value_of(w))
                 else tf.constant(np.asarray(w), dtype)
                 for w, dtype in zip(weights, self.dtypes, strict=True)
             ]
@@ -223,7 +229,7 @@ class Objective:
             if self._data.absent:
                 return tf.convert_to_tensor(self._loss(self._complete(weights, held)))
             losses = self.per_example_loss(weights, held, x, y)
-            return _weighted_sum(losses, sample_weight)
+            return weighted_sum(losses, sample_weight)
         predictions, added = self.forward(weights, held, x)
         return self._loss_sum_of(predictions, added, y, sample_weight)
 
@@ -247,7 +253,7 @@ class Objective:
         """In a graph: return the loss of each example [n], without those that layers add."""
         if self.model is None:
             losses = tf.convert_to_tensor(self._loss(self._complete(weights, held), x, y))
-            return _broadcast_mean(losses, x)
+            return broadcast_mean(losses, x)
         return self._loss(y, self.forward(weights, held, x)[0])
 
     @property
@@ -316,7 +322,7 @@ class Objective:
         return [chosen[i] if i in chosen else next(fixed) for i in range(len(self._all))]
 
     def _loss_sum_of(self, predictions: Any, added: Any, y: Any, sample_weight: Any) -> tf.Tensor:
-        total = _weighted_sum(self._loss(y, predictions), sample_weight)
+        total = weighted_sum(self._loss(y, predictions), sample_weight)
         if added:
             examples = tf.cast(tf.reduce_sum(sample_weight), total.dtype)
             total += tf.cast(tf.add_n(added), total.dtype) * examples
@@ -329,8 +335,8 @@ class Objective:
         predictions, added = self.forward(weights, held, x)
         sums = [tf.cast(self._loss_sum_of(predictions, added, y, sample_weight), tf.float64)]
         for metric in self._metrics.values():
-            values = _one_each(metric(y, predictions))
-            sums.append(tf.cast(_weighted_sum(values, sample_weight), tf.float64))
+            values = one_each(metric(y, predictions))
+            sums.append(tf.cast(weighted_sum(values, sample_weight), tf.float64))
         return [tf.stack(sums)]
 
     def _graph_sums(self, *arguments: Any) -> Any:
@@ -346,202 +352,13 @@ class Objective:
         return self.run(on_a_device, *arguments)
 
 
-@dataclasses.dataclass
-class _Data:
-    """Batches that are the same at each pass, and how many examples they have."""
-
-    source: Any
-    batch_size: int | None
-    needed: bool
-    count: float = 1.0
-    absent: bool = False
-
-    def __post_init__(self) -> None:
-        self._list: list[tuple[Any, Any, Any]] | None = None
-        if self.source is None:
-            if self.needed:
-                raise ValueError("There are no data: give (x, y) arrays or a tf.data.Dataset.")
-            self.absent = True
-            nothing = tf.zeros([1])
-            self._list = [(nothing, nothing, tf.ones([1]))]
-        elif isinstance(self.source, tf.data.Dataset):
-            if self.batch_size is not None:
-                raise ValueError("`batch_size` is for arrays: a tf.data.Dataset comes in batches.")
-            if self.source.cardinality() == tf.data.INFINITE_CARDINALITY:
-                raise ValueError("The dataset never ends: limit it with `take` or do not `repeat`.")
-            self.count = self._check_passes()
-        else:
-            self._list = self._sliced()
-            self.count = sum(float(tf.reduce_sum(w)) for _, _, w in self._list)
-        if self.count <= 0:
-            raise ValueError("The data have no examples (or all their sample weights are 0).")
-
-    def batches(self) -> Iterator[tuple[Any, Any, Any]]:
-        if self._list is not None:
-            return iter(self._list)
-        return (_with_weight(element) for element in self.source)
-
-    def _sliced(self) -> list[tuple[Any, Any, Any]]:
-        if not isinstance(self.source, list | tuple) or len(self.source) not in (2, 3):
-            raise ValueError(
-                "Data must be (x, y) or (x, y, sample_weight) arrays, or a batched "
-                f"tf.data.Dataset; got {type(self.source).__name__}."
-            )
-        size = _DEFAULT_BATCH_SIZE if self.batch_size is None else self.batch_size
-        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
-            raise ValueError(f"`batch_size` must be a positive integer; got {size!r}.")
-        arrays = tf.nest.map_structure(
-            lambda a: a if tf.is_tensor(a) else np.asarray(a), tuple(self.source)
-        )
-        lengths = {int(a.shape[0]) if len(a.shape) else 0 for a in tf.nest.flatten(arrays)}
-        if len(lengths) != 1:
-            raise ValueError(f"The data differ in their number of examples: {sorted(lengths)}.")
-        (n,) = lengths
-        return [
-            _with_weight(
-                tf.nest.map_structure(
-                    lambda a: tf.convert_to_tensor(a[at : at + size]),  # noqa: B023 - used at once
-                    arrays,
-                )
-            )
-            for at in range(0, n, size)
-        ]
-
-    def _check_passes(self) -> float:
-        """Return the number of examples; refuse a dataset of which two passes differ."""
-        count, fingerprints = 0.0, []
-        for element in self.source:
-            count += float(tf.reduce_sum(_with_weight(element)[2]))
-            fingerprints.append(_fingerprint(element))
-        again = (_fingerprint(element) for element in self.source)
-        # Element by element: the first that differs is enough.
-        same = all(a == b for a, b in itertools.zip_longest(fingerprints, again))
-        if not same:
-            raise ValueError(
-                "The dataset gives other batches at its second pass (it shuffles anew, or draws "
-                "random augmentations), so the loss over it is not a function of the weights: "
-                "leave these out, or end it with `.cache()`."
-            )
-        return count
-
-
-def _with_weight(element: Any) -> tuple[Any, Any, Any]:
-    if not isinstance(element, list | tuple) or len(element) not in (2, 3):
-        raise ValueError(
-            "Each element of the data must be a batch (x, y) or (x, y, sample_weight)."
-        )
-    if len(element) == 3:
-        weight = tf.cast(element[2], tf.float32)
-        return element[0], element[1], tf.reshape(weight, [-1])
-    x = tf.nest.flatten(element[0])[0]
-    return element[0], element[1], tf.ones([tf.shape(x)[0]])
-
-
-def _fingerprint(element: Any) -> int:
-    crc = 0
-    for tensor in tf.nest.flatten(element):
-        crc = zlib.crc32(np.ascontiguousarray(tensor.numpy()).tobytes(), crc)
-    return crc
-
-
-def _value(variable: Any) -> Any:
+def value_of(variable: Any) -> Any:
     return variable.value if isinstance(variable, keras.Variable) else variable
 
 
-def _as_tensors(weights: Any) -> list[tf.Tensor]:
+def as_tensors(weights: Any) -> list[tf.Tensor]:
     if not isinstance(weights, list | tuple) or not weights:
         raise ValueError(
             f"`model` must be a Keras model or a list of weights; got {type(weights).__name__}."
         )
-    return [tf.convert_to_tensor(_value(w)) for w in weights]
-
-
-def _resolved_loss(model: keras.Model, loss: Any) -> Any:
-    """Return a Keras loss or a function of (y_true, y_pred)."""
-    if loss is None:
-        loss = getattr(model, "loss", None)
-        if loss is None:
-            raise ValueError("There is no loss: give one, or compile the model with one.")
-    if isinstance(loss, str):
-        try:
-            loss = keras.losses.get(loss)
-        except ValueError:
-            raise ValueError(f"Keras knows no loss named {loss!r}.") from None
-    if not callable(loss):
-        raise ValueError(
-            f"`loss` must be a Keras loss, its name, or a function of (y_true, y_pred); got "
-            f"{loss!r}."
-        )
-    return loss
-
-
-def _per_example_loss(loss: Any) -> Callable[[Any, Any], tf.Tensor]:
-    """Return a function of (y, predictions) that gives each example's loss."""
-    if isinstance(loss, keras.losses.Loss):
-        return lambda y, predictions: _one_each(
-            loss.call(y, tf.cast(predictions, loss.dtype))  # `__call__` would take the mean
-        )
-    return lambda y, predictions: _broadcast_mean(
-        tf.convert_to_tensor(loss(y, predictions)), predictions
-    )
-
-
-def _one_each(values: Any) -> tf.Tensor:
-    """Return the mean of each example's values [n, ...] as [n]."""
-    values = tf.convert_to_tensor(values)
-    return tf.reduce_mean(tf.reshape(values, [tf.shape(values)[0], -1]), axis=1)
-
-
-def _broadcast_mean(losses: tf.Tensor, batch: Any) -> tf.Tensor:
-    """Return each example's loss [n]: a scalar is the batch's mean, and stands for each."""
-    if losses.shape.rank == 0:
-        rows = tf.shape(tf.nest.flatten(batch)[0])[0]
-        return tf.fill([rows], losses)
-    return _one_each(losses)
-
-
-def _weighted_sum(values: tf.Tensor, sample_weight: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_sum(values * tf.cast(sample_weight, values.dtype))
-
-
-def _select(model: keras.Model, trainable: list[Any], chosen: Selection) -> list[int]:
-    """Return the indices of the chosen variables among the trainable ones."""
-    if chosen is None:
-        indices = list(range(len(trainable)))
-    elif callable(chosen):
-        indices = [i for i, v in enumerate(trainable) if chosen(v)]
-    else:
-        wanted: set[int] = set()
-        for item in chosen:
-            found = set(_matches(model, trainable, item))
-            if not found:
-                raise ValueError(
-                    f"`variables`: {getattr(item, 'name', item)!r} is no trainable variable and no "
-                    f"layer with one; the model has {', '.join(v.path for v in trainable)}."
-                )
-            wanted |= found
-        indices = sorted(wanted)
-    if not indices:
-        raise ValueError("`variables` leaves no weight to measure.")
-    return indices
-
-
-def _matches(model: keras.Model, trainable: list[Any], item: Any) -> Iterator[int]:
-    layers = {layer.name: layer for layer in model._flatten_layers(include_self=False)}
-    layer = layers.get(item) if isinstance(item, str) else item
-    of_layer = {id(v) for v in getattr(layer, "trainable_variables", [])}
-    for i, variable in enumerate(trainable):
-        named = isinstance(item, str) and variable.path == item
-        if named or variable is item or id(variable) in of_layer:
-            yield i
-
-
-def _select_indices(number: int, chosen: Selection) -> list[int]:
-    if chosen is None:
-        return list(range(number))
-    if callable(chosen) or not all(isinstance(i, int | np.integer) for i in chosen):
-        raise ValueError("With a list of weights, `variables` must be a list of indices.")
-    indices = sorted({int(i) for i in chosen})
-    if not indices or indices[0] < 0 or indices[-1] >= number:
-        raise ValueError(f"`variables` must be indices from 0 to {number - 1}; got {list(chosen)}.")
-    return indices
+    return [tf.convert_to_tensor(value_of(w)) for w in weights]

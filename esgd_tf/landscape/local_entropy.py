@@ -45,8 +45,9 @@ from esgd_tf.landscape._chains import Chains, effective_sample_size, r_hat
 from esgd_tf.landscape._objective import Objective, Selection
 from esgd_tf.landscape._progress import progress_bar
 from esgd_tf.landscape._result import Result, axes
+from esgd_tf.landscape.full_spectrum import FullSpectrum
 from esgd_tf.landscape.operator import CurvatureOperator
-from esgd_tf.landscape.spectrum import FullSpectrum, SpectralDensity, lanczos, spectral_density
+from esgd_tf.landscape.spectral_density import SpectralDensity, lanczos, spectral_density
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

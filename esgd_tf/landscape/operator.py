@@ -1,20 +1,18 @@
 """Curvature matrices of the loss that are never formed: products with vectors.
 
-For f(w) = 1/N Σ_i l_i(w) over ALL the data,
+For f(w) = 1/N Σ_i l_i(w) over ALL the data, the operators are symmetric and linear, of dimension n,
+the number of weights: the Hessian here, the Gauss-Newton matrix in `gauss_newton.py`, the Fisher
+matrix in `fisher.py`. A product costs about as much as two gradients and needs no more memory.
+`H @ v` takes a vector or the columns of a matrix, `H.as_linear_operator()` is for SciPy, and
+eigenvalues, density and trace of any of them have modules of their own.
 
-    Hessian        H v = ∇(∇f(w) · v)
-    Gauss-Newton   G v = 1/N Σ_i J_i' (∇²_z l_i) J_i v       J_i = ∂z_i/∂w, z_i the network's output
-    Fisher         F v = 1/N Σ_i g_i (g_i · v)               g_i = ∇l_i(w)
+The Hessian product is reverse over reverse (Pearlmutter, "Fast exact multiplication by the
+Hessian", 1994): the graph of the gradient is differentiated with v as output gradient,
 
-Each costs about as much as two gradients and needs no more memory. They are symmetric linear
-operators of dimension n, the number of weights: `H @ v` for a vector or for the columns of a
-matrix, `H.as_linear_operator()` for SciPy, and the functions of `spectrum.py`.
+    H v = ∇(∇f(w) · v),
 
-How: the Hessian product is reverse over reverse (Pearlmutter 1994, "Fast exact multiplication by
-the Hessian"): the gradient's own graph is differentiated with v as output gradient. Several columns
-share one evaluation of the gradient. J v is the derivative by u of J'u, so that it shares the
-forward pass with the products by J' too. (Forward over reverse took 1.2 times as long on CPU;
-benchmarks/landscape.py measures it.)
+and several columns share one evaluation of the gradient. (Forward over reverse takes longer on CPU:
+benchmarks/landscape.py.)
 """
 
 from __future__ import annotations
@@ -32,18 +30,13 @@ from numpy.typing import ArrayLike, NDArray
 from esgd_tf.landscape._objective import Objective, Selection
 from esgd_tf.landscape._progress import progress_bar
 from esgd_tf.landscape._result import Result, axes
+from esgd_tf.landscape._vectors import random_signs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from scipy.sparse.linalg import LinearOperator
 
-__all__ = [
-    "CurvatureOperator",
-    "DiagonalEstimate",
-    "FisherOperator",
-    "GaussNewtonOperator",
-    "HessianOperator",
-]
+__all__ = ["CurvatureOperator", "DiagonalEstimate", "HessianOperator"]
 
 
 class CurvatureOperator:
@@ -200,7 +193,7 @@ class CurvatureOperator:
         with progress_bar(num_probes, "diagonal", progress) as bar:
             for at in range(0, num_probes, self.block_size):
                 rows = min(self.block_size, num_probes - at)
-                z = rng.integers(0, 2, (rows, self.shape[0])) * 2.0 - 1.0
+                z = random_signs(rng, (rows, self.shape[0]))
                 samples = z * self._columns(z)
                 first += samples.sum(axis=0)
                 second += (samples**2).sum(axis=0)
@@ -275,7 +268,7 @@ class HessianOperator(CurvatureOperator):
                 inner.watch(weights)
                 value = self._objective.loss_sum(weights, held, x, y, sample_weight)
             gradient = inner.gradient(value, weights, unconnected_gradients="zero")
-        return _stacked(
+        return stacked(
             outer.gradient(
                 gradient,
                 weights,
@@ -286,159 +279,6 @@ class HessianOperator(CurvatureOperator):
         )
 
 
-class GaussNewtonOperator(CurvatureOperator):
-    """The generalised Gauss-Newton matrix: the Hessian without the curvature of the network.
-
-    G = 1/N Σ_i J_i' (∇²_z l_i) J_i, positive semi-definite if the loss is convex in the output z.
-    For softmax with cross entropy, and other losses that are the negative logarithm of an
-    exponential family in its natural parameters, it is the Fisher information. Losses that layers
-    add are left out.
-
-    Source: Schraudolph, "Fast curvature matrix-vector products for second-order gradient descent",
-    2002; Martens, "New insights and perspectives on the natural gradient method", 2020.
-
-    Args:
-        model: As for `HessianOperator`, but a Keras model.
-        loss: As there.
-        data: As there.
-        batch_size: As there.
-        variables: As there.
-
-    Raises:
-        ValueError: As there.
-    """
-
-    def _check(self) -> None:
-        if not self._objective.has_predictions:
-            raise ValueError(
-                "A Gauss-Newton matrix is that of a loss after a network: give a Keras model."
-            )
-
-    def _product_on_a_device(
-        self, weights: Any, vectors: Any, held: Any, x: Any, y: Any, sample_weight: Any
-    ) -> list[tf.Tensor]:
-        def outputs(weights: Any) -> tf.Tensor:
-            return self._objective.forward(weights, held, x)[0]
-
-        def curve(predictions: tf.Tensor, tangents: list[tf.Tensor]) -> list[tf.Tensor]:
-            with tf.GradientTape(persistent=True) as outer:
-                outer.watch(predictions)
-                with tf.GradientTape() as inner:
-                    inner.watch(predictions)
-                    losses = self._objective.loss_of_predictions(y, predictions)
-                    total = tf.reduce_sum(losses * tf.cast(sample_weight, losses.dtype))
-                slope = inner.gradient(total, predictions)
-            return [
-                outer.gradient(slope, predictions, t, unconnected_gradients="zero")
-                for t in tangents
-            ]
-
-        return _through_jacobian(outputs, weights, vectors, curve)
-
-
-class FisherOperator(CurvatureOperator):
-    """The empirical Fisher matrix: the second moment of the gradients of single examples.
-
-    F = 1/N Σ_i g_i g_i' with g_i the gradient of example i's loss at its own label; with
-    `centered`, the covariance F - ∇f ∇f', whose diagonal is what Chaudhari et al. (2017) plot for
-    their largest network. Losses that layers add are left out.
-
-    Args:
-        model: As for `HessianOperator`.
-        loss: As there; it must give a value for each example.
-        data: As there.
-        batch_size: As there.
-        variables: As there.
-        centered: Whether to subtract the mean gradient.
-
-    Raises:
-        ValueError: As there, or there are no examples.
-    """
-
-    def __init__(
-        self,
-        model: keras.Model | Sequence[Any],
-        loss: Any = None,
-        data: Any = None,
-        *,
-        batch_size: int | None = None,
-        variables: Selection = None,
-        centered: bool = False,
-    ) -> None:
-        super().__init__(model, loss, data, batch_size=batch_size, variables=variables)
-        self.centered = bool(centered)
-        self._mean: NDArray[np.float64] | None = None
-
-    def at(self, weights: Sequence[Any] | ArrayLike | None = None) -> CurvatureOperator:
-        """See `CurvatureOperator.at`."""
-        other = super().at(weights)
-        other._mean = None  # type: ignore[attr-defined]
-        return other
-
-    def _check(self) -> None:
-        if not self._objective.has_examples or self._objective.loss_is_a_mean():
-            raise ValueError(
-                "The Fisher matrix needs the loss of each example: give data, and a loss that "
-                "returns one value for each."
-            )
-
-    def _columns(self, rows: NDArray[Any]) -> NDArray[np.float64]:
-        result = super()._columns(rows)
-        if self.centered:
-            if self._mean is None:
-                ones = tf.function(self._graph_mean_gradient, autograph=False)
-                sums = self._objective.sum_over_batches(ones, self._objective.start)
-                self._mean = self._objective.flatten(sums) / self._objective.count
-            result -= np.outer(rows @ self._mean, self._mean)
-        return result
-
-    def _graph_mean_gradient(self, *arguments: Any) -> Any:
-        def on_a_device(weights: Any, held: Any, x: Any, y: Any, sample_weight: Any) -> Any:
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(weights)
-                losses = self._objective.per_example_loss(weights, held, x, y)
-                total = tf.reduce_sum(losses * tf.cast(sample_weight, losses.dtype))
-            return tape.gradient(total, weights, unconnected_gradients="zero")
-
-        return self._objective.run(on_a_device, *arguments)
-
-    def _product_on_a_device(
-        self, weights: Any, vectors: Any, held: Any, x: Any, y: Any, sample_weight: Any
-    ) -> list[tf.Tensor]:
-        return _through_jacobian(
-            lambda w: self._objective.per_example_loss(w, held, x, y),
-            weights,
-            vectors,
-            lambda losses, tangents: [t * tf.cast(sample_weight, t.dtype) for t in tangents],
-        )
-
-
-def _through_jacobian(outputs: Any, weights: Any, vectors: Any, curve: Any) -> list[tf.Tensor]:
-    """Return J' C J v for each of the stacked v, with J that of `outputs` by the weights.
-
-    Args:
-        outputs: A function of the weights.
-        weights: Where.
-        vectors: [k, *shape] for each weight.
-        curve: Of (outputs, list of J v); returns the list of C J v.
-    """
-    columns = vectors[0].shape[0]
-    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as inner:
-        inner.watch(weights)
-        out = outputs(weights)
-    # J'u is linear in u, so its derivative by u is J, wherever u is.
-    u = tf.zeros_like(out)
-    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as by_u:
-        by_u.watch(u)
-        pulled = inner.gradient(out, weights, output_gradients=u, unconnected_gradients="zero")
-    tangents = [
-        by_u.gradient(pulled, u, output_gradients=[v[k] for v in vectors]) for k in range(columns)
-    ]
-    return _stacked(
-        inner.gradient(out, weights, output_gradients=c, unconnected_gradients="zero")
-        for c in curve(out, tangents)
-    )
-
-
-def _stacked(columns: Any) -> list[tf.Tensor]:
+def stacked(columns: Any) -> list[tf.Tensor]:
+    """Return columns, a list of tensors for each, as one list of tensors [k, *shape]."""
     return [tf.stack(parts) for parts in zip(*columns, strict=True)]

@@ -4,6 +4,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from esgd_tf.landscape import HessianOperator
+
+# A bulk, and outliers on both sides.
+SPECTRUM = np.concatenate([[-3.0, -1.0], np.linspace(-0.1, 0.1, 34), [1.0, 2.0, 4.0, 8.0]])
+
 
 def symmetric(eigenvalues, seed=0):
     """Return a symmetric matrix with the given eigenvalues."""
@@ -99,3 +104,8 @@ def softmax_regression_hessian(w, x, classes, y=None):
     hessian = np.einsum("ni,nj,nab->iajb", x, x, blocks) / len(x)
     size = x.shape[1] * classes
     return hessian.reshape(size, size)
+
+
+def hessian(eigenvalues=SPECTRUM, dtype="float64"):
+    """Return the operator of a quadratic with the given eigenvalues."""
+    return HessianOperator(*quadratic(symmetric(eigenvalues), dtype=dtype))

@@ -1,0 +1,191 @@
+"""All eigenvalues of a curvature operator, from the matrix itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esgd_tf.landscape._progress import progress_bar
+from esgd_tf.landscape._result import Result, axes
+from esgd_tf.landscape._vectors import Array, random_unit
+from esgd_tf.landscape.operator import CurvatureOperator
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["FullSpectrum", "full_spectrum"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FullSpectrum(Result):
+    """All eigenvalues of a curvature operator.
+
+    Attributes:
+        eigenvalues: [n], ascending.
+        asymmetry: max|H - H'| over max|H|: what rounding did to the matrix before it was
+            symmetrised.
+    """
+
+    eigenvalues: Array
+    asymmetry: float
+
+    def fraction_below(self, magnitude: float) -> float:
+        """Return the fraction of eigenvalues with |λ| < magnitude."""
+        return float(np.mean(np.abs(self.eigenvalues) < magnitude))
+
+    def plot(self, ax: Axes | None = None, bins: int = 200) -> Axes:
+        """Draw a histogram with a logarithmic count, as Chaudhari et al. (2017) do."""
+        ax = axes(ax)
+        ax.hist(self.eigenvalues, bins=bins, log=True)
+        ax.set(xlabel="eigenvalue", ylabel="number of eigenvalues")
+        return ax
+
+
+def full_spectrum(
+    operator: CurvatureOperator,
+    *,
+    dtype: Literal["float32", "float64"] = "float64",
+    path: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
+) -> FullSpectrum:
+    """Compute all eigenvalues from the matrix itself, formed by n products.
+
+    The matrix takes n² numbers, and the solver works in it. With a path its columns go to a file as
+    they come, so that a computation that was interrupted goes on where it stood.
+
+    Args:
+        operator: What to take them of.
+        dtype: Of the matrix: "float32" halves the memory.
+        path: Where to keep the columns meanwhile, about n² numbers on disk; the file goes when the
+            eigenvalues are there. None keeps them in memory.
+        progress: Whether to show a bar; None for "on a terminal".
+
+    Raises:
+        MemoryError: The matrix does not fit into the memory (or on the disk) that is free.
+        ValueError: The file at `path` is of another operator.
+    """
+    from scipy.linalg import eigvalsh
+
+    n, kind = operator.shape[0], np.dtype(dtype)
+    if kind not in (np.float32, np.float64):
+        raise ValueError(f"`dtype` must be float32 or float64; got {dtype!r}.")
+    _refuse_if_too_large(n, kind, path)
+    columns = _Columns(operator, kind, path)
+    with progress_bar(n, "Hessian columns", progress) as bar:
+        bar.update(columns.done)
+        while columns.done < n:
+            bar.update(columns.advance(operator))
+    matrix = columns.in_memory()
+    asymmetry = _symmetrise(matrix)
+    # In Fortran's order, which the transpose of a symmetric matrix is, LAPACK makes no copy.
+    eigenvalues = eigvalsh(matrix.T, overwrite_a=True, check_finite=False, driver="evr")
+    columns.remove()
+    return FullSpectrum(eigenvalues.astype(np.float64), asymmetry)
+
+
+class _Columns:
+    """The matrix as far as it is formed, in memory or in a file with a note of its progress."""
+
+    def __init__(self, operator: CurvatureOperator, kind: np.dtype, path: Any) -> None:
+        n = operator.shape[0]
+        self.done, self.path = 0, None if path is None else Path(path)
+        if self.path is None:
+            self.matrix = np.empty((n, n), kind)
+            return
+        self.note = self.path.with_name(self.path.name + ".json")
+        self.of = {"n": n, "dtype": kind.name, "operator": type(operator).__name__}
+        # The product with a fixed vector tells operators apart; threads may change its last digits.
+        rng = np.random.default_rng(0)
+        product = operator @ random_unit(rng, n)
+        scale = float(np.linalg.norm(product))
+        self.probe = probe = [scale, *(float(random_unit(rng, n) @ product) for _ in range(3))]
+        if self.note.exists():
+            noted = json.loads(self.note.read_text())
+            self.done, found = noted.pop("done"), noted.pop("probe")
+            same = np.allclose(found, probe, rtol=0, atol=1e-4 * scale)
+            if not same or noted != self.of or not self.path.exists():
+                raise ValueError(
+                    f"{self.path} holds the columns of another operator (other weights, data or "
+                    "dtype): give another path, or remove it and its .json file."
+                )
+            self.matrix = np.load(self.path, mmap_mode="r+")
+        else:
+            self.matrix = np.lib.format.open_memmap(self.path, "w+", kind, (n, n))
+
+    def advance(self, operator: CurvatureOperator) -> int:
+        n, width = len(self.matrix), operator.block_size
+        stop = min(self.done + width, n)
+        rows = np.zeros((stop - self.done, n))
+        rows[np.arange(stop - self.done), np.arange(self.done, stop)] = 1.0
+        self.matrix[self.done : stop] = (operator @ rows.T).T
+        advanced, self.done = stop - self.done, stop
+        if self.path is not None and (self.done == n or self.done % (32 * width) == 0):
+            self.matrix.flush()  # type: ignore[attr-defined]
+            temporary = self.note.with_name(self.note.name + ".part")
+            temporary.write_text(json.dumps({**self.of, "probe": self.probe, "done": self.done}))
+            temporary.replace(self.note)
+        return advanced
+
+    def in_memory(self) -> NDArray[Any]:
+        """Return a matrix that may be overwritten: the file stays for another try."""
+        return self.matrix if self.path is None else np.array(self.matrix)
+
+    def remove(self) -> None:
+        if self.path is not None:
+            del self.matrix
+            self.note.unlink()
+            self.path.unlink()
+
+
+def _symmetrise(matrix: NDArray[Any], block: int = 1024) -> float:
+    """Replace the matrix by its symmetric part, in place; return the relative asymmetry."""
+    n, worst, largest = len(matrix), 0.0, 0.0
+    for i in range(0, n, block):
+        for j in range(i, n, block):
+            upper = matrix[i : i + block, j : j + block]
+            lower = matrix[j : j + block, i : i + block].T
+            worst = max(worst, float(np.abs(upper - lower).max()))
+            largest = max(largest, float(np.abs(upper).max()))
+            mean = (upper + lower) / 2
+            matrix[i : i + block, j : j + block] = mean
+            matrix[j : j + block, i : i + block] = mean.T
+    return worst / largest if largest else 0.0
+
+
+def _refuse_if_too_large(n: int, kind: np.dtype, path: Any) -> None:
+    # The matrix, and what LAPACK and the blocks of products take beside it.
+    needed = n * n * kind.itemsize + 64 * n * 8
+    free = _free_memory()
+    if free is not None and needed > free:
+        raise MemoryError(
+            f"The matrix of {n:,} weights takes {needed / 2**30:,.1f} GiB in {kind.name} and "
+            f"{free / 2**30:,.1f} GiB of memory are free: use `spectral_density`, select layers "
+            "with `variables`" + (", or use float32." if kind == np.float64 else ".")
+        )
+    if path is not None:
+        folder = Path(path).absolute().parent
+        if not folder.is_dir():
+            raise ValueError(f"There is no folder {folder} to keep the columns in.")
+        on_disk = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
+        if n * n * kind.itemsize > on_disk and not Path(path).exists():
+            raise MemoryError(
+                f"The matrix takes {n * n * kind.itemsize / 2**30:,.1f} GiB on disk and "
+                f"{on_disk / 2**30:,.1f} GiB are free at {folder}: give another path."
+            )
+
+
+def _free_memory() -> int | None:
+    """Bytes that can be had without swapping; None where the system does not tell."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+        return None
+    except OSError:
+        return None

@@ -1,0 +1,160 @@
+"""Lines between two networks.
+
+A line between the weights a and b, for coefficients c (outside [0, 1] it goes on beyond them):
+
+    linear      w(c) = (1 - c) a + c b
+    spherical   the same, rescaled to the norm |(1 - c) ‖a‖ + c ‖b‖|
+
+The second is the combination of the elementary-walkers code (there with the coefficient of a): two
+independent networks are nearly orthogonal, and half way between them the plain mean has lost 30 %
+of its norm.
+
+Sources: Goodfellow, Vinyals and Saxe, "Qualitatively characterizing neural network optimization
+problems", ICLR 2015; elementary-walkers (spherical).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import keras
+import numpy as np
+from numpy.typing import ArrayLike
+
+from esgd_tf.landscape._metrics import Metric
+from esgd_tf.landscape._progress import progress_bar
+from esgd_tf.landscape._result import Result, axes
+from esgd_tf.landscape._surface import Array, Settle, Surface, Values, between, pick
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["Interpolation", "interpolate"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Interpolation(Result):
+    """Loss, error and gradient along a line between two networks.
+
+    Attributes:
+        coefficients: [c]; 0 is network a, 1 is network b.
+        values: [c] by split and metric.
+        gradient_norm: [c] norm of the loss's gradient by split; empty if it was not asked for.
+        norm: [c], ‖w(c)‖.
+        distance: ‖a - b‖.
+        kind: "linear" or "spherical".
+    """
+
+    coefficients: Array
+    values: dict[str, dict[str, Array]]
+    gradient_norm: dict[str, Array]
+    norm: Array
+    distance: float
+    kind: str
+
+    def barrier(self, split: str | None = None, metric: str | None = None) -> float:
+        """Return the height of the barrier between the two networks.
+
+        The largest excess of the metric, at coefficients in [0, 1], over the straight line between
+        its values at the two ends; 0 if it stays below (Frankle et al., "Linear mode connectivity
+        and the lottery ticket hypothesis", 2020).
+
+        Raises:
+            ValueError: The coefficients lack 0 or 1.
+        """
+        split = next(iter(self.values)) if split is None else split
+        metric = next(iter(self.values[split])) if metric is None else metric
+        value, c = self.values[split][metric], self.coefficients
+        ends = [np.flatnonzero(np.abs(c - end) < 1e-9) for end in (0.0, 1.0)]
+        if not all(len(e) for e in ends):
+            raise ValueError("The coefficients must contain 0 and 1 to tell the barrier.")
+        between = (c >= -1e-9) & (c <= 1 + 1e-9)
+        line = (1 - c) * value[ends[0][0]] + c * value[ends[1][0]]
+        return float(np.max((value - line)[between], initial=0.0))
+
+    def plot(self, ax: Axes | None = None, metric: str | None = None, label: str = "") -> Axes:
+        """Draw a metric along the line, for each split."""
+        ax = axes(ax)
+        splits = list(self.values)
+        metric = next(iter(self.values[splits[0]])) if metric is None else metric
+        for split in splits:
+            words = ([label] if label else []) + ([split] if split != "data" else [])
+            ax.plot(
+                self.coefficients, self.values[split][metric], ".-", label=" ".join(words) or None
+            )
+        for end in (0.0, 1.0):
+            ax.axvline(end, color="0.8", lw=0.8, zorder=0)
+        ax.set(xlabel="coefficient: 0 is a, 1 is b", ylabel=metric)
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend()
+        return ax
+
+
+def interpolate(
+    model: keras.Model | Sequence[Any],
+    weights_a: Any,
+    weights_b: Any,
+    coefficients: ArrayLike | None = None,
+    *,
+    loss: Any = None,
+    data: Any = None,
+    kind: Literal["linear", "spherical"] = "linear",
+    metric: Metric | Sequence[Metric] | None = None,
+    gradient_norm: bool = True,
+    settle: Settle | None = None,
+    batch_size: int | None = None,
+    progress: bool | None = None,
+) -> Interpolation:
+    """Measure a network along the line between two settings of its weights.
+
+    Args:
+        model: A built Keras model; its own weights do not matter. Or a list of weights.
+        weights_a: Trainable weights (a list of arrays), all weights (`model.get_weights()`), or
+            another model of the same architecture.
+        weights_b: The same for the other end.
+        coefficients: [c]; None for 31 from -1 to 2.
+        loss: As for `HessianOperator`.
+        data: As there, or several by name: {"train": ..., "test": ...}.
+        kind: "linear" or "spherical".
+        metric: As for `local_energy`; None for the loss and, with a Keras model, the error.
+        gradient_norm: Whether to take the gradient too, which costs twice as much again.
+        settle: Sets the BatchNormalization statistics at each point, on a copy of the model:
+            `lambda model: esgd_tf.reestimate_batch_norm(model, batches)`. With None they are
+            interpolated linearly if all weights are given, else those of `model`: between distant
+            networks that misleads.
+        batch_size: Examples at a time, for arrays; 512 if None.
+        progress: Whether to show a bar; None for "on a terminal".
+
+    Raises:
+        ValueError: The weights do not fit, or an argument is out of range.
+    """
+    c = np.linspace(-1.0, 2.0, 31) if coefficients is None else np.asarray(coefficients, np.float64)
+    if c.ndim != 1 or len(c) == 0 or not np.all(np.isfinite(c)):
+        raise ValueError("`coefficients` must be a list of finite numbers.")
+    if kind not in ("linear", "spherical"):
+        raise ValueError(f"`kind` must be linear or spherical; got {kind!r}.")
+    surface = _Surface(model, loss, data, metric, batch_size, settle)
+    (a, states_a), (b, states_b) = surface.parts(weights_a), surface.parts(weights_b)
+    norms = np.linalg.norm(a), np.linalg.norm(b)
+    values = surface.empty(len(c))
+    slopes = {split: np.empty(len(c)) for split in surface.splits} if gradient_norm else {}
+    norm = np.empty(len(c))
+    with progress_bar(len(c), "interpolation", progress) as bar:
+        for k, t in enumerate(c):
+            point = (1 - t) * a + t * b
+            if kind == "spherical" and (length := np.linalg.norm(point)) > 0:
+                point = point * abs((1 - t) * norms[0] + t * norms[1]) / length
+            states = [(1 - t) * p + t * q for p, q in zip(states_a, states_b, strict=True)]
+            norm[k] = np.linalg.norm(point)
+            surface.measure(point, states, values, k, slopes)
+            bar.update(1)
+    return Interpolation(
+        coefficients=c,
+        values=values,
+        gradient_norm=slopes,
+        norm=norm,
+        distance=float(np.linalg.norm(a - b)),
+        kind=kind,
+    )

@@ -1,0 +1,263 @@
+"""Planes through a network.
+
+A plane through w along two directions is normalised filter by filter (Li et al.): each filter of a
+direction gets the norm of the network's filter, so that planes of networks that differ only by
+scale look alike. In Keras a filter is a slice along the LAST axis of a kernel.
+
+Source: Li et al., "Visualizing the loss landscape of neural nets", NeurIPS 2018 (planes, filter
+normalisation, PCA of trajectories).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import keras
+import numpy as np
+from numpy.typing import ArrayLike
+
+from esgd_tf.landscape._metrics import Metric
+from esgd_tf.landscape._objective import Objective
+from esgd_tf.landscape._progress import progress_bar
+from esgd_tf.landscape._result import Result, axes
+from esgd_tf.landscape._surface import Array, Settle, Surface, Values, pick
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["Plane", "normalized_direction", "plane"]
+
+Normalization = Literal["filter", "layer"] | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plane(Result):
+    """A metric on a line or plane through a network.
+
+    Attributes:
+        grids: The coordinates along each direction: one or two arrays.
+        values: [g] or [g, h] by split and metric.
+        directions: The directions, [1 or 2, n]. Not part of `to_dict`.
+        trajectory: [t, 1 or 2] coordinates of the weights given as `trajectory`, or None.
+        explained: The fraction of the trajectory's variance along each direction, or None.
+        normalization: "filter", "layer" or None.
+    """
+
+    grids: tuple[Array, ...]
+    values: dict[str, dict[str, Array]]
+    directions: Array = dataclasses.field(metadata={"written": False})
+    trajectory: Array | None
+    explained: Array | None
+    normalization: str | None
+
+    def _chosen(self, split: str | None, metric: str | None) -> tuple[Array, str]:
+        split = next(iter(self.values)) if split is None else split
+        metric = next(iter(self.values[split])) if metric is None else metric
+        return self.values[split][metric], metric
+
+    def _label(self, k: int) -> str:
+        along = f"direction {k + 1}"
+        return along if self.explained is None else f"{along} ({100 * self.explained[k]:.0f} %)"
+
+    def plot(
+        self, ax: Axes | None = None, split: str | None = None, metric: str | None = None
+    ) -> Axes:
+        """Draw the line, or contours with the network at the cross and the trajectory."""
+        value, name = self._chosen(split, metric)
+        ax = axes(ax)
+        if len(self.grids) == 1:
+            ax.plot(self.grids[0], value)
+            ax.set(xlabel=self._label(0), ylabel=name)
+            return ax
+        import matplotlib.pyplot as plt
+
+        x, y = self.grids
+        shown = np.where(np.isfinite(value), value, np.nan)
+        low, high = np.nanmin(shown), np.nanmax(shown)
+        # The bottom of a valley is seen only if the levels lie closer there.
+        levels = low + np.linspace(0, 1, 20) ** 2 * max(high - low, 1e-12)
+        filled = ax.contourf(x, y, shown.T, levels, cmap="viridis")
+        ax.contour(x, y, shown.T, levels, colors="white", linewidths=0.4, alpha=0.6)
+        plt.colorbar(filled, ax=ax, label=name, format="%.3g")
+        if self.trajectory is not None:
+            ax.plot(*self.trajectory.T, "o-", color="tab:red", ms=3, lw=1, label="trajectory")
+            ax.legend()
+        ax.plot(0, 0, "+", color="white", ms=10)
+        ax.set(xlabel=self._label(0), ylabel=self._label(1))
+        return ax
+
+    def plot_surface(
+        self, ax: Any = None, split: str | None = None, metric: str | None = None
+    ) -> Any:
+        """Draw a plane as a surface in three dimensions.
+
+        Args:
+            ax: Axes with projection "3d"; None makes new ones.
+            split: By default the first.
+            metric: By default the first.
+
+        Raises:
+            ValueError: This is a line.
+        """
+        if len(self.grids) == 1:
+            raise ValueError("A line has no surface: use `plot`, or measure two directions.")
+        import matplotlib.pyplot as plt
+
+        value, name = self._chosen(split, metric)
+        if ax is None:
+            ax = plt.figure(figsize=(6, 5)).add_subplot(projection="3d")
+        x, y = np.meshgrid(*self.grids, indexing="ij")
+        ax.plot_surface(x, y, value, cmap="viridis", lw=0)
+        ax.set(xlabel=self._label(0), ylabel=self._label(1), zlabel=name)
+        return ax
+
+
+def plane(
+    model: keras.Model | Sequence[Any],
+    loss: Any = None,
+    data: Any = None,
+    center: Any = None,
+    *,
+    directions: Literal["random", "pca"] | Sequence[Any] = "random",
+    dimensions: int = 2,
+    normalization: Normalization | Literal["auto"] = "auto",
+    extent: float | Sequence[float] = 1.0,
+    points: int = 21,
+    trajectory: Sequence[Any] | None = None,
+    metric: Metric | Sequence[Metric] | None = None,
+    settle: Settle | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> Plane:
+    """Measure a network on a line or plane through its weights.
+
+    Args:
+        model: A built Keras model, or a list of weights.
+        loss: As for `HessianOperator`.
+        data: As there, or several by name.
+        center: Weights as for `interpolate`; None for those of the model.
+        directions: "random" (Gaussian), "pca" (the principal components of the trajectory around
+            the center), or one or two directions as lists of arrays or vectors [n].
+        dimensions: 1 or 2, for "random" and "pca".
+        normalization: "filter" (each slice along the last axis of a kernel gets the norm of the
+            network's), "layer" (each kernel does); with both, biases and other vectors stay where
+            they are. None leaves directions as they are. "auto" is "filter" for random ones.
+        extent: The grid goes from -extent to extent; for "pca" it is widened to hold the
+            trajectory. One number, or one for each direction.
+        points: Of the grid, along each direction; odd ones have the center.
+        trajectory: Weights (as `center`) to project on the plane.
+        metric: As for `interpolate`.
+        settle: As for `interpolate`.
+        batch_size: Examples at a time, for arrays; 512 if None.
+        seed: Of random directions.
+        progress: Whether to show a bar; None for "on a terminal".
+
+    Raises:
+        ValueError: An argument is out of range, or "pca" has too short a trajectory.
+    """
+    if isinstance(points, bool) or not isinstance(points, int | np.integer) or points < 2:
+        raise ValueError(f"`points` must be an integer of at least 2; got {points!r}.")
+    if normalization not in ("auto", "filter", "layer", None):
+        raise ValueError(f"`normalization` must be filter, layer or None; got {normalization!r}.")
+    surface = _Surface(model, loss, data, metric, batch_size, settle)
+    objective = surface.first
+    w, states = surface.parts(model if center is None else center)
+    path = None
+    if trajectory is not None:
+        path = np.stack([surface.parts(one)[0] for one in trajectory]) - w
+    basis = _basis(objective, directions, dimensions, path, seed)
+    if normalization == "auto":
+        normalization = "filter" if directions == "random" else None
+    if normalization is not None:
+        basis = np.stack([normalized_direction(objective, d, w, normalization) for d in basis])
+    if not np.all(np.linalg.norm(basis, axis=1) > 0):
+        raise ValueError("A direction has length 0: there is no plane.")
+    coordinates, explained = None, None
+    reach = np.broadcast_to(np.asarray(extent, np.float64), (len(basis),)).copy()
+    if not np.all(np.isfinite(reach) & (reach > 0)):
+        raise ValueError(f"`extent` must be positive; got {extent!r}.")
+    if path is not None:
+        # The directions need not be orthogonal: least squares.
+        coordinates = np.linalg.lstsq(basis.T, path.T, rcond=None)[0].T
+        total = (path**2).sum()
+        lengths = (basis**2).sum(axis=1)
+        explained = (coordinates**2).sum(axis=0) * lengths / total if total > 0 else None
+        if isinstance(directions, str) and directions == "pca":
+            reach = np.maximum(reach, 1.1 * np.abs(coordinates).max(axis=0))
+    grids = tuple(np.linspace(-r, r, points) for r in reach)
+    values = surface.empty(points ** len(grids))
+    mesh = np.stack([m.ravel() for m in np.meshgrid(*grids, indexing="ij")], axis=1)
+    with progress_bar(len(mesh), "plane", progress) as bar:
+        for k, at in enumerate(mesh):
+            surface.measure(w + at @ basis, states, values, k)
+            bar.update(1)
+    shape = (points,) * len(grids)
+    return Plane(
+        grids=grids,
+        values={
+            split: {name: v.reshape(shape) for name, v in by_name.items()}
+            for split, by_name in values.items()
+        },
+        directions=basis,
+        trajectory=coordinates,
+        explained=explained,
+        normalization=normalization,
+    )
+
+
+def _basis(
+    objective: Objective, directions: Any, dimensions: int, path: Array | None, seed: int
+) -> Array:
+    if isinstance(directions, str) and directions not in ("random", "pca"):
+        raise ValueError(f"`directions` must be random, pca or given; got {directions!r}.")
+    if isinstance(directions, str) and dimensions not in (1, 2):
+        raise ValueError(f"`dimensions` must be 1 or 2; got {dimensions!r}.")
+    if directions == "random":
+        return np.random.default_rng(seed).standard_normal((dimensions, objective.size))
+    if isinstance(directions, str):
+        if path is None or len(path) < dimensions:
+            raise ValueError(
+                f"`directions='pca'` needs a `trajectory` of at least {dimensions} weights."
+            )
+        _, singular, rows = np.linalg.svd(path, full_matrices=False)
+        if singular[dimensions - 1] <= 1e-12 * max(singular[0], 1e-300):
+            raise ValueError(
+                f"The trajectory has not {dimensions} directions of its own: take `dimensions=1` "
+                "or more of its weights."
+            )
+        # The sign of a singular vector is arbitrary: let the trajectory start to the right.
+        signs = np.where(rows[:dimensions] @ path[0] < 0, -1.0, 1.0)
+        return rows[:dimensions] * signs[:, None]
+    if len(directions) not in (1, 2):
+        raise ValueError(f"There must be one or two directions; got {len(directions)}.")
+    return np.stack([objective.flatten(objective.weights(d)) for d in directions])
+
+
+def normalized_direction(
+    objective: Any, direction: ArrayLike, center: ArrayLike, normalization: str
+) -> Array:
+    """Return a direction whose filters or layers have the norms of the network's.
+
+    Args:
+        objective: What tells the shapes of the weights: anything with `shapes`, a list of tuples.
+        direction: [n].
+        center: [n], the network's weights.
+        normalization: "filter" or "layer".
+    """
+    direction, center = np.asarray(direction, np.float64), np.asarray(center, np.float64)
+    result, at = np.zeros_like(direction), 0
+    for shape in objective.shapes:
+        size = int(np.prod(shape))
+        d, w = direction[at : at + size], center[at : at + size]
+        if len(shape) > 1:
+            # One row for each position but the last axis': columns are filters.
+            width = shape[-1] if normalization == "filter" else 1
+            d2, w2 = d.reshape(-1, width), w.reshape(-1, width)
+            lengths = np.linalg.norm(d2, axis=0)
+            factor = np.linalg.norm(w2, axis=0) / np.where(lengths > 0, lengths, 1.0)
+            result[at : at + size] = (d2 * factor).ravel()
+        at += size
+    return result

@@ -1,0 +1,233 @@
+"""The density of the eigenvalues of a curvature operator.
+
+The density of the n eigenvalues, φ(t) = 1/n Σ_i δ(t - λ_i), is estimated by stochastic Lanczos
+quadrature. For a random unit vector v, m steps of Lanczos' recurrence
+
+    H Q = Q T + β_m q_(m+1) e_m',    q_1 = v,    T symmetric and tridiagonal
+
+give the Gauss quadrature of v's spectral measure: with T = U diag(θ) U', the nodes θ_k and weights
+U_1k². Their mean over random v estimates φ; for each v, the first 2m - 1 moments are exact.
+
+Sources: Golub and Welsch, "Calculation of Gauss quadrature rules", 1969; Lin, Saad and Yang,
+"Approximating spectral densities of large matrices", 2016; Ghorbani, Krishnan and Xiao, "An
+investigation into neural net optimization via Hessian eigenvalue density", 2019.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from esgd_tf.landscape._progress import progress_bar
+from esgd_tf.landscape._result import Result, axes
+from esgd_tf.landscape._vectors import Array, random_unit
+from esgd_tf.landscape.operator import CurvatureOperator
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["QuadratureRule", "SpectralDensity", "lanczos", "spectral_density"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SpectralDensity(Result):
+    """The density of eigenvalues, as quadrature nodes and weights.
+
+    Attributes:
+        nodes: [m], of all probes.
+        weights: [m], positive; their sum is 1.
+        probes: [m], which probe a node belongs to.
+        size: n, the number of eigenvalues that the density is of.
+        lower_residual: Bound on the distance from `smallest` to an eigenvalue.
+        upper_residual: The same for `largest`.
+        matvecs: Products with a vector that it took.
+    """
+
+    nodes: Array
+    weights: Array
+    probes: NDArray[np.int64]
+    size: int
+    lower_residual: float
+    upper_residual: float
+    matvecs: int
+
+    @property
+    def num_probes(self) -> int:
+        """Number of random vectors."""
+        return int(self.probes.max()) + 1
+
+    @property
+    def smallest(self) -> float:
+        """The smallest node: an upper bound of the smallest eigenvalue."""
+        return float(self.nodes.min())
+
+    @property
+    def largest(self) -> float:
+        """The largest node: a lower bound of the largest eigenvalue."""
+        return float(self.nodes.max())
+
+    def density(
+        self, grid: ArrayLike, bandwidth: float | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the density smoothed by a Gaussian, and its standard error over probes.
+
+        Args:
+            grid: [g], where.
+            bandwidth: Standard deviation of the Gaussian; None for 1 % of the range of the nodes.
+
+        Returns:
+            (density [g], standard error [g]); the error is NaN with one probe.
+        """
+        grid = np.asarray(grid, np.float64)
+        if bandwidth is None:
+            bandwidth = 0.01 * (self.largest - self.smallest) or 1e-3
+        if not bandwidth > 0:
+            raise ValueError(f"`bandwidth` must be positive; got {bandwidth}.")
+        z = (grid[:, None] - self.nodes) / bandwidth
+        bells = np.exp(-0.5 * z**2) / (bandwidth * np.sqrt(2 * np.pi))
+        return self._mean_over_probes(bells)
+
+    def mean(self, function: Any) -> tuple[float, float]:
+        """Return the mean of function(λ) over all eigenvalues, and its standard error.
+
+        Args:
+            function: Of an array of nodes.
+        """
+        value, error = self._mean_over_probes(np.asarray(function(self.nodes), np.float64)[None])
+        return float(value[0]), float(error[0])
+
+    def fraction_below(self, magnitude: float) -> tuple[float, float]:
+        """Return the fraction of eigenvalues with |λ| < magnitude, and its standard error.
+
+        It is that of the quadrature: near 0, nodes lie further apart than eigenvalues.
+        """
+        return self.mean(lambda t: (np.abs(t) < magnitude).astype(np.float64))
+
+    def _mean_over_probes(self, values: Array) -> tuple[Array, Array]:
+        count = self.num_probes
+        parts = np.stack(
+            [
+                (values * np.where(self.probes == p, self.weights, 0.0)).sum(axis=-1) * count
+                for p in range(count)
+            ]
+        )
+        error = parts.std(axis=0, ddof=1) / np.sqrt(count) if count > 1 else np.nan * parts[0]
+        return parts.mean(axis=0), error
+
+    def plot(self, ax: Axes | None = None, bandwidth: float | None = None) -> Axes:
+        """Draw the smoothed density on a logarithmic scale, with two standard errors."""
+        ax = axes(ax)
+        margin = 0.05 * (self.largest - self.smallest) or 1e-2
+        grid = np.linspace(self.smallest - margin, self.largest + margin, 1000)
+        value, error = self.density(grid, bandwidth)
+        floor = 0.1 / self.size / max(self.largest - self.smallest, 1e-12)
+        (line,) = ax.plot(grid, np.maximum(value, floor))
+        if self.num_probes > 1:
+            low, high = np.maximum(value - 2 * error, floor), np.maximum(value + 2 * error, floor)
+            ax.fill_between(grid, low, high, color=line.get_color(), alpha=0.25, lw=0)
+        ax.set(xlabel="eigenvalue", ylabel="density of eigenvalues", yscale="log")
+        ax.set_ylim(bottom=floor)
+        return ax
+
+
+def spectral_density(
+    operator: CurvatureOperator,
+    num_probes: int = 10,
+    num_steps: int = 100,
+    *,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> SpectralDensity:
+    """Estimate the density of eigenvalues by stochastic Lanczos quadrature.
+
+    All probes advance together, so that their products share gradients. Each new vector is
+    orthogonalised twice against all before it; without, copies of converged eigenvalues appear. A
+    probe whose recurrence breaks down has found an invariant subspace: its quadrature is exact.
+
+    Args:
+        operator: What to take it of.
+        num_probes: Random vectors; the standard errors fall with their square root.
+        num_steps: Lanczos steps per probe, at most n; the nodes of each.
+        seed: Of the vectors.
+        progress: Whether to show a bar; None for "on a terminal".
+
+    Raises:
+        ValueError: A number is out of range.
+    """
+    n = operator.shape[0]
+    for name, value in (("num_probes", num_probes), ("num_steps", num_steps)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"`{name}` must be a positive integer; got {value!r}.")
+    before = operator.matvecs
+    rng = np.random.default_rng(seed)
+    start = np.stack([random_unit(rng, n) for _ in range(num_probes)])
+    with progress_bar(min(num_steps, n), "Lanczos steps", progress) as bar:
+        rules = lanczos(operator, start, min(num_steps, n), bar)
+    low = min(rules, key=lambda rule: rule.nodes[0])
+    high = max(rules, key=lambda rule: rule.nodes[-1])
+    return SpectralDensity(
+        nodes=np.concatenate([rule.nodes for rule in rules]),
+        weights=np.concatenate([rule.weights for rule in rules]) / num_probes,
+        probes=np.repeat(np.arange(num_probes), [len(rule.nodes) for rule in rules]),
+        size=n,
+        lower_residual=float(low.residuals[0]),
+        upper_residual=float(high.residuals[-1]),
+        matvecs=operator.matvecs - before,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class QuadratureRule:
+    """The Gauss quadrature of one vector's spectral measure: nodes ascending, weights, sum 1."""
+
+    nodes: Array
+    weights: Array
+    residuals: Array  # ‖H y - θ y‖ of each Ritz pair
+
+
+def lanczos(
+    operator: CurvatureOperator, start: Array, num_steps: int, bar: Any = None
+) -> list[QuadratureRule]:
+    """Run Lanczos' recurrence from each row of `start`, unit vectors [probes, n]."""
+    from scipy.linalg import eigh_tridiagonal
+
+    probes, n = start.shape
+    basis = np.zeros((probes, num_steps, n))
+    alphas, betas = np.zeros((probes, num_steps)), np.zeros((probes, num_steps))
+    lengths = np.full(probes, num_steps)
+    current, active = start.copy(), np.arange(probes)
+    for step in range(num_steps):
+        basis[active, step] = current
+        products = (operator @ current.T).T
+        following = []
+        for p, product in zip(active, products, strict=True):
+            q = basis[p, : step + 1]
+            scale = np.linalg.norm(product)
+            alphas[p, step] = q[step] @ product
+            w = product
+            for _ in range(2):  # twice is enough (Kahan and Parlett)
+                w = w - q.T @ (q @ w)
+            betas[p, step] = np.linalg.norm(w)
+            # What is left is rounding: of the model's sums, or of float64.
+            if betas[p, step] <= _BREAKDOWN * max(scale, np.abs(alphas[p]).max()):
+                lengths[p], betas[p, step] = step + 1, 0.0
+            following.append(w)
+        if bar is not None:
+            bar.update(1)
+        going = betas[active, step] > 0
+        if step == num_steps - 1 or not going.any():
+            break
+        active, following = active[going], np.stack(following)[going]
+        current = following / betas[active, step][:, None]
+    rules = []
+    for probe, m in enumerate(lengths.tolist()):
+        nodes, vectors = eigh_tridiagonal(alphas[probe, :m], betas[probe, : m - 1])
+        residuals = betas[probe, m - 1] * np.abs(vectors[-1])
+        rules.append(QuadratureRule(nodes, vectors[0] ** 2, residuals))
+    return rules
+
+
+_BREAKDOWN = 1e-10
