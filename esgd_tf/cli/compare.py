@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +11,13 @@ from typing import Any
 from esgd_tf.cli.command_line import CommandLine
 from esgd_tf.cli.flags import FlagError
 from esgd_tf.cli.stored_run import StoredRun
+from esgd_tf.cli.tables import kind_of, label_of, markdown_table, plain_table
 from esgd_tf.training.errors import RunFolderError
 
 __all__ = ["main"]
 
 _COLUMNS = ("run", "optimizer", "L", "error %", "loss", "grad. evals", "epochs", "time")
 _SUMMARY = ("runs like", "seeds", "error %", "loss", "grad. evals", "time")
-_WIDTH = 80
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +38,7 @@ class _Result:
     @property
     def kind(self) -> str:
         """Everything but the seed that decides the result, and how far the run has come."""
-        settings = {k: v for k, v in self.run.run.items() if k != "seed"}
-        evaluations = self.last["gradient_evaluations"]
-        return json.dumps([dict(self.run.experiment), settings, evaluations], sort_keys=True)
+        return f"{kind_of(self.run)} {self.last['gradient_evaluations']}"
 
     @property
     def optimizer(self) -> str:
@@ -98,7 +95,7 @@ def _compare(fv: Any, words: list[str]) -> None:
         )
         for r in results
     ]
-    show = _markdown if fv.markdown else _plain
+    show = markdown_table if fv.markdown else plain_table
     dataset = results[0].run.experiment["dataset"]
     print(f"{dataset}: test error and loss at the anchor, after the last epoch\n")
     print(show(_COLUMNS, table))
@@ -111,7 +108,7 @@ def _compare(fv: Any, words: list[str]) -> None:
 
     from esgd_tf.training.figures import plot_comparison
 
-    labels = {group[0].kind: _label(group[0]) for group in groups}
+    labels = {group[0].kind: label_of(group[0].run) for group in groups}
     if len(set(labels.values())) < len(labels):  # the same optimizer, with other numbers
         labels = {group[0].kind: f"like {group[0].run.name}" for group in groups}
     curves = [
@@ -179,41 +176,7 @@ def _summary(group: Sequence[_Result]) -> tuple[str, ...]:
     )
 
 
-def _label(result: _Result) -> str:
-    e = result.run.experiment
-    return result.optimizer + (f", L = {e['langevin_steps']}" if e["langevin_steps"] else "")
-
-
 def _duration(seconds: float) -> str:
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
-
-
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    cells = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(c.replace('|', chr(92) + '|') for c in r)} |" for r in cells)
-
-
-def _plain(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table of at most 80 columns; a first column too wide for it is cut in the middle."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    rest = sum(widths[1:]) + 2 * (len(widths) - 1)
-    widths[0] = min(widths[0], max(_WIDTH - rest, 8))
-    lines = []
-    for row in [header, *rows]:
-        first = f"{_cut(row[0], widths[0]):<{widths[0]}}"
-        # Names to the left, numbers to the right.
-        others = [
-            f"{cell:<{width}}" if name == "optimizer" else f"{cell:>{width}}"
-            for name, cell, width in zip(header[1:], row[1:], widths[1:], strict=True)
-        ]
-        lines.append("  ".join([first, *others]).rstrip())
-    return "\n".join(lines)
-
-
-def _cut(text: str, width: int) -> str:
-    if len(text) <= width:
-        return text
-    kept = width - 1
-    return f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"

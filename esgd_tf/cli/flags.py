@@ -61,8 +61,8 @@ _GROUPS = (
     ),
     _Group(
         "The run",
-        ("logdir", "checkpoint_dir", "checkpoint_steps", "on_nan", "limit_steps", "verbose",
-         "help", "presets"),
+        ("logdir", "checkpoint_dir", "checkpoint_steps", "keep_every", "on_nan", "limit_steps",
+         "verbose", "help", "presets"),
     ),
 )  # fmt: skip
 
@@ -155,6 +155,8 @@ def define_flags() -> flags.FlagValues:
            "half precision of activations; weights and the optimizer stay float32")  # fmt: skip
     integer("checkpoint_steps", 1, "save every so many gradient evaluations, not only after each "
             "epoch")  # fmt: skip
+    integer("keep_every", 1, "keep the checkpoint of every so many epochs for good, for "
+            "`python3 -m esgd_tf landscape --plane`")  # fmt: skip
     choice("on_nan", ("stop", "skip"), "stop", "what to do when a gradient is not finite: stop "
            "with the state before it, or leave that minibatch out, on every device")  # fmt: skip
     integer("limit_steps", 1, "stop after so many gradient evaluations, and evaluate on at most as "

@@ -21,11 +21,11 @@ _DEFAULT_PRESET = "wrn-cifar10"
 # These may be given anew when a run goes on: they change how far and how it runs, not what it is.
 _MAY_CHANGE = (
     "epochs", "limit_steps", "jit_compile", "strategy", "devices", "logical_devices", "tpu",
-    "checkpoint_steps", "on_nan",
+    "checkpoint_steps", "keep_every", "on_nan",
 )  # fmt: skip
 _OF_THE_RUN = (
     "seed", "strategy", "devices", "logical_devices", "tpu", "scale_lr", "sync_bn", "jit_compile",
-    "mixed_precision", "checkpoint_steps", "on_nan", "limit_steps",
+    "mixed_precision", "checkpoint_steps", "keep_every", "on_nan", "limit_steps",
 )  # fmt: skip
 # Not worth a place in the table.
 _QUIET = {"strategy": "auto", "scale_lr": False, "sync_bn": False, "on_nan": "stop"}

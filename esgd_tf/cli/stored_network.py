@@ -100,7 +100,7 @@ def load_stored_network(run: StoredRun, checkpoint: Path, fv: Any) -> StoredNetw
     reestimated = 0
     if count:
         reestimated = reestimate_batch_norm(
-            model, _reestimation_batches(run, images, preprocess, count)
+            model, reestimation_batches(run, images, preprocess, count)
         )
     return StoredNetwork(
         model=model,
@@ -112,7 +112,7 @@ def load_stored_network(run: StoredRun, checkpoint: Path, fv: Any) -> StoredNetw
     )
 
 
-def _reestimation_batches(
+def reestimation_batches(
     run: StoredRun, images: data.ImageData, preprocess: Preprocessor, count: int
 ) -> tf.data.Dataset:
     """Return the batches that training itself uses for this: those of seed + 1."""

@@ -128,6 +128,7 @@ def run_training(
             batches.steps_per_epoch,
             progress,
             every=run["checkpoint_steps"],
+            keep_every=run["keep_every"],
             writes=processes.is_chief,
             keeps_previous=intact,
         )

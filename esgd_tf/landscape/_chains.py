@@ -67,11 +67,9 @@ class Chains:
         proposed = self.points - h * self.slopes + np.sqrt(2 * h) * noise
         energies, slopes = self._target(proposed)
         back = self.points - proposed + h * slopes
+        log_ratio = self.energies - energies - (back**2).sum(1) / (4 * h) + (noise**2).sum(1) / 2
         # A proposal where the energy is not finite is never taken.
-        log_ratio = np.nan_to_num(
-            self.energies - energies - (back**2).sum(1) / (4 * h) + (noise**2).sum(1) / 2,
-            nan=-np.inf,
-        )
+        log_ratio = np.where(np.isfinite(energies) & ~np.isnan(log_ratio), log_ratio, -np.inf)
         moved = np.log(self._rng.random(len(log_ratio))) < log_ratio
         self.points = np.where(moved[:, None], proposed, self.points)
         self.slopes = np.where(moved[:, None], slopes, self.slopes)

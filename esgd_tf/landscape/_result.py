@@ -20,14 +20,13 @@ class Result:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, np.ndarray):
-                value = value.copy() if value.flags.writeable and not value.flags.owndata else value
-                value.setflags(write=False)
-                object.__setattr__(self, field.name, value)
+            object.__setattr__(self, field.name, _frozen(getattr(self, field.name)))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result as numbers, strings, lists and dictionaries, as JSON wants them."""
+        """Return the result as numbers, strings, lists and dictionaries.
+
+        What was not measured is NaN in it, for which JSON proper has no word.
+        """
         return {
             field.name: _plain(getattr(self, field.name))
             for field in dataclasses.fields(self)
@@ -44,6 +43,20 @@ class Result:
             The axes.
         """
         raise NotImplementedError
+
+
+def _frozen(value: Any) -> Any:
+    """Return a value with read-only arrays; its own, since the caller may write to theirs."""
+    if isinstance(value, np.ndarray):
+        if value.flags.writeable or not value.flags.owndata:
+            value = value.copy(order="K")
+            value.setflags(write=False)
+        return value
+    if isinstance(value, dict):
+        return {k: _frozen(v) for k, v in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_frozen(v) for v in value)
+    return value
 
 
 def _plain(value: Any) -> Any:

@@ -53,7 +53,7 @@ class Surface:
             metric = ["loss", "error"] if isinstance(model, keras.Model) else "loss"
         self.names = named_metrics(metric)
         # A gradient is that of the loss, whether or not its value is asked for.
-        needed = {**self.names, "loss": "loss"} if gradient else self.names
+        needed = {"loss": "loss", **self.names} if gradient else self.names
         self.splits = {
             split: measured(model, loss, part, needed, batch_size=batch_size)[0]
             for split, part in splits_of(data).items()
@@ -62,9 +62,7 @@ class Surface:
         self._settle, self._copy = settle, None
         if settle is not None:
             self._copy = _copy_of(model)
-            twins = {
-                id(v): c for v, c in zip(model.variables, self._copy.variables, strict=True)
-            }
+            twins = {id(v): c for v, c in zip(model.variables, self._copy.variables, strict=True)}
             self._twins = tuple(
                 [twins[id(v)] for v in variables]
                 for variables in (model.trainable_variables, model.non_trainable_variables)

@@ -66,6 +66,10 @@ def eigenpairs(
 ) -> Eigenpairs:
     """Compute k eigenpairs by SciPy: ARPACK's restarted Lanczos iteration, or LOBPCG.
 
+    ARPACK measures a residual against its own eigenvalue, which for the small negative ones of a
+    trained network would take thousands of products. Here all are measured against the largest
+    |λ|: ARPACK gets the operator shifted by an estimate of it (which changes no Lanczos vector).
+
     Args:
         operator: What to take them of.
         k: How many, 1 <= k < n.
@@ -85,7 +89,7 @@ def eigenpairs(
     Raises:
         ValueError: `k` or `which` is out of range.
     """
-    from scipy.sparse.linalg import ArpackNoConvergence, eigsh, lobpcg
+    from scipy.sparse.linalg import lobpcg
 
     n = operator.shape[0]
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= n:
@@ -115,14 +119,7 @@ def eigenpairs(
                 tol=tol * scale or None, maxiter=steps,
             )  # fmt: skip
         else:
-            ncv = min(n, max(2 * k + 1, 20))
-            limit = None if max_matvecs is None else max((max_matvecs - ncv) // (ncv - k) + 1, 1)
-            try:
-                values, vectors = eigsh(
-                    linear, k, which=which, tol=tol, v0=random_unit(rng, n), ncv=ncv, maxiter=limit
-                )
-            except ArpackNoConvergence as stopped:
-                values, vectors = stopped.eigenvalues, stopped.eigenvectors
+            values, vectors = _by_arpack(linear, k, which, tol, max_matvecs, rng)
         order = np.argsort(values)[::-1]
         values, vectors = values[order], vectors[:, order]
         residuals = np.zeros(0)
@@ -139,6 +136,45 @@ def eigenpairs(
         tol=float(tol),
         matvecs=operator.matvecs - before,
     )
+
+
+def _by_arpack(
+    linear: Any, k: int, which: str, tol: float, max_matvecs: int | None, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """Return the pairs that converged."""
+    from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+
+    n = linear.shape[0]
+    start, shift, sign = random_unit(rng, n), 0.0, 1.0
+    if which != "LM":
+        # A few steps of power iteration tell the order of magnitude, and that is enough.
+        v = start
+        for _ in range(_POWER_STEPS):
+            product = linear @ v
+            shift = float(np.linalg.norm(product))
+            v = product / (shift or 1.0)
+        if which == "LA":
+            start = v if shift else start  # the same Krylov space, some steps on
+        if which == "SA":
+            sign = -1.0
+    shifted = LinearOperator(
+        (n, n), matvec=lambda v: sign * (linear @ v) + shift * np.ravel(v), dtype=np.float64
+    )
+    ncv = min(n, max(2 * k + 1, 20))
+    limit = None
+    if max_matvecs is not None:
+        limit = max((max_matvecs - _POWER_STEPS - ncv) // (ncv - k) + 1, 1)
+    try:
+        values, vectors = eigsh(
+            shifted, k, which="LA" if which == "SA" else which, tol=tol, v0=start, ncv=ncv,
+            maxiter=limit,
+        )  # fmt: skip
+    except ArpackNoConvergence as stopped:
+        values, vectors = stopped.eigenvalues, stopped.eigenvectors
+    return sign * (values - shift), vectors
+
+
+_POWER_STEPS = 4
 
 
 def _watched(operator: CurvatureOperator, bar: Any) -> Any:

@@ -48,7 +48,7 @@ class Interpolation(Result):
     """
 
     coefficients: Array
-    values: dict[str, dict[str, Array]]
+    values: Values
     gradient_norm: dict[str, Array]
     norm: Array
     distance: float
@@ -61,29 +61,29 @@ class Interpolation(Result):
         its values at the two ends; 0 if it stays below (Frankle et al., "Linear mode connectivity
         and the lottery ticket hypothesis", 2020).
 
+        Args:
+            split: By default the first.
+            metric: By default the first.
+
         Raises:
-            ValueError: The coefficients lack 0 or 1.
+            ValueError: The coefficients lack 0 or 1, or nothing of this name was measured.
         """
-        split = next(iter(self.values)) if split is None else split
-        metric = next(iter(self.values[split])) if metric is None else metric
-        value, c = self.values[split][metric], self.coefficients
+        _, value = pick(self.values, split, metric)
+        c = self.coefficients
         ends = [np.flatnonzero(np.abs(c - end) < 1e-9) for end in (0.0, 1.0)]
         if not all(len(e) for e in ends):
             raise ValueError("The coefficients must contain 0 and 1 to tell the barrier.")
-        between = (c >= -1e-9) & (c <= 1 + 1e-9)
-        line = (1 - c) * value[ends[0][0]] + c * value[ends[1][0]]
-        return float(np.max((value - line)[between], initial=0.0))
+        inside = (c >= -1e-9) & (c <= 1 + 1e-9)
+        line = between(value[ends[0][0]], value[ends[1][0]], c)
+        return float(np.max((value - line)[inside], initial=0.0))
 
     def plot(self, ax: Axes | None = None, metric: str | None = None, label: str = "") -> Axes:
         """Draw a metric along the line, for each split."""
         ax = axes(ax)
-        splits = list(self.values)
-        metric = next(iter(self.values[splits[0]])) if metric is None else metric
-        for split in splits:
+        for split in self.values:
+            metric, value = pick(self.values, split, metric)
             words = ([label] if label else []) + ([split] if split != "data" else [])
-            ax.plot(
-                self.coefficients, self.values[split][metric], ".-", label=" ".join(words) or None
-            )
+            ax.plot(self.coefficients, value, ".-", label=" ".join(words) or None)
         for end in (0.0, 1.0):
             ax.axvline(end, color="0.8", lw=0.8, zorder=0)
         ax.set(xlabel="coefficient: 0 is a, 1 is b", ylabel=metric)
@@ -122,8 +122,8 @@ def interpolate(
         gradient_norm: Whether to take the gradient too, which costs twice as much again.
         settle: Sets the BatchNormalization statistics at each point, on a copy of the model:
             `lambda model: esgd_tf.reestimate_batch_norm(model, batches)`. With None they are
-            interpolated linearly if all weights are given, else those of `model`: between distant
-            networks that misleads.
+            interpolated linearly (an end given by its trainable weights alone has those of
+            `model`): between distant networks that misleads.
         batch_size: Examples at a time, for arrays; 512 if None.
         progress: Whether to show a bar; None for "on a terminal".
 
@@ -135,20 +135,20 @@ def interpolate(
         raise ValueError("`coefficients` must be a list of finite numbers.")
     if kind not in ("linear", "spherical"):
         raise ValueError(f"`kind` must be linear or spherical; got {kind!r}.")
-    surface = _Surface(model, loss, data, metric, batch_size, settle)
-    (a, states_a), (b, states_b) = surface.parts(weights_a), surface.parts(weights_b)
+    surface = Surface(model, loss, data, metric, batch_size, settle, gradient_norm)
+    (a, others_a), (b, others_b) = surface.parts(weights_a), surface.parts(weights_b)
     norms = np.linalg.norm(a), np.linalg.norm(b)
     values = surface.empty(len(c))
     slopes = {split: np.empty(len(c)) for split in surface.splits} if gradient_norm else {}
     norm = np.empty(len(c))
     with progress_bar(len(c), "interpolation", progress) as bar:
         for k, t in enumerate(c):
-            point = (1 - t) * a + t * b
+            point = between(a, b, t)
             if kind == "spherical" and (length := np.linalg.norm(point)) > 0:
-                point = point * abs((1 - t) * norms[0] + t * norms[1]) / length
-            states = [(1 - t) * p + t * q for p, q in zip(states_a, states_b, strict=True)]
+                point = point * abs(between(*norms, t)) / length
+            others = [between(p, q, t) for p, q in zip(others_a, others_b, strict=True)]
             norm[k] = np.linalg.norm(point)
-            surface.measure(point, states, values, k, slopes)
+            surface.measure(point, others, values, k, slopes)
             bar.update(1)
     return Interpolation(
         coefficients=c,

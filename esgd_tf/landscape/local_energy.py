@@ -103,7 +103,9 @@ def local_energy(
         model: A built Keras model, or a list of weights (then `metric` is "loss").
         data: Data as for `HessianOperator`, or several by name: {"train": ..., "test": ...}.
         metric: "error" (the fraction of wrong classes), "loss", a Keras loss, a function of
-            (y_true, y_pred) that returns a value for each example, or a list of these.
+            (y_true, y_pred) that returns a value for each example, or a list of these. For
+            "error", a single output is the probability of class 1, and NaN is no prediction: the
+            error is NaN too.
         sigmas: [s] strengths of the noise, >= 0.
         samples: Number of z, >= 2.
         noise: "multiplicative" or "additive".
@@ -116,8 +118,8 @@ def local_energy(
     Raises:
         ValueError: An argument is out of range, or the data are as `HessianOperator` refuses them.
     """
-    sigmas = np.atleast_1d(np.asarray(sigmas, np.float64))
-    if sigmas.ndim != 1 or not np.all(np.isfinite(sigmas) & (sigmas >= 0)):
+    sigmas = np.atleast_1d(np.array(sigmas, np.float64))
+    if sigmas.ndim != 1 or not sigmas.size or not np.all(np.isfinite(sigmas) & (sigmas >= 0)):
         raise ValueError(f"`sigmas` must be a list of numbers >= 0; got {sigmas.tolist()}.")
     _check_samples(samples, noise)
     metrics = named_metrics(metric)
@@ -162,7 +164,8 @@ class PacBayesSigma(Result):
 
     Attributes:
         sigma: The largest sigma whose expected increase is at most the bound.
-        standard_error: Of sigma: that of the increase over the slope of the increase at sigma.
+        standard_error: Of sigma: that of the increase over the slope of the increase at sigma, by
+            central differences of 10 %. NaN if not bracketed.
         increase: The expected increase there.
         increase_error: Its standard error.
         bound: What it was to stay below.
@@ -242,6 +245,8 @@ def pac_bayes_sigma(
         model, loss, data, metrics, batch_size=batch_size, variables=variables
     )
     reference, disturb = evaluate()[name], _Disturbance(objective, noise)
+    if not np.isfinite(reference):
+        raise ValueError(f"The {name} at the weights of the model is {reference}.")
     seen: dict[float, Array] = {}
 
     def increase(sigma: float) -> float:
@@ -252,7 +257,7 @@ def pac_bayes_sigma(
                 rises[k] = evaluate(weights)[name] - reference
                 bar.update(1)
             # A network of NaN is a bad one; inf orders it.
-            seen[sigma] = np.nan_to_num(rises, nan=np.inf)
+            seen[sigma] = np.where(np.isnan(rises), np.inf, rises)
         return float(seen[sigma].mean())
 
     with progress_bar(None, "sigma", progress) as bar:
@@ -265,17 +270,19 @@ def pac_bayes_sigma(
             low, high = low / 2, low
             if low < 1e-12 * max_sigma:
                 raise ValueError(f"No sigma keeps the increase of {name} below {bound}.")
-        sigma = high
+        sigma, slope = high, float("nan")
         if bracketed:
             sigma = brentq(
-                lambda s: min(increase(s) - bound, 1e6 * bound), low, high, rtol=rtol / 4
-            )
+                lambda s: min(increase(s) - bound, 1e6 * bound),
+                low, high, xtol=rtol * low / 8, rtol=rtol / 8,
+            )  # fmt: skip
             # The root is between two points seen; the lower one keeps the promise.
             sigma = max(s for s in seen if s <= sigma * (1 + 1e-12) and increase(s) <= bound)
-        beyond = min((s for s in seen if s > sigma), default=sigma)
-        before = max((s for s in seen if s < sigma), default=sigma)
-        slope = 0.0
-        if beyond > before and np.isfinite(increase(beyond)):
+            # Not between the last points of the search: an error rate has steps, and the loss
+            # rounding.
+            before, beyond = 0.9 * sigma, 1.1 * sigma
+            if not np.isfinite(increase(beyond)):
+                beyond = sigma
             slope = (increase(beyond) - increase(before)) / (beyond - before)
     spread = float(_standard_error(seen[sigma]))
     return PacBayesSigma(

@@ -217,12 +217,14 @@ def local_entropy(
     errors = np.array([r.error for r in results])
     values, spread, quadrature = _integrated(logs, slopes, errors)
     free = n / (2 * beta) * (logs[-1] - logs)
-    worst, least = max(r.r_hat for r in results), min(r.ess for r in results)
-    converged = bool(worst < _R_HAT and least >= _ESS)
+    # NumPy's, not Python's, which may lose a NaN.
+    worst = float(np.max([r.r_hat for r in results]))
+    fewest = float(np.min([r.ess for r in results]))
+    converged = bool(worst < _R_HAT and fewest >= _ESS)
     if not converged:
         warnings.warn(
             f"The Langevin chains have not converged (R-hat up to {worst:.3f}, effective sample "
-            f"size down to {least:.0f}): raise `burn_in` and `samples`, or gamma.",
+            f"size down to {fewest:.0f}): raise `burn_in` and `samples`, or gamma.",
             NotConvergedWarning,
             stacklevel=2,
         )
@@ -389,8 +391,13 @@ def laplace_local_entropy(
     if not (np.isfinite(beta) and beta > 0):
         raise ValueError(f"`inverse_temperature` must be positive; got {inverse_temperature}.")
     n = operator.shape[0]
+    if isinstance(num_steps, bool) or not isinstance(num_steps, int | np.integer) or num_steps < 1:
+        raise ValueError(f"`num_steps` must be a positive integer; got {num_steps!r}.")
     if spectrum is None:
         spectrum = spectral_density(operator, num_probes, num_steps, seed=seed, progress=progress)
+    of = spectrum.size if isinstance(spectrum, SpectralDensity) else len(spectrum.eigenvalues)
+    if of != n:
+        raise ValueError(f"`spectrum` is of {of:,} eigenvalues; the operator has dimension {n:,}.")
     if isinstance(spectrum, FullSpectrum):
         eigenvalues = spectrum.eigenvalues
         spectrum = SpectralDensity(
@@ -416,8 +423,6 @@ def laplace_local_entropy(
         if min(spectrum.smallest, rule.nodes[0] if length else np.inf) + gamma <= 0:
             continue
         # Relative to the reference already here: then the errors of the two cancel where they can.
-        if spectrum.smallest + gammas[-1] <= 0:
-            continue
         log_ratio = lambda t, g=gamma: np.log((t + g) / (t + gammas[-1]))  # noqa: E731
         mean, error = spectrum.mean(log_ratio)
         pull = (

@@ -109,8 +109,8 @@ class CurvatureOperator:
         result = np.empty(rows.shape)
         for at in range(0, len(rows), width):
             block = rows[at : at + width]
-            # A block that is not full gets zeros, not a graph of its own.
-            full = 1 if len(block) == 1 else width
+            # What is left over after full blocks gets zeros, not a graph of its own.
+            full = len(block) if at == 0 or len(block) == 1 else width
             padded = np.zeros((full, rows.shape[1]))
             padded[: len(block)] = block
             vectors, start = [], 0

@@ -41,50 +41,53 @@ class Plane(Result):
         values: [g] or [g, h] by split and metric.
         directions: The directions, [1 or 2, n]. Not part of `to_dict`.
         trajectory: [t, 1 or 2] coordinates of the weights given as `trajectory`, or None.
-        explained: The fraction of the trajectory's variance along each direction, or None.
+        explained: The fraction of the trajectory's variance around the network along each
+            direction, or None.
         normalization: "filter", "layer" or None.
     """
 
     grids: tuple[Array, ...]
-    values: dict[str, dict[str, Array]]
+    values: Values
     directions: Array = dataclasses.field(metadata={"written": False})
     trajectory: Array | None
     explained: Array | None
     normalization: str | None
 
-    def _chosen(self, split: str | None, metric: str | None) -> tuple[Array, str]:
-        split = next(iter(self.values)) if split is None else split
-        metric = next(iter(self.values[split])) if metric is None else metric
-        return self.values[split][metric], metric
-
     def _label(self, k: int) -> str:
         along = f"direction {k + 1}"
-        return along if self.explained is None else f"{along} ({100 * self.explained[k]:.0f} %)"
+        return (
+            along
+            if self.explained is None
+            else f"{along} ({100 * self.explained[k]:.0f} % of variance)"
+        )
 
     def plot(
         self, ax: Axes | None = None, split: str | None = None, metric: str | None = None
     ) -> Axes:
         """Draw the line, or contours with the network at the cross and the trajectory."""
-        value, name = self._chosen(split, metric)
+        name, value = pick(self.values, split, metric)
         ax = axes(ax)
         if len(self.grids) == 1:
             ax.plot(self.grids[0], value)
+            ax.axvline(0.0, color="0.8", lw=0.8, zorder=0)
             ax.set(xlabel=self._label(0), ylabel=name)
             return ax
-        import matplotlib.pyplot as plt
 
         x, y = self.grids
         shown = np.where(np.isfinite(value), value, np.nan)
+        if np.isnan(shown).all():
+            raise ValueError(f"No value of {name} is finite: there is nothing to draw.")
         low, high = np.nanmin(shown), np.nanmax(shown)
         # The bottom of a valley is seen only if the levels lie closer there.
-        levels = low + np.linspace(0, 1, 20) ** 2 * max(high - low, 1e-12)
+        levels = low + np.linspace(0, 1, 21) ** 2 * max(high - low, 1e-6 * abs(low), 1e-12)
         filled = ax.contourf(x, y, shown.T, levels, cmap="viridis")
         ax.contour(x, y, shown.T, levels, colors="white", linewidths=0.4, alpha=0.6)
-        plt.colorbar(filled, ax=ax, label=name, format="%.3g")
+        ax.figure.colorbar(filled, ax=ax, label=name, ticks=levels[::4], format="%.4g")
         if self.trajectory is not None:
             ax.plot(*self.trajectory.T, "o-", color="tab:red", ms=3, lw=1, label="trajectory")
             ax.legend()
-        ax.plot(0, 0, "+", color="white", ms=10)
+        for color, width in (("black", 3.0), ("white", 1.2)):  # seen on dark and on light
+            ax.plot(0, 0, "+", color=color, ms=10, mew=width)
         ax.set(xlabel=self._label(0), ylabel=self._label(1))
         return ax
 
@@ -105,12 +108,18 @@ class Plane(Result):
             raise ValueError("A line has no surface: use `plot`, or measure two directions.")
         import matplotlib.pyplot as plt
 
-        value, name = self._chosen(split, metric)
+        name, value = pick(self.values, split, metric)
         if ax is None:
-            ax = plt.figure(figsize=(6, 5)).add_subplot(projection="3d")
+            figure = plt.figure(figsize=(6, 5), layout="constrained")
+            ax = figure.add_subplot(projection="3d", box_aspect=(1, 1, 0.75))
         x, y = np.meshgrid(*self.grids, indexing="ij")
-        ax.plot_surface(x, y, value, cmap="viridis", lw=0)
+        # All points: by default those beyond 50 are left out.
+        ax.plot_surface(
+            x, y, value, cmap="viridis", rcount=len(x), ccount=len(y.T), lw=0, antialiased=False
+        )
         ax.set(xlabel=self._label(0), ylabel=self._label(1), zlabel=name)
+        ax.locator_params(nbins=5)
+        ax.yaxis.labelpad = 10
         return ax
 
 
@@ -162,37 +171,34 @@ def plane(
         raise ValueError(f"`points` must be an integer of at least 2; got {points!r}.")
     if normalization not in ("auto", "filter", "layer", None):
         raise ValueError(f"`normalization` must be filter, layer or None; got {normalization!r}.")
-    surface = _Surface(model, loss, data, metric, batch_size, settle)
+    surface = Surface(model, loss, data, metric, batch_size, settle)
     objective = surface.first
-    w, states = surface.parts(model if center is None else center)
+    w, others = surface.parts(model if center is None else center)
     path = None
-    if trajectory is not None:
+    if trajectory is not None and len(trajectory) > 0:
         path = np.stack([surface.parts(one)[0] for one in trajectory]) - w
+    is_word = isinstance(directions, str)  # an array would compare entry by entry
     basis = _basis(objective, directions, dimensions, path, seed)
     if normalization == "auto":
-        normalization = "filter" if directions == "random" else None
+        normalization = "filter" if is_word and directions == "random" else None
     if normalization is not None:
         basis = np.stack([normalized_direction(objective, d, w, normalization) for d in basis])
-    if not np.all(np.linalg.norm(basis, axis=1) > 0):
-        raise ValueError("A direction has length 0: there is no plane.")
-    coordinates, explained = None, None
-    reach = np.broadcast_to(np.asarray(extent, np.float64), (len(basis),)).copy()
-    if not np.all(np.isfinite(reach) & (reach > 0)):
-        raise ValueError(f"`extent` must be positive; got {extent!r}.")
-    if path is not None:
-        # The directions need not be orthogonal: least squares.
-        coordinates = np.linalg.lstsq(basis.T, path.T, rcond=None)[0].T
-        total = (path**2).sum()
-        lengths = (basis**2).sum(axis=1)
-        explained = (coordinates**2).sum(axis=0) * lengths / total if total > 0 else None
-        if isinstance(directions, str) and directions == "pca":
-            reach = np.maximum(reach, 1.1 * np.abs(coordinates).max(axis=0))
+    _check_basis(basis, normalization)
+    reach = np.asarray(extent, np.float64)
+    if reach.shape not in ((), (len(basis),)) or not np.all(np.isfinite(reach) & (reach > 0)):
+        raise ValueError(
+            f"`extent` must be a positive number, or {len(basis)} of them; got {extent!r}."
+        )
+    reach = np.broadcast_to(reach, (len(basis),))
+    coordinates, explained = (None, None) if path is None else _projected(path, basis)
+    if coordinates is not None and is_word and directions == "pca":
+        reach = np.maximum(reach, 1.1 * np.abs(coordinates).max(axis=0))
     grids = tuple(np.linspace(-r, r, points) for r in reach)
     values = surface.empty(points ** len(grids))
     mesh = np.stack([m.ravel() for m in np.meshgrid(*grids, indexing="ij")], axis=1)
     with progress_bar(len(mesh), "plane", progress) as bar:
         for k, at in enumerate(mesh):
-            surface.measure(w + at @ basis, states, values, k)
+            surface.measure(w + at @ basis, others, values, k)
             bar.update(1)
     shape = (points,) * len(grids)
     return Plane(
@@ -215,7 +221,7 @@ def _basis(
         raise ValueError(f"`directions` must be random, pca or given; got {directions!r}.")
     if isinstance(directions, str) and dimensions not in (1, 2):
         raise ValueError(f"`dimensions` must be 1 or 2; got {dimensions!r}.")
-    if directions == "random":
+    if isinstance(directions, str) and directions == "random":
         return np.random.default_rng(seed).standard_normal((dimensions, objective.size))
     if isinstance(directions, str):
         if path is None or len(path) < dimensions:
@@ -228,12 +234,39 @@ def _basis(
                 f"The trajectory has not {dimensions} directions of its own: take `dimensions=1` "
                 "or more of its weights."
             )
-        # The sign of a singular vector is arbitrary: let the trajectory start to the right.
-        signs = np.where(rows[:dimensions] @ path[0] < 0, -1.0, 1.0)
-        return rows[:dimensions] * signs[:, None]
+        rows = rows[:dimensions]
+        # The sign of a singular vector is arbitrary: let the trajectory leave the center to the
+        # right. It may begin there, so its first weights alone would not tell.
+        along = path @ rows.T
+        away = np.abs(along) > 1e-6 * np.abs(along).max(axis=0)
+        signs = np.sign(along[away.argmax(axis=0), np.arange(dimensions)])
+        return rows * signs[:, None]
     if len(directions) not in (1, 2):
         raise ValueError(f"There must be one or two directions; got {len(directions)}.")
     return np.stack([objective.flatten(objective.weights(d)) for d in directions])
+
+
+def _check_basis(basis: Array, normalization: str | None) -> None:
+    lengths = np.linalg.norm(basis, axis=1, keepdims=True)
+    if not np.all(np.isfinite(lengths) & (lengths > 0)):
+        raise ValueError(
+            "A direction has length 0, or is not finite: there is no plane."
+            if normalization is None
+            else "A direction has length 0, or is not finite: there is no plane. Biases and other "
+            "vectors stay where they are unless `normalization` is None."
+        )
+    if len(basis) == 2 and np.linalg.svd(basis / lengths, compute_uv=False)[1] < 1e-9:
+        raise ValueError("The two directions are parallel: there is no plane.")
+
+
+def _projected(path: Array, basis: Array) -> tuple[Array, Array | None]:
+    """Return the coordinates [t, 1 or 2] of a path, and the fraction along each direction."""
+    # The directions need not be orthogonal: least squares.
+    coordinates = np.asarray(np.linalg.lstsq(basis.T, path.T, rcond=None)[0].T, np.float64)
+    total = (path**2).sum()
+    units = basis / np.linalg.norm(basis, axis=1, keepdims=True)
+    explained = ((path @ units.T) ** 2).sum(axis=0) / total if total > 0 else None
+    return coordinates, explained
 
 
 def normalized_direction(

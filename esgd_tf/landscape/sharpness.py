@@ -114,9 +114,11 @@ def sharpness(
         raise ValueError(f"`kind` must be one of {', '.join(_RADIUS)}; got {kind!r}.")
     radius = _RADIUS[kind] if radius is None else radius
     steps = _STEPS.get(kind, 1) if max_steps is None else max_steps
-    for name, number in (("radius", radius), ("step_size", step_size), ("max_steps", steps)):
+    for name, number in (("radius", radius), ("step_size", step_size)):
         if not (np.isfinite(number) and number > 0):
             raise ValueError(f"`{name}` must be a positive number; got {number}.")
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
+        raise ValueError(f"`max_steps` must be a positive integer; got {steps!r}.")
     if not (np.isfinite(eta) and eta >= 0):
         raise ValueError(f"`eta` must not be negative; got {eta}.")
     objective = Objective(model, loss, data, batch_size=batch_size, variables=variables)
@@ -191,12 +193,21 @@ def _ascend(climb: _Climb, rate: float, distance: float, steps: int) -> tuple[Ar
 def _maximise_in_box(climb: _Climb, box: Array, steps: int) -> tuple[Array, int, str]:
     from scipy.optimize import minimize
 
-    def downhill(delta: Array) -> tuple[float, Array]:
-        value, slope = climb(delta)
-        return -value, -slope
+    value, slope = climb(np.zeros_like(box))
+    # In units of the box, and the loss in units in which the first trial step, of the length of the
+    # gradient, takes all weights that matter to the sides of the box: there, the maximum of a
+    # linear loss lies. As it is, the loss in a small box changes by less than the tolerances.
+    unit = 1e-3 * float(np.mean(np.abs(box * slope)))
+    if unit == 0:
+        return np.zeros_like(box), 0, "optimizer"
+
+    def downhill(u: Array) -> tuple[float, Array]:
+        after, slope = climb(box * u)
+        return (value - after) / unit, -box * slope / unit
 
     result = minimize(
         downhill, np.zeros_like(box), jac=True, method="L-BFGS-B",
-        bounds=np.stack([-box, box], axis=1), options={"maxiter": steps},
+        bounds=[(-1, 1)] * len(box), options={"maxiter": steps, "ftol": 0, "gtol": 0},
     )  # fmt: skip
-    return result.x, int(result.nit), "steps" if result.nit >= steps else "optimizer"
+    why = "steps" if result.nit >= steps else "optimizer"
+    return box * result.x, int(result.nit), why

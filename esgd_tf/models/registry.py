@@ -94,7 +94,8 @@ def register(
 def names() -> tuple[str, ...]:
     """Names that ``build`` accepts, sorted.
 
-    Of a pattern only its examples are listed. The one pattern of this package is ``wrn-D-K``:
+    Of a pattern only its examples are listed. The patterns of this package are ``lenet-A-B-H``,
+    a LeNet without batch normalisation of A and B filters and H hidden units, and ``wrn-D-K``,
     a wide residual network of depth D = 6n + 4 and widening factor K, such as ``wrn-28-10``.
     """
     _discover()
@@ -122,13 +123,13 @@ def build(
     """Builds the network of a name, with logits as its output.
 
     Args:
-        name: One of ``names()``, or any ``wrn-D-K``.
+        name: One of ``names()``, or any ``wrn-D-K`` or ``lenet-A-B-H``.
         input_shape: Height, width and channels of one image.
         num_classes: Number of classes, the width of the logits.
         dropout: Rate of the hidden dropout layers; an architecture that also drops inputs does
             so at 0.4 times this rate (0.2 at 0.5, as published). None is the architecture's
             default: 0.5 for mnistfc, mnistconv and allcnn as in the released code of
-            Entropy-SGD, 0 for wrn-D-K.
+            Entropy-SGD, 0 for wrn-D-K and lenet-A-B-H.
         seed: Makes the initial weights and the dropout masks reproducible. None leaves them to
             Keras (so ``keras.utils.set_random_seed`` governs them).
         sync_bn: Whether batch normalisation sees, under tf.distribute, the batch of all

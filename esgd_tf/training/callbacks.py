@@ -89,6 +89,7 @@ class Recorder(keras.callbacks.Callback):
         steps_per_epoch: Minibatches of one pass over the data.
         progress: Where the run stands when training starts.
         every: Save after every so many minibatches too; None for epochs only.
+        keep_every: Keep the checkpoint of every so many epochs for good; None for none.
         writes: Whether this process is the one that writes.
         keeps_previous: Whether the last checkpoint in the folder is whole, and so worth keeping
             as the previous one.
@@ -101,6 +102,7 @@ class Recorder(keras.callbacks.Callback):
         progress: Progress,
         *,
         every: int | None = None,
+        keep_every: int | None = None,
         writes: bool = True,
         keeps_previous: bool = True,
     ) -> None:
@@ -108,6 +110,7 @@ class Recorder(keras.callbacks.Callback):
         self._folder = folder
         self._steps_per_epoch = steps_per_epoch
         self._every = every
+        self._keep_every = keep_every
         self._writes = writes
         self._keeps_previous = keeps_previous
         self._batches = progress.batches
@@ -191,6 +194,9 @@ class Recorder(keras.callbacks.Callback):
             save_checkpoint(self.model, self._folder.best, self.progress)
         self._folder.write_history(self.rows)
         self._write_last(is_best=is_best)
+        epochs, part = divmod(self._batches, self._steps_per_epoch)
+        if self._keep_every and not part and epochs % self._keep_every == 0:
+            self._folder.keep_last(epochs)
 
     def _with_the_part_before(self, logs: dict[str, Any]) -> dict[str, float]:
         """Return the epoch's running means, with the part before an interruption.

@@ -8,7 +8,7 @@ from typing import Any
 
 from esgd_tf.training.run_folder import replaced_when_whole
 
-__all__ = ["Curve", "plot_comparison", "plot_history"]
+__all__ = ["Curve", "new_figure", "plot_comparison", "plot_history"]
 
 Curve = tuple[str, Sequence[float], Sequence[float]]
 
@@ -29,7 +29,7 @@ def plot_history(rows: Sequence[Mapping[str, float]], path: Path, title: str) ->
         title: Drawn above the panels.
     """
     has_scope = any("scope" in row for row in rows)
-    figure = _figure(10.5 if has_scope else 7.5, 3.4)
+    figure = new_figure(10.5 if has_scope else 7.5, 3.4)
     axes = figure.subplots(1, 3 if has_scope else 2)
 
     def draw(
@@ -77,7 +77,7 @@ def plot_comparison(curves: Sequence[Curve], path: Path, title: str) -> None:
         path: A PNG file, replaced when the new one is whole.
         title: Drawn above.
     """
-    figure = _figure(7.5, 4.2)
+    figure = new_figure(7.5, 4.2)
     axis = figure.subplots()
     labels = list(dict.fromkeys(label for label, _, _ in curves))
     for number, label in enumerate(labels):
@@ -103,7 +103,8 @@ def plot_comparison(curves: Sequence[Curve], path: Path, title: str) -> None:
         figure.savefig(partial, dpi=150)
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
+    """Return an empty figure of so many inches, which needs no screen."""
     # Matplotlib takes a second to import, and no screen: the object interface needs none.
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415

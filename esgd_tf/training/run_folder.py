@@ -5,6 +5,7 @@
     checkpoints/last.keras      the state after the last epoch, or where the run was interrupted
     checkpoints/previous.keras  the one before, to go on from if the last one is damaged
     checkpoints/best.keras      the state after the epoch with the best validation accuracy
+    checkpoints/kept/           those of every so many epochs, if asked for: epoch-00010.keras
     tensorboard/                events: train, validation, hyperparameters
     curves.png                  error, loss and scope against gradient evaluations
 
@@ -50,6 +51,7 @@ class RunFolder:
         self.last = self.checkpoints / "last.keras"
         self.previous = self.checkpoints / "previous.keras"
         self.best = self.checkpoints / "best.keras"
+        self.kept = self.checkpoints / "kept"
         self._lock: IO[str] | None = None
 
     def __enter__(self) -> RunFolder:
@@ -86,6 +88,11 @@ class RunFolder:
         """Let previous.keras be what last.keras is now."""
         if self.last.exists():
             _let_be(self.previous, self.last)
+
+    def keep_last(self, epoch: int) -> None:
+        """Keep last.keras for good, as that of an epoch."""
+        self.kept.mkdir(exist_ok=True)
+        _let_be(self.kept / f"epoch-{epoch:05d}.keras", self.last)
 
     def best_is_last(self) -> None:
         """Let last.keras be what best.keras is now, which takes neither time nor space."""

@@ -27,12 +27,12 @@ class TestFullSpectrum:
         assert full.plot().get_xlabel()
 
     def test_goes_on_after_an_interruption(self, tmp_path, monkeypatch):
-        values = np.linspace(-1, 1, 600)
+        values = np.linspace(-1, 1, 300)
         h, path = hessian(values), tmp_path / "columns.npy"
         real, products = HessianOperator.__matmul__, []
 
         def dying(self, v):
-            if len(products) == 40:
+            if len(products) == 36:
                 raise KeyboardInterrupt
             products.append(v.shape)
             return real(self, v)
@@ -46,16 +46,17 @@ class TestFullSpectrum:
         full = full_spectrum(again, path=path)
         np.testing.assert_allclose(full.eigenvalues, values, atol=1e-12)
         # 32 blocks of 8 were noted; one product tells the operators apart.
-        assert again.matvecs == 600 - 32 * 8 + 1
+        assert again.matvecs == 300 - 32 * 8 + 1
         assert list(tmp_path.iterdir()) == []
 
     def test_refuses_the_columns_of_another_operator(self, tmp_path):
         path = tmp_path / "columns.npy"
-        columns = module._Columns(hessian(np.linspace(-1, 1, 600)), np.dtype("float64"), path)
+        h = hessian(np.linspace(-1, 1, 300))
+        columns = module._Columns(h, np.dtype("float64"), path)
         for _ in range(32):
-            columns.advance(hessian(np.linspace(-1, 1, 600)))
+            columns.advance(h)
         with pytest.raises(ValueError, match="another operator"):
-            full_spectrum(hessian(np.linspace(-1, 2, 600)), path=path)
+            full_spectrum(hessian(np.linspace(-1, 2, 300)), path=path)
         with pytest.raises(ValueError, match="There is no folder"):
             full_spectrum(hessian(), path=tmp_path / "none" / "columns.npy")
 

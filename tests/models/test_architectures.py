@@ -75,6 +75,17 @@ def test_parameter_counts(name, shape, classes, trainable):
     assert _size(states) == 2 * sum(_size([layer.gamma]) for layer in norms)
 
 
+@pytest.mark.parametrize("name, trainable", [("lenet-10-20-128", 47_658), ("lenet-4-10-50", 9_974)])
+def test_lenet_has_no_batch_norm_and_no_state(name, trainable):
+    model = models.build(name, (28, 28, 1), 10)
+    assert model.name == name
+    assert _size(model.trainable_variables) == trainable
+    assert model.non_trainable_variables == []
+    assert model(np.zeros((2, 28, 28, 1), "float32")).shape == (2, 10)
+    dropping = models.build(name, (28, 28, 1), 10, dropout=0.3)
+    assert [x.rate for x in dropping.layers if isinstance(x, keras.layers.Dropout)] == [0.3]
+
+
 def _order(model):
     return [type(layer).__name__ for layer in model.layers[1:]]
 

@@ -26,7 +26,14 @@ def _tiny(input_shape, num_classes, *, dropout, seed, **fields):
 
 
 def test_names():
-    assert models.names() == ("allcnn", "mnistconv", "mnistfc", "wrn-16-4", "wrn-28-10")
+    assert models.names() == (
+        "allcnn",
+        "lenet-10-20-128",
+        "mnistconv",
+        "mnistfc",
+        "wrn-16-4",
+        "wrn-28-10",
+    )
 
 
 def test_names_and_checks_do_not_load_tensorflow():
@@ -55,6 +62,7 @@ def test_check_name_accepts(name):
 @pytest.mark.parametrize(
     "name, sentence",
     [
+        ("lenet-2-0-4", "has a layer without units"),
         ("lenet", "Unknown model 'lenet': choose one of allcnn, .*wrn-<depth>-<width>"),
         ("mnistfc2", "Unknown model"),
         ("MNISTFC", "Unknown model"),
@@ -136,6 +144,7 @@ def test_build_refuses(arguments, sentence):
     "name, too_small, smallest",
     [
         ("mnistconv", (21, 28, 1), (22, 22, 1)),
+        ("lenet-2-3-4", (15, 28, 1), (16, 16, 1)),
         ("allcnn", (32, 7, 3), (8, 8, 3)),
         ("wrn-10-1", (7, 7, 3), (8, 8, 3)),
     ],

@@ -1,0 +1,56 @@
+"""Tables of several runs in 80 columns, and what runs are called in them. No TensorFlow here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from esgd_tf.cli.stored_run import StoredRun
+
+__all__ = ["kind_of", "label_of", "markdown_table", "plain_table"]
+
+_WIDTH = 80
+# Columns of words.
+_LEFT = ("optimizer", "split", "method", "directions")
+
+
+def kind_of(run: StoredRun) -> str:
+    """Return everything but the seed that decides the result of a run."""
+    settings = {k: v for k, v in run.run.items() if k != "seed"}
+    return json.dumps([dict(run.experiment), settings], sort_keys=True)
+
+
+def label_of(run: StoredRun) -> str:
+    """Return the optimizer of a run, in words."""
+    e = run.experiment
+    return e["optimizer"] + (f", L = {e['langevin_steps']}" if e["langevin_steps"] else "")
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table for a README."""
+    cells = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(c.replace('|', chr(92) + '|') for c in r)} |" for r in cells)
+
+
+def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table of at most 80 columns; a first column too wide for it is cut in the middle."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    rest = sum(widths[1:]) + 2 * (len(widths) - 1)
+    widths[0] = min(widths[0], max(_WIDTH - rest, 8))
+    lines = []
+    for row in [header, *rows]:
+        first = f"{_cut(row[0], widths[0]):<{widths[0]}}"
+        # Names to the left, numbers to the right.
+        others = [
+            f"{cell:<{width}}" if name in _LEFT else f"{cell:>{width}}"
+            for name, cell, width in zip(header[1:], row[1:], widths[1:], strict=True)
+        ]
+        lines.append("  ".join([first, *others]).rstrip())
+    return "\n".join(lines)
+
+
+def _cut(text: str, width: int) -> str:
+    if len(text) <= width:
+        return text
+    kept = width - 1
+    return f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"

@@ -1,0 +1,172 @@
+"""`landscape` on tiny runs: tables, files and pictures of every measure, and every refusal."""
+
+import csv
+import json
+import struct
+
+import keras
+import numpy as np
+import pytest
+
+from esgd_tf import data
+from esgd_tf.cli.landscape import MEASURES
+from esgd_tf.landscape import HessianOperator, eigenpairs, local_energy
+from esgd_tf.training.checkpoints import load_network
+from tests.cli.helpers import esgd_tf, train
+
+TINY = ("--preset", "quickstart", "-m", "lenet-2-3-8", "-b", "1750", "-e", "3", "--dropout", "0",
+        "--keep_every", "1")  # fmt: skip
+QUICK = ("-N", "40", "--probes", "2", "--steps", "5", "--eigenvalues", "2", "--perturbations", "3",
+         "--sigmas", "0.1,0.2", "--gammas", "100,1000", "--chain_steps", "8", "--points", "3",
+         "--threshold", "0.001", "--step_size", "0.02")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two seeds of one optimizer, and another optimizer, in this order: 1, other optimizer, 2."""
+    logdir = tmp_path_factory.mktemp("runs")
+    for name, flags in {
+        "esgd-1": ("-L", "3", "-s", "1"),
+        "sgd-1": ("-opt", "momentum", "-s", "1"),
+        "esgd-2": ("-L", "3", "-s", "2"),
+    }.items():
+        assert train(*TINY, *flags, "--logdir", logdir, "-n", name) == 0
+    return [logdir / name for name in ("esgd-1", "sgd-1", "esgd-2")]
+
+
+@pytest.fixture(scope="module")
+def everything(runs, tmp_path_factory):
+    """All measures of two runs, once; the folder and what was printed."""
+    out = tmp_path_factory.mktemp("everything") / "wide"
+    capture = pytest.MonkeyPatch()
+    lines = []
+    capture.setattr("builtins.print", lambda *a, **k: lines.append(" ".join(map(str, a))))
+    with capture.context(), pytest.warns(UserWarning, match="chains have not converged"):
+        status = esgd_tf(
+            "landscape", *runs[:2], *(f"--{m}" for m in MEASURES), *QUICK, "--out", out
+        )
+    capture.undo()
+    assert status == 0
+    return out, "\n".join(lines)
+
+
+def refused(capsys, status, *words):
+    """Return the one line that the command writes to stderr."""
+    assert esgd_tf("landscape", *words) == status
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_kept_checkpoints_are_those_of_the_epochs(runs):
+    kept = sorted((runs[0] / "checkpoints" / "kept").iterdir())
+    assert [path.name for path in kept] == [f"epoch-0000{k}.keras" for k in (1, 2, 3)]
+    assert [load_network(path)[1].batches for path in kept] == [5, 10, 15]
+
+
+def test_numbers_are_those_of_the_library(runs, everything):
+    """The same images, chosen by seed 0, preprocessed as in training."""
+    document = json.loads((everything[0] / "landscape.json").read_text())
+    assert document["settings"]["samples"] == 40
+    model, _ = load_network(runs[1] / "checkpoints" / "last.keras")
+    images = data.load("fashion_mnist_small")
+    chosen = np.sort(np.random.default_rng(0).choice(len(images.train_labels), 40, replace=False))
+    prepare = data.preprocessor("meanstd", images)
+    x = np.asarray(prepare(images.train_images[chosen].astype("float32")))
+    y = images.train_labels[chosen]
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    found = {r["measure"]: r["result"] for r in document["results"] if r["label"] == "sgd-1"}
+    top = eigenpairs(HessianOperator(model, loss, (x, y)), 2, tol=1e-3, max_matvecs=400)
+    stored = found["spectrum"]["largest"]["eigenvalues"]
+    np.testing.assert_allclose(stored, top.eigenvalues, rtol=1e-3)
+    energy = local_energy(model, (x, y), "loss", sigmas=(0.1, 0.2), samples=3, loss=loss)
+    np.testing.assert_allclose(
+        found["local_energy"]["increase"]["train"]["loss"], energy.curve()[0], atol=1e-6
+    )
+
+
+def test_csv_has_every_measure_of_every_run(everything):
+    with (everything[0] / "landscape.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    seen = {(row["run"], row["measure"]) for row in rows}
+    alone = set(MEASURES) - {"interpolate"}
+    expected = {(run, measure) for run in ("esgd-1", "sgd-1") for measure in alone}
+    expected.add(("esgd-1 to sgd-1", "interpolate"))
+    assert seen == expected
+    assert all(np.isfinite(float(row["value"])) for row in rows if row["value"])
+    energy = [r for r in rows if r["run"] == "sgd-1" and r["measure"] == "local_energy"]
+    assert {(r["split"], r["metric"], r["at"]) for r in energy} == {
+        (s, m, a) for s in ("train", "test") for m in ("error", "loss") for a in ("0.1", "0.2")
+    }
+
+
+def test_a_picture_of_each_measure(everything):
+    for measure in MEASURES:
+        content = (everything[0] / f"{measure}.png").read_bytes()
+        width, height = struct.unpack(">II", content[16:24])
+        assert width > 600 and height > 300
+    assert len(list(everything[0].iterdir())) == len(MEASURES) + 2
+
+
+def test_tables_fit_a_terminal_and_compare_the_runs(everything):
+    out, printed = everything
+    lines = [line for line in printed.splitlines() if str(out) not in line]
+    assert max(map(len, lines)) <= 80
+    for title in ("eigenvalues of the Hessian", "density of eigenvalues", "local energy",
+                  "sharpness", "barriers on linear lines", "planes", "random walks"):  # fmt: skip
+        assert title in printed
+    # Three kept checkpoints make a plane of their own.
+    assert printed.count("checkpoints") >= 2
+    assert "* the chains have not converged" in printed
+
+
+def test_seeds_of_one_experiment_share_a_color(runs):
+    from esgd_tf.cli.landscape_report import Report, _Entry
+    from esgd_tf.cli.stored_run import StoredRun
+
+    stored = [StoredRun.open(run) for run in runs]
+    report = Report(stored, None)
+    entries = [_Entry(run, run.name, "sharpness", None) for run in stored]
+    shown = list(report._shown(entries))
+    assert [s.color for s in shown] == ["C0", "C1", "C0"]
+    assert [s.label for s in shown] == ["entropy-sgd, L = 3 (2 seeds)", "sgd-1", None]
+
+
+def test_default_measures_of_one_run_on_the_test_split(runs, tmp_path, capsys):
+    out = tmp_path / "deep" / "wide"
+    assert esgd_tf("landscape", runs[0], *QUICK, "--split", "test", "--out", out) == 0
+    printed = capsys.readouterr().out
+    assert "Hessian, sharpness and paths on the test images" in printed
+    assert sorted(p.name for p in out.iterdir()) == [
+        "density.png", "landscape.csv", "landscape.json", "local_energy.png", "sharpness.png",
+        "spectrum.png",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (("--sigmas", "0.1,x"), "--sigmas=0.1,x: must be a positive number"),
+        (("--sigmas", "-1"), "--sigmas=-1: must be"),
+        (("--gammas", "3"), "--gammas=3: must be 2 or more positive numbers"),
+        (("--threshold", "nan"), "--threshold=nan"),
+        (("--threshold", "1,2"), "one number each"),
+        (("--samples", "1"), "samples"),
+        (("--split", "validation"), "split"),
+        (("--interpolate",), "--interpolate needs two runs"),
+        (("--no_such_flag",), "no_such_flag"),
+    ],
+)
+def test_bad_flags(runs, capsys, flags, sentence):
+    assert sentence in refused(capsys, 2, runs[0], *flags)
+
+
+def test_other_refusals(runs, finished, tmp_path, capsys):
+    assert "give RUN" in refused(capsys, 2)
+    assert "named twice" in refused(capsys, 2, runs[0], runs[0])
+    assert "no run folder" in refused(capsys, 1, tmp_path)
+    (tmp_path / "file").write_text("")
+    assert "is a file; name a folder" in refused(capsys, 2, runs[0], "--out", tmp_path / "file")
+    assert esgd_tf("landscape", runs[0], finished, "--interpolate", *QUICK) == 1
+    assert "there is no line between them" in capsys.readouterr().err
