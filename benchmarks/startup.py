@@ -74,8 +74,8 @@ else:
 model = models.build(e.model, images.shape[1:], 10, dropout=e.dropout, seed=42)
 model.compile(
     optimizer=make_optimizer(e, data.steps_per_epoch(len(labels), e.batch_size), 42),
-    loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"],
-    jit_compile=False,
+    loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False,
+    metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
 )
 model.optimizer.build(model.trainable_variables)
 mark("model and slots")

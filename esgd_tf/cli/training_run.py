@@ -99,7 +99,9 @@ def run_training(
         model.compile(
             optimizer=make_optimizer(experiment, batches.steps_per_epoch, seed),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
+            # An object, not its name: Keras would make its variables in the first trace of the
+            # step, and TensorFlow then traces it a second time.
+            metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
             jit_compile={"auto": "auto", "true": True, "false": False}[run["jit_compile"]],
         )
         # Left to the first step, the slots would have the step traced twice.

@@ -28,8 +28,8 @@ def error(y: Any, predictions: Any) -> tf.Tensor:
     """
     if len(predictions.shape) < 2:
         raise ValueError(
-            "The error rate needs predictions of shape [n, classes]; the network returns one number "
-            "for each example: give a metric of your own."
+            "The error rate needs predictions of shape [n, classes]; the network returns one "
+            "number for each example: give a metric of your own."
         )
     if predictions.shape[-1] == 1:
         predicted = tf.cast(tf.squeeze(predictions, -1) > 0.5, tf.int64)
