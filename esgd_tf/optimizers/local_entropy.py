@@ -21,7 +21,14 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from esgd_tf.optimizers import _checks, _in_place
+from esgd_tf.optimizers import (
+    _checks,
+    _in_place,
+    _nonfinite,
+    _outer_step,
+    _phases,
+    _serialization,
+)
 from esgd_tf.optimizers._statistics import LangevinStatistics, StatisticsVariables
 from esgd_tf.optimizers._swap import WeightSwap
 from esgd_tf.optimizers.scoping import AutoScope, ExponentialScope, ScopeSchedule
@@ -134,7 +141,9 @@ class LocalEntropy(keras.optimizers.Optimizer):
                 "`learning_rate` belongs to the outer optimizer; the inner step size is "
                 "`langevin_learning_rate`."
             )
-        outer_optimizer = _checked_outer_optimizer(outer_optimizer)
+        outer_optimizer = _outer_step.checked(
+            outer_optimizer, (LocalEntropy, keras.optimizers.LossScaleOptimizer)
+        )
         # A callable, so that the base class makes no variable for a rate that is not its own.
         super().__init__(learning_rate=_rate_of_the_outer_optimizer, name=name, **kwargs)
         self.outer_optimizer = outer_optimizer
@@ -160,7 +169,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
         self.keeps_statistics = bool(statistics)
         self.skip_nonfinite = bool(skip_nonfinite)
 
-        # The base class would count gradient evaluations; `_average_anchor` counts outer updates.
+        # The base class would count gradient evaluations, and this counts outer updates.
         self._ema_overwrite_every: int | None = kwargs.get("ema_overwrite_frequency")
         self.ema_overwrite_frequency = None
         self._seed = self.add_variable(
@@ -291,49 +300,26 @@ class LocalEntropy(keras.optimizers.Optimizer):
                 last &= tf.equal(tf.cast(self._iterations, tf.int64) % k, k - 1)
         else:
             last = tf.constant(True)
-        scalars = self._advance_scalars_of_the_outer_optimizer(last)
+        scalars = _outer_step.advance_scalars(self.outer_optimizer, last)
         skipped = None if self._skipped is None else tf.identity(self._skipped.value)
         super().apply([_in_place.fenced(g) for g in grads], trainable_variables)
         if skipped is not None:
             taken = tf.equal(skipped, self._skipped.value)
             last &= taken
-            for variable, old in scalars:
-                variable.assign(tf.where(taken, variable.value, old))
-            # The base class has counted the minibatch. An evaluation made of several starts over.
-            back = tf.cast(self.gradient_accumulation_steps or 1, self._iterations.dtype)
-            self._iterations.assign_sub(tf.where(taken, tf.zeros_like(back), back))
+            # The base class has counted the minibatch.
+            _nonfinite.undo_counting(
+                taken, scalars, self._iterations, self.gradient_accumulation_steps or 1
+            )
         outer_iterations = self.outer_optimizer._iterations
         outer_iterations.assign_add(tf.cast(last, outer_iterations.dtype))
 
-    def _advance_scalars_of_the_outer_optimizer(
-        self, last: tf.Tensor
-    ) -> list[tuple[keras.Variable, tf.Tensor]]:
-        """Let optimizers that keep a running product (Nadam) advance it, per outer update.
-
-        Returns:
-            What was advanced, with the values before.
-        """
-        outer = self.outer_optimizer
-        hook = "_backend_update_step"
-        if getattr(type(outer), hook) is getattr(keras.optimizers.Optimizer, hook):
-            return []
-        own = (outer._iterations, outer._learning_rate)
-        scalars = [
-            v for v in outer.variables if len(v.shape) == 0 and not any(v is other for other in own)
-        ]
-        before = [tf.identity(tf.convert_to_tensor(v.value)) for v in scalars]
-        outer._backend_update_step([], [], outer.learning_rate)
-        for variable, old in zip(scalars, before, strict=True):
-            variable.assign(tf.where(last, variable.value, old))
-        return list(zip(scalars, before, strict=True))
-
     def _apply_weight_decay(self, variables: Sequence[keras.Variable]) -> None:
         # Keras' decoupled decay would run at every inner step with the outer rate. Here
-        # `weight_decay` is the L2 term of the gradient, added in `_langevin_step`.
+        # `weight_decay` is the L2 term of the gradient, added in `_phases`.
         del variables
 
     def _update_model_variables_moving_average(self, variables: Sequence[keras.Variable]) -> None:
-        # Keras would average x' at every step; the anchor is averaged in `_outer_update`.
+        # Keras would average x' at every step; the anchor is averaged in `_phases`.
         del variables
 
     def _distributed_tf_update_step(
@@ -341,81 +327,14 @@ class LocalEntropy(keras.optimizers.Optimizer):
     ) -> None:
         """Take the step of this phase, for all weights; runs outside any replica (see `_HOOK`)."""
         if self._skipped is None:
-            self._step(distribution, grads_and_vars, learning_rate)
+            _phases.step(self, distribution, grads_and_vars, learning_rate)
             return
-
-        def step() -> tf.Tensor:
-            self._step(distribution, grads_and_vars, learning_rate)
-            return tf.constant(0)  # a branch must return something
-
-        def skip() -> tf.Tensor:
-            distribution.extended.update(
-                self._skipped.value, lambda v: v.assign_add(1), group=False
-            )
-            return tf.constant(0)
-
-        # Summed over the devices, the gradient is not finite on any if it was not on one.
-        gradients = [distribution.experimental_local_results(g)[0] for g, _ in grads_and_vars]
-        tf.cond(_finite(gradients), step, skip)
-
-    def _step(
-        self, distribution: Any, grads_and_vars: Sequence[tuple[Any, Any]], learning_rate: Any
-    ) -> None:
-        """Take the step of this phase."""
-        if self.langevin_steps == 0:
-            for gradient, variable in grads_and_vars:
-                distribution.extended.update(
-                    variable,
-                    self._step_of_the_outer_optimizer,
-                    args=(gradient, learning_rate),
-                    group=False,
-                )
-            return
-
-        taking_part = {self._get_variable_index(variable) for _, variable in grads_and_vars}
-        absent = [
-            variable
-            for i, variable in enumerate(self._trainable_variables)
-            if i not in taking_part and self._anchors[i] is not None
-        ]
-
-        def start() -> tf.Tensor:
-            variables = [v for _, v in grads_and_vars] + [_tf_variable(v) for v in absent]
-            for variable in variables:
-                distribution.extended.update(variable, self._start_inner_loop, group=False)
-            return tf.constant(0)
-
-        def finish() -> tf.Tensor:
-            for _, variable in grads_and_vars:
-                distribution.extended.update(
-                    variable,
-                    lambda v, rate: self._outer_update(v, seen[id(v)], rate, scope),
-                    args=(learning_rate,),
-                    group=False,
-                )
-            if self._statistics is not None:
-                self._statistics.finish_outer_update(distribution, self.outer_iterations)
-            return tf.constant(0)
-
-        def nothing() -> tf.Tensor:
-            return tf.constant(0)
-
-        phase, scope = self.langevin_phase, self.scope
-        constants = self._step_constants(scope, {v.dtype for _, v in grads_and_vars})
-        self._swap.back_to_langevin(distribution)
-        tf.cond(tf.equal(phase, 0), start, nothing)
-        # What the statistics of an outer update need of this step, by the variable on each device.
-        seen: dict[int, tuple[tf.Tensor, tf.Tensor]] = {}
-        for gradient, variable in grads_and_vars:
-            distribution.extended.update(
-                variable,
-                lambda v, g: seen.update({id(v): self._langevin_update(v, g, constants)}),
-                args=(gradient,),
-                group=False,
-            )
-        if self._statistics is not None:
-            self._statistics.finish_step(distribution)
-        tf.cond(tf.equal(phase, self.langevin_steps - 1), finish, nothing)
+        _nonfinite.step_or_skip(
+            distribution,
+            [gradient for gradient, _ in grads_and_vars],
+            self._skipped.value,
+            lambda: _phases.step(self, distribution, grads_and_vars, learning_rate),
+        )
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Update one variable alone; `apply` is the door for a whole model."""
@@ -430,8 +349,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
 
     def save_own_variables(self, store: Any) -> None:
         """Save this optimizer's state; Keras visits the outer optimizer by itself."""
-        for i, variable in enumerate(self._variables):
-            store[str(i)] = variable.numpy()
+        _serialization.save_variables(self._variables, store)
 
     def load_own_variables(self, store: Any) -> None:
         """Load what `save_own_variables` saved.
@@ -439,192 +357,22 @@ class LocalEntropy(keras.optimizers.Optimizer):
         Raises:
             ValueError: The stored state is that of another configuration.
         """
-        if len(store.keys()) != len(self._variables):
-            raise ValueError(
-                f"The saved state of optimizer {self.name!r} has {len(store.keys())} variables and "
-                f"this one has {len(self._variables)}: build it on the same model, with the same "
-                "momentum, use_ema, statistics, skip_nonfinite and kind of scope, before loading."
-            )
-        for i, variable in enumerate(self._variables):
-            variable.assign(store[str(i)])
+        _serialization.load_variables(self._variables, store, self.name)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments, serialised."""
         config = super().get_config()
         del config["learning_rate"]
-        gamma = self.gamma
-        if isinstance(gamma, ScopeSchedule):
-            gamma = keras.saving.serialize_keras_object(gamma)
         config.update(
-            outer_optimizer=keras.saving.serialize_keras_object(self.outer_optimizer),
-            langevin_steps=self.langevin_steps,
-            langevin_learning_rate=self.langevin_learning_rate,
-            gamma=gamma,
-            scoping=self.scoping,
-            noise=self.noise,
-            averaging=self.averaging,
-            momentum=self.momentum,
-            nesterov=self.nesterov,
-            weight_decay=self.weight_decay,
-            gamma_in_outer_step=self.gamma_in_outer_step,
-            seed=self.seed,
-            statistics=self.keeps_statistics,
-            skip_nonfinite=self.skip_nonfinite,
-            ema_overwrite_frequency=self._ema_overwrite_every,
+            _serialization.arguments(self), ema_overwrite_frequency=self._ema_overwrite_every
         )
         return config
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> LocalEntropy:
         """Rebuild the optimizer from `get_config`."""
-        config = dict(config)
-        for key in ("outer_optimizer", "gamma"):
-            if isinstance(config.get(key), dict):
-                config[key] = keras.saving.deserialize_keras_object(
-                    config[key], custom_objects=custom_objects
-                )
+        config = _serialization.deserialized(config, custom_objects)
         return super().from_config(config, custom_objects=custom_objects)
-
-    # ---- the equations, one variable at a time ------------------------------------------------
-
-    def _start_inner_loop(self, variable: tf.Variable) -> None:
-        """Set x' = mean = x and v = 0."""
-        i = self._get_variable_index(variable)
-        self._anchors[i].value.assign(variable)
-        self._means[i].value.assign(variable)
-        if self._velocities:
-            self._velocities[i].value.assign(tf.zeros_like(variable))
-
-    def _step_constants(self, scope: tf.Tensor, dtypes: set[tf.DType]) -> dict[str, Any]:
-        """Make the scalars of a step once per dtype: per weight they would slow tracing down."""
-        step = tf.cast(tf.convert_to_tensor(self.iterations), tf.int64)
-        rate = self.langevin_learning_rate
-        values: dict[str, Any] = {
-            "rate": rate,
-            "momentum": self.momentum,
-            "pull": rate * scope,
-            "noise": -self._displacement_scale,
-            "rest": 1.0 - self.averaging,
-        }
-
-        def in_dtype(value: Any, dtype: tf.DType) -> tf.Tensor:
-            # `tf.cast` would round a Python number through float32.
-            return tf.cast(value, dtype) if tf.is_tensor(value) else tf.constant(value, dtype)
-
-        constants: dict[str, Any] = {
-            name: {dtype.name: in_dtype(value, dtype) for dtype in dtypes}
-            for name, value in values.items()
-        }
-        constants["key"] = _in_place.noise_key(self._seed.value, step) if self.noise > 0 else None
-        return constants
-
-    @property
-    def _displacement_scale(self) -> float:
-        """Standard deviation of the thermal term: sqrt(2 eta') noise."""
-        return float((2.0 * self.langevin_learning_rate) ** 0.5 * self.noise)
-
-    def _langevin_update(
-        self, variable: tf.Variable, gradient: Any, constants: dict[str, Any]
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Take one Langevin step; return its gradient and its N(0, I)."""
-        i, dtype = self._get_variable_index(variable), variable.dtype
-        constant = {name: constants[name][dtype.name] for name in constants if name != "key"}
-        anchor, mean = self._anchors[i].value, self._means[i].value
-
-        gradient = self._decayed(gradient, variable)
-        needs_pull = self._pulls or self._statistics is not None
-        pull = tf.subtract(variable, anchor) if needs_pull else None
-        _in_place.descend(
-            variable,
-            self._velocities[i].value if self._velocities else None,
-            gradient,
-            learning_rate=constant["rate"],
-            momentum=constant["momentum"],
-            nesterov=self.nesterov,
-            after=[pull] if needs_pull else [],
-        )
-        if self._pulls:
-            _in_place.subtract_scaled(variable, constant["pull"], pull)
-        normal = tf.zeros([], dtype)
-        if self.noise > 0:
-            # Not before the gradient is there: drawn at the step's start, the noise of all weights
-            # would lie in memory beside the activations.
-            with tf.control_dependencies([gradient]):
-                normal = _in_place.standard_normal(variable.shape, dtype, constants["key"], i)
-            _in_place.subtract_scaled(variable, constant["noise"], normal)
-        _in_place.average(mean, variable, self.averaging, constant["rest"])
-        if self._statistics is not None:
-            self._statistics.see_step(pull)
-        return gradient, normal
-
-    def _outer_update(
-        self,
-        variable: tf.Variable,
-        seen: tuple[tf.Tensor, tf.Tensor],
-        learning_rate: Any,
-        scope: tf.Tensor,
-    ) -> None:
-        """Put the variable back to the anchor and let the outer optimizer step with x - mean."""
-        i = self._get_variable_index(variable)
-        anchor, mean = self._anchors[i].value, self._means[i].value
-        difference = tf.subtract(anchor, mean)
-        if self._statistics is not None:
-            self._statistics.see_outer_update(
-                *seen, difference, tf.subtract(variable, anchor), self._displacement_scale
-            )
-        if self.gamma_in_outer_step:
-            if isinstance(self._schedule, AutoScope):
-                # gamma is 0 until it is measured; a factor of 0 would keep the distance, and with
-                # it the measurement, at 0 for good.
-                scope = tf.where(scope > 0, scope, tf.ones_like(scope))
-            difference = tf.cast(scope, difference.dtype) * difference
-        variable.assign(anchor)
-        self._decay_and_step(variable, difference, learning_rate)
-        if self.use_ema:
-            self._average_anchor(variable)
-
-    def _step_of_the_outer_optimizer(
-        self, variable: tf.Variable, gradient: Any, learning_rate: Any
-    ) -> None:
-        """L = 0: the outer optimizer, given the minibatch gradient as it is."""
-        if self.weight_decay > 0:
-            gradient = self._decayed(gradient, variable)
-        self._decay_and_step(variable, gradient, learning_rate)
-        if self.use_ema:
-            self._average_anchor(variable)
-
-    def _decay_and_step(self, variable: tf.Variable, gradient: Any, learning_rate: Any) -> None:
-        """Do what Keras' `apply` does around `update_step`: clip, decay, step."""
-        outer = self.outer_optimizer
-        (gradient,) = outer._clip_gradients([gradient])
-        keras_variable = self._trainable_variables[self._get_variable_index(variable)]
-        weight_decay = outer.weight_decay
-        if isinstance(outer, keras.optimizers.Muon) and outer._should_use_adamw(keras_variable):
-            weight_decay = outer.adam_weight_decay
-        if weight_decay is not None and outer._use_weight_decay(keras_variable):
-            # The cast rounds a Python number through float32, as Keras does: L = 0 is exact.
-            decay = tf.cast(weight_decay, variable.dtype)
-            variable.assign_sub(variable * decay * tf.cast(learning_rate, variable.dtype))
-        outer.update_step(gradient, variable, learning_rate)
-
-    def _decayed(self, gradient: Any, variable: tf.Variable) -> tf.Tensor:
-        """Return q = gradient + weight_decay x', dense and in the variable's dtype."""
-        gradient = tf.cast(tf.convert_to_tensor(gradient), variable.dtype)
-        keras_variable = self._trainable_variables[self._get_variable_index(variable)]
-        if self.weight_decay > 0 and self._use_weight_decay(keras_variable):
-            gradient += tf.constant(self.weight_decay, variable.dtype) * variable
-        return gradient
-
-    def _average_anchor(self, variable: tf.Variable) -> None:
-        """Average the anchor once per outer update, as Keras' `use_ema` does per step."""
-        average = self._model_variables_moving_average[self._get_variable_index(variable)].value
-        t = tf.cast(self.outer_iterations, tf.int64)
-        # As in Keras, the first value is taken whole.
-        momentum = tf.where(t > 0, tf.constant(self.ema_momentum, variable.dtype), 0)
-        average.assign(momentum * average + (1 - momentum) * variable)
-        if self._ema_overwrite_every:
-            due = tf.equal((t + 1) % self._ema_overwrite_every, 0)
-            variable.assign(tf.where(due, average, variable))
 
 
 def _rate_of_the_outer_optimizer() -> float:
@@ -632,48 +380,5 @@ def _rate_of_the_outer_optimizer() -> float:
     raise AssertionError("LocalEntropy has no learning rate of its own")
 
 
-def _finite(gradients: Sequence[Any]) -> tf.Tensor:
-    """Whether the squared norm of all gradients together is finite: one pass over each."""
-    squares = []
-    for gradient in gradients:
-        dense = gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
-        # Half precision would overflow at once.
-        wide = tf.cast(dense, tf.float32) if dense.dtype.size < 4 else dense
-        squares.append(tf.cast(tf.nn.l2_loss(wide), tf.float64))
-    return tf.math.is_finite(tf.add_n(squares))
-
-
 def _new_seed() -> int:
     return keras.src.random.seed_generator.make_default_seed()
-
-
-def _tf_variable(variable: Any) -> Any:
-    return variable.value if isinstance(variable, keras.Variable) else variable
-
-
-def _checked_outer_optimizer(optimizer: Any) -> keras.optimizers.Optimizer:
-    """Return the outer optimizer, or raise a ValueError that says what to do instead."""
-    optimizer = keras.optimizers.get(optimizer)
-    kind = type(optimizer).__name__
-    wrappers = (LocalEntropy, keras.optimizers.LossScaleOptimizer)
-    if isinstance(optimizer, wrappers) or hasattr(optimizer, "optimizers"):
-        raise ValueError(
-            f"The outer optimizer cannot be a {kind}, which wraps other optimizers: wrap "
-            "LocalEntropy in it instead, or give the plain optimizer."
-        )
-    if optimizer.built:
-        raise ValueError(
-            f"The outer optimizer ({kind}) is built already, on other state: give a new one."
-        )
-    for option in ("global_clipnorm", "gradient_accumulation_steps", "loss_scale_factor"):
-        if getattr(optimizer, option):
-            raise ValueError(
-                f"`{option}` has no effect on an outer optimizer ({kind}): set it on "
-                "LocalEntropy, where it acts on the minibatch gradients."
-            )
-    if optimizer.use_ema:
-        raise ValueError(
-            f"`use_ema` has no effect on an outer optimizer ({kind}): set it on LocalEntropy, "
-            "which averages the anchor once per outer update."
-        )
-    return optimizer

@@ -1,0 +1,65 @@
+"""Leaving out a minibatch whose gradient is not finite, inside the training graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+def step_or_skip(
+    distribution: Any, gradients: Sequence[Any], skipped: tf.Variable, step: Callable[[], None]
+) -> None:
+    """Take the step, or add one to `skipped`; called outside any replica.
+
+    Args:
+        distribution: The strategy in force.
+        gradients: Summed over the devices.
+        skipped: Counts the minibatches left out.
+        step: Takes the step.
+    """
+
+    def take() -> tf.Tensor:
+        step()
+        return tf.constant(0)  # a branch must return something
+
+    def skip() -> tf.Tensor:
+        distribution.extended.update(skipped, lambda v: v.assign_add(1), group=False)
+        return tf.constant(0)
+
+    # Summed over the devices, the gradient is not finite on any if it was not on one.
+    gradients = [distribution.experimental_local_results(g)[0] for g in gradients]
+    tf.cond(_finite(gradients), take, skip)
+
+
+def undo_counting(
+    taken: tf.Tensor,
+    scalars: Sequence[tuple[keras.Variable, tf.Tensor]],
+    iterations: keras.Variable,
+    minibatches: int,
+) -> None:
+    """After a minibatch that was left out, bring the counters back that it has advanced.
+
+    Args:
+        taken: Whether the step was taken, and nothing is to be undone.
+        scalars: The outer optimizer's scalars, with their values before.
+        iterations: The counter of minibatches.
+        minibatches: Of one gradient evaluation; an evaluation made of several starts over.
+    """
+    for variable, old in scalars:
+        variable.assign(tf.where(taken, variable.value, old))
+    back = tf.cast(minibatches, iterations.dtype)
+    iterations.assign_sub(tf.where(taken, tf.zeros_like(back), back))
+
+
+def _finite(gradients: Sequence[Any]) -> tf.Tensor:
+    """Whether the squared norm of all gradients together is finite: one pass over each."""
+    squares = []
+    for gradient in gradients:
+        dense = gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
+        # Half precision would overflow at once.
+        wide = tf.cast(dense, tf.float32) if dense.dtype.size < 4 else dense
+        squares.append(tf.cast(tf.nn.l2_loss(wide), tf.float64))
+    return tf.math.is_finite(tf.add_n(squares))
