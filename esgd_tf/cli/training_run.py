@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from esgd_tf import data, models
 from esgd_tf.cli.experiment import Batches, make_optimizer
+from esgd_tf.cli.final_table import final_table
 from esgd_tf.cli.settings import Settings
 from esgd_tf.training import AnchorCallback, enable_multi_worker, skip_nonfinite
 from esgd_tf.training.callbacks import (
@@ -178,7 +179,7 @@ def run_training(
         if experiment.langevin_steps:
             title += f", L = {experiment.langevin_steps}"
         plot_history(rows, folder.curves, f"{title}, seed {seed}")
-        print(_final_table(rows, folder, batches.test_images))
+        print(final_table(rows, folder, batches.test_images))
     return 0
 
 
@@ -292,28 +293,3 @@ def _write_hparams(folder: RunFolder, settings: Settings) -> None:
         values[name] = value if isinstance(value, bool | int | float | str) else json.dumps(value)
     with tf.summary.create_file_writer(str(folder.tensorboard / "validation")).as_default():
         hparams.hparams(values, trial_id=folder.path.name)
-
-
-def _final_table(rows: list[dict[str, float]], folder: RunFolder, test_images: int) -> str:
-    last = rows[-1]
-    best = max(rows, key=lambda row: row.get("val_accuracy", -math.inf))
-    lines = [
-        ("test accuracy, at the anchor", f"{100 * last['val_accuracy']:.2f} %"),
-        ("test error", f"{100 * (1 - last['val_accuracy']):.2f} %"),
-        ("test loss", f"{last['val_loss']:.4f}"),
-        ("test images", f"{test_images:,}"),
-        ("best test accuracy", f"{100 * best['val_accuracy']:.2f} % (epoch {best['epoch']:g})"),
-        ("effective epochs", f"{last['epoch']:g}"),
-        ("gradient evaluations", f"{last['gradient_evaluations']:,.0f}"),
-        ("outer updates", f"{last['outer_updates']:,.0f}"),
-    ]
-    if "scope" in last:
-        lines.append(("scope", f"{last['scope']:.3g}"))
-    lines.append(("training time", f"{last['seconds']:.0f} s"))
-    if last.get("skipped"):
-        lines.append(("minibatches skipped, not finite", f"{last['skipped']:,.0f}"))
-    width = max(len(name) for name, _ in lines)
-    files = [folder.config, folder.history, folder.curves, folder.last, folder.best]
-    table = [f"  {name:<{width}}  {value}" for name, value in lines]
-    written = [f"  {file}" for file in [*files, folder.tensorboard] if file.exists()]
-    return "\n".join(["", *table, "", "written:", *written])
