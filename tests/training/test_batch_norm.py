@@ -8,6 +8,7 @@ import tensorflow as tf
 import esgd_tf
 from esgd_tf import AnchorCallback, EntropySGD, reestimate_batch_norm
 from esgd_tf.training.batch_norm import BatchNormReestimation
+from tests.tracing import build_before_fit
 
 
 def build(dropout=0.0):
@@ -113,6 +114,7 @@ def test_the_callback_estimates_at_the_anchor_before_validation():
     x = np.concatenate([x for (x,) in batches((8, 8, 8))])
     y = np.zeros((24, 2), "float32")
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+    build_before_fit(model, x, y)
     history = model.fit(
         x, y, batch_size=8, shuffle=False, verbose=0, validation_data=(x, y),
         callbacks=[AnchorCallback(batch_norm_data=data)],

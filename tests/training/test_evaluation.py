@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import esgd_tf
 from esgd_tf import AnchorCallback, EntropySGD, evaluate_at
+from tests.tracing import build_before_fit
 
 STEPS = 8  # a pass over the data; 8 mod L = 3 is in the middle of an inner loop
 L = 5
@@ -35,6 +36,7 @@ def build(optimizer=None, normalised=False, **compile_arguments):
 
 def fit(model, epochs=1, **arguments):
     x, y = data()
+    build_before_fit(model, x, y)
     arguments.setdefault("callbacks", [AnchorCallback()])
     return model.fit(x, y, batch_size=64 // STEPS, epochs=epochs, shuffle=False, verbose=0,
                      **arguments)  # fmt: skip
@@ -216,6 +218,7 @@ def test_callback_with_a_dataset_of_unknown_length():
     x, y = data()
     batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(8).filter(lambda *_: True)
     witness, model = Witness(), build()
+    assert not model.optimizer.built  # `fit` does it here
     model.fit(batches, epochs=1, verbose=0, callbacks=[AnchorCallback(), witness])
     assert witness.seen["epoch"] == ["anchor"]
 

@@ -7,8 +7,10 @@ import tensorflow as tf
 from tensorflow.python.eager import context
 
 from esgd_tf import models
+from esgd_tf.models.batch_norm import BatchNormalization
 from esgd_tf.optimizers import EntropySGD, LocalEntropy
 from esgd_tf.training import precision
+from tests.tracing import build_before_fit
 
 L = 3
 STEPS = 7  # two outer updates, and one step of the third inner loop
@@ -32,14 +34,27 @@ def entropy_sgd(**options):
     return EntropySGD(langevin_steps=L, seed=1, **{**defaults, **options})
 
 
-def wide_resnet(optimizer, name="wrn-10-1", **compile_options):
-    model = models.build(name, (32, 32, 3), 10, seed=0)
+def small_network():
+    """Whatever a wide residual network is made of, once or twice."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(8, 3, padding="same", use_bias=False)(inputs)
+    for strides in (1, 2):
+        y = keras.layers.Activation("relu")(BatchNormalization()(x))
+        y = keras.layers.Conv2D(8, 3, strides, padding="same", use_bias=False)(y)
+        x = y + x if strides == 1 else y
+    x = keras.layers.GlobalAveragePooling2D()(BatchNormalization()(x))
+    return keras.Model(inputs, keras.layers.Dense(10)(x))
+
+
+def network(optimizer, name="small", **compile_options):
+    model = small_network() if name == "small" else models.build(name, (32, 32, 3), 10, seed=0)
     model.compile(
         optimizer,
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         **{"jit_compile": False, **compile_options},
     )
-    return model
+    return build_before_fit(model, *batch(2))
 
 
 def batch(size):
@@ -162,7 +177,7 @@ def test_flags_of_the_cpu(tmp_path, line, expected):
 def test_the_network_is_bfloat16_and_the_optimizer_is_not(needs_bfloat16, make):
     precision.set_precision("bfloat16")
     optimizer = make()
-    found = nodes_by_dtype(wide_resnet(optimizer))
+    found = nodes_by_dtype(network(optimizer))
     assert dtypes(found, "Conv2D") == {"bfloat16"}  # forward, and both gradients
     assert dtypes(found, "FusedBatchNorm") == {"bfloat16"}
     assert sum("Conv2DBackprop" in op for op in found) == 2
@@ -184,7 +199,7 @@ def test_the_network_is_bfloat16_and_the_optimizer_is_not(needs_bfloat16, make):
 
 def test_without_it_nothing_is_bfloat16():
     assert "bfloat16" not in {
-        dtype for seen in nodes_by_dtype(wide_resnet(entropy_sgd())).values() for dtype, _ in seen
+        dtype for seen in nodes_by_dtype(network(entropy_sgd())).values() for dtype, _ in seen
     }
 
 
@@ -194,11 +209,11 @@ def test_without_it_nothing_is_bfloat16():
 @pytest.mark.slow  # float16 is emulated on CPUs
 def test_training_agrees_with_float32():
     precision.set_precision("none")
-    expected = losses(wide_resnet(entropy_sgd()))
+    expected = losses(network(entropy_sgd(), "wrn-10-1"))
     assert expected[-1] < 0.95 * expected[0]  # it learns
     for name, steps in (("bfloat16", STEPS), ("float16", L + 1)):
         description = precision.set_precision(name)
-        model = wide_resnet(entropy_sgd())
+        model = network(entropy_sgd(), "wrn-10-1")
         tested = losses(model, steps)
         # bfloat16 has eight bits, and the mean over a batch hides most of its rounding.
         np.testing.assert_allclose(tested, expected[:steps], rtol=2e-3, err_msg=description)
@@ -209,7 +224,7 @@ def test_training_agrees_with_float32():
 
 def test_an_overflow_under_float16_changes_nothing():
     precision.set_precision("float16")
-    model = wide_resnet(entropy_sgd())
+    model = network(entropy_sgd())
     assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
     x, y = batch(2)
     for _ in range(2):  # the next step would be the last of its inner loop
@@ -234,13 +249,14 @@ def test_an_overflow_under_float16_changes_nothing():
 def compiled_and_not(name, size, **options):
     """Losses over an inner loop and the step after it, with XLA and without; no noise."""
     return [
-        losses(wide_resnet(entropy_sgd(noise=0.0, **options), name, jit_compile=jit), L + 1, size)
+        losses(network(entropy_sgd(noise=0.0, **options), name, jit_compile=jit), L + 1, size)
         for jit in (True, False)
     ]
 
 
-def test_xla_compiles_the_whole_step():
-    tested, expected = compiled_and_not("wrn-10-1", 16)
+@pytest.mark.parametrize("name", ["small", pytest.param("wrn-10-1", marks=pytest.mark.slow)])
+def test_xla_compiles_the_whole_step(name):
+    tested, expected = compiled_and_not(name, 16)
     np.testing.assert_allclose(tested, expected, rtol=1e-4)
 
 
@@ -263,7 +279,7 @@ def test_xla_leaves_float32_as_it_is_under_bfloat16(needs_bfloat16):
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             jit_compile=True,
         )
-        return losses(model, 2)
+        return losses(build_before_fit(model, *batch(2)), 2)
 
     expected = trained()
     precision.set_precision("bfloat16")
