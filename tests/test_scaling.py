@@ -147,8 +147,8 @@ def reduced(strategy, make, shape):
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
         )
-    x, y = np.zeros((4, *shape), "float32"), np.zeros(4, "int64")
-    model.fit(x, y, batch_size=4, verbose=0)  # makes the variables of the metrics
+        x, y = np.zeros((4, *shape), "float32"), np.zeros(4, "int64")
+        model._symbolic_build(data_batch=(x, y))  # makes the variables of the metrics
     data = strategy.experimental_distribute_dataset(tf.data.Dataset.from_tensors((x, y)))
 
     @tf.function(autograph=False)

@@ -1,6 +1,7 @@
 """One small training, for comparison between one device, several, and several processes.
 
-As a script it is one worker of a job: `job.py FOLDER` leaves what it computed in FOLDER/INDEX.npz.
+As a script it is one worker of a job: `job.py FOLDER SCENARIO...` leaves what it computed in
+FOLDER/INDEX.npz.
 """
 
 import sys
@@ -14,6 +15,7 @@ import esgd_tf
 from esgd_tf.models.batch_norm import BatchNormalization
 from esgd_tf.training import enable_multi_worker, make_strategy, skip_nonfinite
 from esgd_tf.training.strategies import Processes
+from tests.tracing import build_before_fit
 
 BATCH, STEPS, LANGEVIN_STEPS = 8, 9, 3  # three outer updates
 # Neither a multiple of the batch, nor of the number of devices.
@@ -66,6 +68,7 @@ def train(strategy, batch_norm, poisoned=()):
         )
         model.optimizer.build(model.trainable_variables)
     enable_multi_worker(skip_nonfinite(model))
+    build_before_fit(model, x, y)
     history = model.fit(
         batches(x, y),
         epochs=1,
@@ -97,13 +100,13 @@ SCENARIOS = {
 }
 
 
-def main(folder):
+def main(folder, *scenarios):
     strategy = make_strategy("multi_worker")
     processes = Processes(strategy)
     everything = {
         f"{scenario}:{name}": value
-        for scenario, arguments in SCENARIOS.items()
-        for name, value in train(strategy, **arguments).items()
+        for scenario in scenarios
+        for name, value in train(strategy, **SCENARIOS[scenario]).items()
     }
     everything["gathered"] = np.array(processes.gather(10 + processes.index))
     everything["agree"] = np.array([processes.agree(7), processes.agree(processes.index)])
@@ -111,4 +114,4 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
