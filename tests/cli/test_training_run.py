@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import signal
 import zipfile
 
@@ -65,29 +66,36 @@ def test_plain_keras_evaluates_the_checkpoint_as_the_run_did(finished):
     assert accuracy == pytest.approx(float(last["val_accuracy"]), abs=1e-6)
 
 
-@pytest.mark.parametrize("batch", [STEPS, STEPS + 2])
-def test_going_on_after_ctrl_c_gives_the_same_bits(finished, tmp_path, monkeypatch, capsys, batch):
-    with monkeypatch.context() as patch:
-        interrupted_at(patch, batch)
-        assert train(*SMALL, "--logdir", str(tmp_path), "-n", "cut") == 130
-    assert "saved to" in capsys.readouterr().out
-    assert len(history(tmp_path / "cut") if batch >= STEPS else []) == batch // STEPS
-    assert train("-rl", "--logdir", str(tmp_path)) == 0
-    ours, extra = state(tmp_path / "cut" / "checkpoints" / "last.keras")
+def goes_on_to_the_same_bits(cut, finished):
+    assert len(history(cut)) == 1
+    assert train("-rl", "--logdir", str(cut.parent)) == 0
+    ours, extra = state(cut / "checkpoints" / "last.keras")
     theirs, expected = state(finished / "checkpoints" / "last.keras")
     assert extra == expected
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(a, b)
-    for row, wanted in zip(history(tmp_path / "cut"), history(finished), strict=True):
+    for row, wanted in zip(history(cut), history(finished), strict=True):
         for name in wanted:
             if name != "seconds":
                 assert float(row[name]) == pytest.approx(float(wanted[name]), rel=1e-5), name
 
 
-def test_sigterm_saves_and_has_its_own_status(tmp_path, monkeypatch):
-    interrupted_at(monkeypatch, 1, signal.SIGTERM)
-    assert train(*SMALL, "--logdir", str(tmp_path), "-n", "cut") == 128 + signal.SIGTERM
-    assert (tmp_path / "cut" / "checkpoints" / "last.keras").exists()
+def test_going_on_after_ctrl_c_within_an_epoch(finished, interrupted, tmp_path):
+    cut = shutil.copytree(interrupted, tmp_path / "cut")
+    _, extra = state(cut / "checkpoints" / "last.keras")
+    assert extra["batches"] == STEPS + 2
+    goes_on_to_the_same_bits(cut, finished)
+
+
+def test_going_on_after_sigterm_at_the_end_of_an_epoch(finished, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        interrupted_at(patch, STEPS, signal.SIGTERM)
+        status = train(*SMALL, "--logdir", str(tmp_path), "-n", "cut")
+    assert status == 128 + signal.SIGTERM
+    assert "saved to" in capsys.readouterr().out
+    _, extra = state(tmp_path / "cut" / "checkpoints" / "last.keras")
+    assert extra["batches"] == STEPS
+    goes_on_to_the_same_bits(tmp_path / "cut", finished)
 
 
 def test_a_finished_run_says_so_and_can_be_given_more(finished, tmp_path, capsys):
@@ -211,7 +219,7 @@ def test_a_damaged_or_foreign_checkpoint_is_refused(finished, tmp_path, capsys, 
     assert error.count("\n") == 1
 
 
-def test_a_baseline_run_with_a_limit(tmp_path, capsys):
+def test_a_baseline_run_with_a_limit(drawn, tmp_path, capsys):
     flags = [*SMALL[:6], "-opt", "momentum", "--l2", "1e-4", "--limit_steps", "2", "-v"]
     assert train(*flags, "--logdir", str(tmp_path)) == 0
     run = tmp_path / "quickstart-momentum"
@@ -219,6 +227,7 @@ def test_a_baseline_run_with_a_limit(tmp_path, capsys):
     assert int(row["gradient_evaluations"]) == 2
     assert float(row["epoch"]) == pytest.approx(2 / STEPS)
     assert "scope" not in row
+    assert (run / "curves.png").exists()
     assert re.search(r"^  gradient evaluations +2$", capsys.readouterr().out, re.MULTILINE)
 
 
