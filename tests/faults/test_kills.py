@@ -33,14 +33,12 @@ def stopped_again_and_again(job, stops, generator):
             break
         assert status == (-signal.SIGKILL if number == signal.SIGKILL else 128 + number)
         taken += 1
-    result = harness.run(*job.flags)
-    assert result.returncode == 0, result.stderr
+    assert harness.run_here(*job.flags) == 0
     return taken
 
 
 def finished(job):
-    result = harness.run(*job.flags)
-    assert result.returncode == 0, result.stderr
+    assert harness.run_here(*job.flags) == 0
     return job.run_folder
 
 

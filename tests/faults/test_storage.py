@@ -1,5 +1,6 @@
 """Disks, files and folders that fail: one clear sentence, and nothing lost."""
 
+import functools
 import json
 import shutil
 import signal
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 
 import config
+from esgd_tf import data
+from esgd_tf.cli import training_run
 from esgd_tf.cli.train import main
 from esgd_tf.training.run_folder import RunFolder
 from tests.faults import harness
@@ -20,6 +23,24 @@ from tests.faults.harness import Job
 SMALL = (
     "--preset", "quickstart", "-m", "mnistfc", "-b", "1750", "-L", "3", "--bn_reestimate", "1",
 )  # fmt: skip
+
+
+_load = data.load
+
+
+@pytest.fixture(scope="module", autouse=True)
+def only_once():
+    """Read the embedded images once, and draw no pictures; damaged copies have another folder."""
+    embedded = functools.cache(lambda: _load("fashion_mnist_small"))
+
+    def load_or_remember(name, **keywords):
+        whole = name == "fashion_mnist_small" and keywords["data_dir"] == "tfrecords"
+        return embedded() if whole else _load(name, **keywords)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "load", load_or_remember)
+        patch.setattr(training_run, "plot_history", lambda *_: None)
+        yield
 
 
 def train(*flags):
@@ -76,7 +97,7 @@ def test_full_disk_keeps_the_last_good_state(tmp_path):
     assert extra["batches"] == 2
     # With room, it goes on from there.
     shutil.copytree(kept, tmp_path / "disk", dirs_exist_ok=True)
-    assert harness.run(*job.flags, "--checkpoint_dir", tmp_path / "disk").returncode == 0
+    assert harness.run_here(*job.flags, "--checkpoint_dir", tmp_path / "disk") == 0
     assert len(harness.history(job.run_folder)) == 2
 
 
@@ -207,7 +228,7 @@ def test_damaged_records_are_named(tmp_path, capsys, how):
     assert not (tmp_path / "runs").exists()
 
 
-def test_two_trainings_in_one_folder(tmp_path):
+def test_two_trainings_in_one_folder(tmp_path, capsys):
     job = Job(tmp_path, "run", 1)
     with subprocess.Popen(
         harness.command(*job.flags), cwd=harness.ROOT, stdout=subprocess.PIPE, text=True
@@ -216,10 +237,11 @@ def test_two_trainings_in_one_folder(tmp_path):
             if line == "@step\n":
                 break
         first.send_signal(signal.SIGSTOP)  # so that it cannot end before the second looks
-        second = harness.run(*job.flags)
+        status = harness.run_here(*job.flags)
         first.send_signal(signal.SIGCONT)
         first.stdout.read()
-    assert "Another training is writing" in harness.one_sentence(second)
+    assert status == 1
+    assert "Another training is writing" in sentence(capsys)
     assert first.returncode == 0
     assert len(harness.history(job.run_folder)) == 1
 

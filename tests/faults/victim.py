@@ -2,7 +2,7 @@
 
 Before it builds records, before each step, each checkpoint and each validation it writes a line
 such as "@step" to standard output, so that whoever watches can stop it there. Data sets are a
-handful of images; nothing else is changed.
+handful of images, and no picture is drawn; nothing else is changed.
 """
 
 import os
@@ -46,4 +46,5 @@ if __name__ == "__main__":
     storage.write = announced(storage.write, "records")
     callbacks.save_checkpoint = announced(callbacks.save_checkpoint, "checkpoint")
     training_run.Recorder = Announcing
+    training_run.plot_history = lambda *_: None
     sys.exit(train.main(config.PRESETS, ["train.py", *sys.argv[1:]]))
