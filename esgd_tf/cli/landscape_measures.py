@@ -164,8 +164,8 @@ class Measures:
         trajectory = [load_network(path)[0] for path in kept] if pca else None
         return landscape.plane(
             measured.model,
-            self._loss,
-            {self._fv.split: self._data(measured)},
+            loss=self._loss,
+            data={self._fv.split: self._data(measured)},
             directions="pca" if pca else "random",
             trajectory=trajectory,
             extent=1e-3 if pca else 1.0,

@@ -28,7 +28,8 @@ class Eigenpairs(Result):
         eigenvalues: [k], descending.
         eigenvectors: [n, k], orthonormal columns. Not part of `to_dict`.
         residuals: [k], ‖H v - λ v‖, from one more product each.
-        converged: [k], whether residual <= tol max|λ|, with the largest |λ| found.
+        converged: [k], whether residual <= tol scale.
+        scale: The largest |λ| found, or estimated by some steps of power iteration.
         which: The end of the spectrum.
         tol: The relative tolerance asked for.
         matvecs: Products with a vector that it took.
@@ -38,6 +39,7 @@ class Eigenpairs(Result):
     eigenvectors: Array = dataclasses.field(metadata={"written": False})
     residuals: Array
     converged: NDArray[np.bool_]
+    scale: float
     which: str
     tol: float
     matvecs: int
@@ -104,6 +106,7 @@ def eigenpairs(
         raise ValueError(f"LOBPCG finds LA or SA only; for {which} use method='lanczos'.")
     before = operator.matvecs
     rng = np.random.default_rng(seed)
+    scale = 0.0
     with progress_bar(None, "eigenpairs", progress) as bar:
         linear = _watched(operator, bar)
         if k > n - 1 or n < 10 or (method == "lobpcg" and 5 * k > n):
@@ -113,25 +116,26 @@ def eigenpairs(
             values, vectors = values[chosen], vectors[:, chosen]
         elif method == "lobpcg":
             steps = 500 if max_matvecs is None else max(max_matvecs // k, 1)
-            scale = np.linalg.norm(linear @ random_unit(rng, n))  # its tolerance is absolute
+            size = np.linalg.norm(linear @ random_unit(rng, n))  # its tolerance is absolute
             values, vectors = _quiet(
                 lobpcg, linear, rng.standard_normal((n, k)), largest=which == "LA",
-                tol=tol * scale or None, maxiter=steps,
+                tol=tol * size or None, maxiter=steps,
             )  # fmt: skip
         else:
-            values, vectors = _by_arpack(linear, k, which, tol, max_matvecs, rng)
+            values, vectors, scale = _by_arpack(linear, k, which, tol, max_matvecs, rng)
         order = np.argsort(values)[::-1]
         values, vectors = values[order], vectors[:, order]
         residuals = np.zeros(0)
         if len(values):
             residuals = np.linalg.norm(linear @ vectors - vectors * values, axis=0)
-    largest = np.abs(values).max(initial=0.0)
-    floor = np.finfo(np.float32).eps * largest if tol == 0 else tol * largest
+    scale = float(np.abs(values).max(initial=scale))
+    floor = np.finfo(np.float32).eps * scale if tol == 0 else tol * scale
     return Eigenpairs(
         eigenvalues=values,
         eigenvectors=vectors,
         residuals=residuals,
         converged=residuals <= floor,
+        scale=scale,
         which=which,
         tol=float(tol),
         matvecs=operator.matvecs - before,
@@ -140,8 +144,8 @@ def eigenpairs(
 
 def _by_arpack(
     linear: Any, k: int, which: str, tol: float, max_matvecs: int | None, rng: np.random.Generator
-) -> tuple[Array, Array]:
-    """Return the pairs that converged."""
+) -> tuple[Array, Array, float]:
+    """Return the pairs that converged, and the shift, an estimate of the largest |λ|."""
     from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
     n = linear.shape[0]
@@ -160,18 +164,20 @@ def _by_arpack(
     shifted = LinearOperator(
         (n, n), matvec=lambda v: sign * (linear @ v) + shift * np.ravel(v), dtype=np.float64
     )
-    ncv = min(n, max(2 * k + 1, 20))
+    # Outliers at the upper end come soon: with a small basis they are noticed soon, too.
+    ncv = min(n, max(2 * k + 2, 12 if which in ("LA", "LM") else 20))
     limit = None
     if max_matvecs is not None:
         limit = max((max_matvecs - _POWER_STEPS - ncv) // (ncv - k) + 1, 1)
     try:
         values, vectors = eigsh(
-            shifted, k, which="LA" if which == "SA" else which, tol=tol, v0=start, ncv=ncv,
+            # Shifted by the scale, an eigenvalue is at most twice as large.
+            shifted, k, which="LA" if which == "SA" else which, tol=tol / 2, v0=start, ncv=ncv,
             maxiter=limit,
         )  # fmt: skip
     except ArpackNoConvergence as stopped:
         values, vectors = stopped.eigenvalues, stopped.eigenvectors
-    return sign * (values - shift), vectors
+    return sign * (values - shift), vectors, shift
 
 
 _POWER_STEPS = 4

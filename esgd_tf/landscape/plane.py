@@ -125,13 +125,13 @@ class Plane(Result):
 
 def plane(
     model: keras.Model | Sequence[Any],
+    center: Any = None,
+    directions: Literal["random", "pca"] | Sequence[Any] = "random",
+    normalization: Normalization | Literal["auto"] = "auto",
+    *,
     loss: Any = None,
     data: Any = None,
-    center: Any = None,
-    *,
-    directions: Literal["random", "pca"] | Sequence[Any] = "random",
     dimensions: int = 2,
-    normalization: Normalization | Literal["auto"] = "auto",
     extent: float | Sequence[float] = 1.0,
     points: int = 21,
     trajectory: Sequence[Any] | None = None,
@@ -145,15 +145,15 @@ def plane(
 
     Args:
         model: A built Keras model, or a list of weights.
-        loss: As for `HessianOperator`.
-        data: As there, or several by name.
         center: Weights as for `interpolate`; None for those of the model.
         directions: "random" (Gaussian), "pca" (the principal components of the trajectory around
             the center), or one or two directions as lists of arrays or vectors [n].
-        dimensions: 1 or 2, for "random" and "pca".
         normalization: "filter" (each slice along the last axis of a kernel gets the norm of the
             network's), "layer" (each kernel does); with both, biases and other vectors stay where
             they are. None leaves directions as they are. "auto" is "filter" for random ones.
+        loss: As for `HessianOperator`.
+        data: As there, or several by name.
+        dimensions: 1 or 2, for "random" and "pca".
         extent: The grid goes from -extent to extent; for "pca" it is widened to hold the
             trajectory. One number, or one for each direction.
         points: Of the grid, along each direction; odd ones have the center.

@@ -24,6 +24,8 @@ class TestEigenpairs:
         pairs = eigenpairs(h, 3, which, tol=1e-10)
         np.testing.assert_allclose(pairs.eigenvalues, expected, atol=1e-8)
         assert pairs.converged.all()
+        assert (pairs.residuals <= 1e-10 * pairs.scale).all()
+        assert 3 <= pairs.scale <= 8 + 1e-9
         assert pairs.matvecs == h.matvecs
         v = pairs.eigenvectors
         np.testing.assert_allclose(v.T @ v, np.eye(3), atol=1e-8)
@@ -97,7 +99,7 @@ class TestEigenpairs:
         pairs = eigenpairs(hessian(), 2)
         written = json.loads(json.dumps(pairs.to_dict()))
         assert set(written) == {
-            "eigenvalues", "residuals", "converged", "which", "tol", "matvecs"
+            "eigenvalues", "residuals", "converged", "scale", "which", "tol", "matvecs"
         }  # fmt: skip
         assert pairs.plot().get_ylabel()
         with pytest.raises(ValueError, match="read-only"):

@@ -36,7 +36,7 @@ def f(w):
 def bowl(**options):
     weights, loss = quadratic(MATRIX, SLOPE)
     options = {"center": CENTER, "directions": [E1, E2], "points": 5, **options}
-    return plane(weights, loss, **options)
+    return plane(weights, loss=loss, **options)
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +80,9 @@ class TestValues:
     @pytest.mark.usefixtures("float64")
     def test_of_a_network(self):
         model, train, test = mlp(), examples(), examples(30, seed=1)
-        found = plane(model, cross_entropy(), {"train": train, "test": test}, points=3, seed=4)
+        found = plane(
+            model, loss=cross_entropy(), data={"train": train, "test": test}, points=3, seed=4
+        )
         w = flat([v.numpy() for v in model.trainable_variables])
         d1, d2 = found.directions
         for split, (x, y) in (("train", train), ("test", test)):
@@ -94,7 +96,7 @@ class TestValues:
         model, other = (mlp(batch_norm=True, seed=s) for s in (0, 1))
         x, y = examples(dtype="float32")
         for center in (other, other.get_weights()):
-            found = plane(model, cross_entropy(), (x, y), center, points=3, dimensions=1)
+            found = plane(model, center, loss=cross_entropy(), data=(x, y), points=3, dimensions=1)
             expected = float(cross_entropy()(y, other(x)))
             assert found.values["data"]["loss"][1] == pytest.approx(expected, rel=1e-5)
 
@@ -103,7 +105,7 @@ class TestValues:
         model.layers[0].trainable = False
         before = state(model)
         found = plane(
-            model, cross_entropy(), (x, y), points=3, dimensions=1,
+            model, loss=cross_entropy(), data=(x, y), points=3, dimensions=1,
             settle=lambda m: esgd_tf.reestimate_batch_norm(m, [(x, y)]),
         )  # fmt: skip
         assert same_state(before, state(model))
@@ -122,7 +124,7 @@ class TestValues:
         model = mlp(batch_norm=True)
         model.layers[0].trainable = False
         before = state(model)
-        plane(model, cross_entropy(), examples(dtype="float32"), points=2)
+        plane(model, loss=cross_entropy(), data=examples(dtype="float32"), points=2)
         assert same_state(before, state(model))
 
 
@@ -140,7 +142,7 @@ class TestNormalization:
 
     def directions(self, **options):
         model, data = self.conv()
-        found = plane(model, cross_entropy(), data, points=2, **options)
+        found = plane(model, loss=cross_entropy(), data=data, points=2, **options)
         parts = []
         for row in found.directions:
             at, arrays = 0, []
@@ -270,7 +272,9 @@ class TestTrajectory:
         model, data = mlp(batch_norm=True), examples(dtype="float32")
         others = [mlp(batch_norm=True, seed=s) for s in (1, 2)]
         path = [others[0], others[1].get_weights()]
-        found = plane(model, cross_entropy(), data, directions="pca", trajectory=path, points=2)
+        found = plane(
+            model, loss=cross_entropy(), data=data, directions="pca", trajectory=path, points=2
+        )
         w = flat([v.numpy() for v in model.trainable_variables])
         for point, other in zip(found.trajectory, others, strict=True):
             expected = flat([v.numpy() for v in other.trainable_variables])
@@ -354,7 +358,7 @@ class TestResult:
     @pytest.mark.parametrize("kind", ["contourf", "plot_surface"])
     def test_a_slope_along_the_first_direction_rises_to_the_right(self, kind, monkeypatch):
         weights, loss = quadratic(np.zeros((8, 8)), np.eye(8)[0])
-        found = plane(weights, loss, directions=np.eye(8)[:2], points=3)
+        found = plane(weights, loss=loss, directions=np.eye(8)[:2], points=3)
         ax = plt.figure().add_subplot(projection="3d" if kind == "plot_surface" else None)
         real, seen = getattr(ax, kind), []
 
@@ -372,14 +376,17 @@ class TestResult:
     def test_contours_of_what_is_flat(self, level):
         weights, _ = quadratic(np.eye(8))
         found = plane(
-            weights, lambda w: 0 * w[0][0, 0] + level, directions=[np.eye(8)[0], np.eye(8)[1]]
+            weights, loss=lambda w: 0 * w[0][0, 0] + level, directions=[np.eye(8)[0], np.eye(8)[1]]
         )
         found.plot().figure.canvas.draw()
 
     def test_contours_with_holes(self):
         weights, _ = quadratic(np.eye(8))
         found = plane(
-            weights, lambda w: keras.ops.log(w[0][0, 0] + 0.5), directions=np.eye(8)[:2], points=5
+            weights,
+            loss=lambda w: keras.ops.log(w[0][0, 0] + 0.5),
+            directions=np.eye(8)[:2],
+            points=5,
         )
         assert np.isnan(found.values["data"]["loss"]).any()
         found.plot().figure.canvas.draw()
@@ -387,7 +394,7 @@ class TestResult:
     def test_of_nothing_finite(self):
         weights, _ = quadratic(np.eye(8))
         found = plane(
-            weights, lambda w: 0 * w[0][0, 0] + np.nan, directions=np.eye(8)[:2], points=3
+            weights, loss=lambda w: 0 * w[0][0, 0] + np.nan, directions=np.eye(8)[:2], points=3
         )
         with pytest.raises(ValueError, match="nothing to draw"):
             found.plot()
@@ -411,7 +418,7 @@ class TestResult:
 
     def test_metric_by_name(self):
         model = mlp()
-        found = plane(model, cross_entropy(), examples(dtype="float32"), points=3)
+        found = plane(model, loss=cross_entropy(), data=examples(dtype="float32"), points=3)
         assert found.plot(metric="error").figure.axes[1].get_ylabel() == "error"
         with pytest.raises(ValueError, match="'accuracy' was not measured; there is loss, error"):
             found.plot(metric="accuracy")
