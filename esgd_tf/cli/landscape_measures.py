@@ -64,7 +64,9 @@ class Measures:
         self._fv, self._sigmas, self._gammas = fv, sigmas, gammas
         self._threshold, self._step_size = threshold, step_size
         self._loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        self._density: dict[str, landscape.SpectralDensity] = {}
+        # By run: several measures need them, and an operator is long in tracing.
+        self._density: dict[Path, landscape.SpectralDensity] = {}
+        self._operators: dict[Path, landscape.HessianOperator] = {}
 
     def load(self, run: StoredRun, checkpoint: Path) -> Measured:
         """Load a run's network, and choose the images: for each run of a data set the same."""
@@ -104,7 +106,7 @@ class Measures:
 
     def density(self, measured: Measured) -> landscape.SpectralDensity:
         """The density of eigenvalues."""
-        key = str(measured.run.folder.path)
+        key = measured.run.folder.path
         if key not in self._density:
             self._density[key] = landscape.spectral_density(
                 self._hessian(measured), self._fv.probes, self._fv.steps, seed=self._fv.seed
@@ -210,9 +212,12 @@ class Measures:
         return measured.data[self._fv.split]
 
     def _hessian(self, measured: Measured) -> landscape.HessianOperator:
-        return landscape.HessianOperator(
-            measured.model, self._loss, self._data(measured), batch_size=self._fv.batch_size
-        )
+        key = measured.run.folder.path
+        if key not in self._operators:
+            self._operators[key] = landscape.HessianOperator(
+                measured.model, self._loss, self._data(measured), batch_size=self._fv.batch_size
+            )
+        return self._operators[key]
 
     def _chosen(self, network: StoredNetwork, images: NDArray[Any], labels: NDArray[Any]) -> Arrays:
         count = min(self._fv.samples, len(labels))

@@ -3,13 +3,13 @@
 import json
 import shutil
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from esgd_tf import data
 from esgd_tf.data.sources import resolve
+from esgd_tf.training.checkpoints import load_model
 from tests.cli.helpers import STEPS, esgd_tf
 
 EMBEDDED = resolve("tfrecords") / "fashion_mnist_small"
@@ -84,7 +84,7 @@ def test_a_checkpoint_by_its_path_and_the_training_split(finished):
     path = finished / "checkpoints" / "last.keras"
     numbers = evaluate(finished, "--checkpoint", path, "--split", "train", "-b", 1000)
     assert numbers["images"] == 8750
-    model = keras.models.load_model(path, compile=False)
+    model = load_model(path, compile=False)
     images = data.load("fashion_mnist_small")
     x = data.preprocessor("meanstd", images)(images.train_images)
     found = model.predict(x, batch_size=1000, verbose=0).argmax(axis=1) == images.train_labels
@@ -239,7 +239,7 @@ def test_a_folder_of_runs_names_them(finished, capsys):
 
 def test_outputs_that_are_not_finite_are_one_sentence(copy, capsys):
     path = copy / "checkpoints" / "last.keras"
-    model = keras.models.load_model(path)
+    model = load_model(path)
     model.weights[0].assign(np.full(model.weights[0].shape, np.nan))
     from esgd_tf.training.checkpoints import Progress, save_checkpoint
 

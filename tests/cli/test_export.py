@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from esgd_tf import data
+from esgd_tf.training.checkpoints import load_model
 from tests.cli.helpers import esgd_tf
 
 # Loads everything in a folder with plain Keras and TensorFlow, and stores the outputs.
@@ -41,7 +42,7 @@ def logits(finished):
     images = data.load("fashion_mnist_small")
     raw = images.test_images[:20]
     prepared = np.asarray(data.preprocessor("meanstd", images)(raw))
-    model = keras.models.load_model(finished / "checkpoints" / "last.keras", compile=False)
+    model = load_model(finished / "checkpoints" / "last.keras", compile=False)
     return raw, prepared, np.asarray(model(prepared))
 
 

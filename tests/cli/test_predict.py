@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from esgd_tf import data
 from esgd_tf.data.image_files import read_image
+from esgd_tf.training.checkpoints import load_model
 from tests.cli.helpers import esgd_tf
 
 
@@ -23,7 +24,7 @@ def test_the_images_of_the_data_set_get_the_probabilities_of_the_network(
     files = [tmp_path / f"{k}.png" for k in range(5)]
     for file, image in zip(files, images.test_images, strict=False):
         file.write_bytes(tf.io.encode_png(image).numpy())
-    model = keras.models.load_model(finished / "checkpoints" / "last.keras", compile=False)
+    model = load_model(finished / "checkpoints" / "last.keras", compile=False)
     prepared = data.preprocessor("meanstd", images)(images.test_images[:5])
     expected = np.asarray(keras.ops.softmax(model(prepared)))
 

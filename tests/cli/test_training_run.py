@@ -7,7 +7,6 @@ import shutil
 import signal
 import zipfile
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -16,6 +15,7 @@ import config
 from esgd_tf.cli import training_run
 from esgd_tf.cli.experiment import Batches, learning_rate
 from esgd_tf.training.callbacks import Recorder
+from esgd_tf.training.checkpoints import load_model
 from tests.cli.helpers import SMALL, STEPS, interrupted_at, train
 
 
@@ -26,7 +26,7 @@ def history(run):
 
 def state(path):
     """Every number of a checkpoint but the time it took."""
-    model = keras.models.load_model(path)
+    model = load_model(path)
     with zipfile.ZipFile(path) as archive:
         extra = json.loads(archive.read("esgd_tf.json"))
     del extra["seconds"]
@@ -59,7 +59,7 @@ def test_plain_keras_evaluates_the_checkpoint_as_the_run_did(finished):
     test = data.evaluation_batches(
         images.test_images, images.test_labels, batch_size=500, preprocess=prepare
     )
-    model = keras.models.load_model(finished / "checkpoints" / "last.keras")
+    model = load_model(finished / "checkpoints" / "last.keras")
     loss, accuracy = model.evaluate(test, verbose=0)
     last = history(finished)[-1]
     assert loss == pytest.approx(float(last["val_loss"]), rel=1e-4)
