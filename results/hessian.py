@@ -2,8 +2,7 @@
 """The Hessian of a small LeNet on MNIST: the spectrum of Chaudhari et al. (2017), figure 1.
 
 Command:          python3 results/hessian.py --raw_dir DIR      (DIR: the archives of MNIST)
-Expected time:    25 minutes on two cores: training 2, the density of the paper's network 8, exact
-                  spectrum and density of a smaller one 15
+Expected time:    an hour and a half on two cores beside other work; on quiet ones not taken yet
 Expected result:  results/hessian/table.md and spectrum.png: nearly all eigenvalues are tiny, a few
                   are large and positive, the negative ones are small; density and exact spectrum of
                   the smaller network agree

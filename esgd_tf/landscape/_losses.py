@@ -56,4 +56,5 @@ def broadcast_mean(losses: tf.Tensor, batch: Any) -> tf.Tensor:
 
 
 def weighted_sum(values: tf.Tensor, sample_weight: tf.Tensor) -> tf.Tensor:
+    """Return the sum of values [n], each times its weight [n]."""
     return tf.reduce_sum(values * tf.cast(sample_weight, values.dtype))

@@ -353,10 +353,12 @@ class Objective:
 
 
 def value_of(variable: Any) -> Any:
+    """Return what a Keras variable holds; anything else as it is."""
     return variable.value if isinstance(variable, keras.Variable) else variable
 
 
 def as_tensors(weights: Any) -> list[tf.Tensor]:
+    """Return a list of weights as tensors, or refuse what is none."""
     if not isinstance(weights, list | tuple) or not weights:
         raise ValueError(
             f"`model` must be a Keras model or a list of weights; got {type(weights).__name__}."

@@ -46,6 +46,7 @@ def _matches(model: keras.Model, trainable: list[Any], item: Any) -> Iterator[in
 
 
 def select_indices(number: int, chosen: Selection) -> list[int]:
+    """Return the chosen indices, checked and in order; all of them for None."""
     if chosen is None:
         return list(range(number))
     if callable(chosen) or not all(isinstance(i, int | np.integer) for i in chosen):

@@ -378,7 +378,9 @@ class TestResult:
         found = plane(
             weights, loss=lambda w: 0 * w[0][0, 0] + level, directions=[np.eye(8)[0], np.eye(8)[1]]
         )
-        found.plot().figure.canvas.draw()
+        figure = found.plot().figure
+        figure.canvas.draw()
+        assert len(figure.axes) == 2  # contours and their colorbar
 
     def test_contours_with_holes(self):
         weights, _ = quadratic(np.eye(8))
