@@ -10,9 +10,10 @@ from esgd_tf._version import __version__
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["data", "landscape", "models", "optimizers", "training"],
+    submodules=["data", "landscape", "models", "optimizers", "replicas", "training"],
     submod_attrs={
         "optimizers": ["EntropyAdam", "EntropySGD", "LocalEntropy"],
+        "replicas": ["Replicas"],
         "training": ["AnchorCallback", "evaluate_at", "load_model", "reestimate_batch_norm"],
     },
 )

@@ -140,7 +140,7 @@ class _Weights:
 
     def outer_step_alone(self, variable: tf.Variable, gradient: Any, learning_rate: Any) -> None:
         """L = 0: the outer optimizer, given the minibatch gradient as it is."""
-        if self._optimizer.weight_decay > 0:
+        if self._optimizer.weight_decay > 0 or self._optimizer.coupling is not None:
             gradient = self._decayed(gradient, variable)
         self._step_and_average(variable, gradient, learning_rate)
 
@@ -163,6 +163,8 @@ class _Weights:
         """Let the outer optimizer step, and average the anchors it comes to."""
         optimizer = self._optimizer
         i = optimizer._get_variable_index(variable)
+        if optimizer.coupling is not None:
+            gradient = optimizer.coupling.before(i, variable, gradient)
         _outer_step.take(
             optimizer.outer_optimizer,
             variable,
@@ -170,6 +172,8 @@ class _Weights:
             gradient,
             learning_rate,
         )
+        if optimizer.coupling is not None:
+            optimizer.coupling.after(i, variable)
         if optimizer.use_ema:
             _outer_step.average(
                 variable,

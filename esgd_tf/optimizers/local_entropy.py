@@ -30,7 +30,7 @@ from esgd_tf.optimizers import (
     _serialization,
 )
 from esgd_tf.optimizers._statistics import LangevinStatistics, StatisticsVariables
-from esgd_tf.optimizers._swap import WeightSwap
+from esgd_tf.optimizers._swap import PLACES, WeightSwap
 from esgd_tf.optimizers.scoping import AutoScope, ExponentialScope, ScopeSchedule
 
 __all__ = ["LocalEntropy"]
@@ -189,6 +189,10 @@ class LocalEntropy(keras.optimizers.Optimizer):
                 aggregation="only_first_replica",
                 name="skipped",
             )
+        # Replicas of a network set this: what draws the anchor to their center, around the outer
+        # optimizer's step. It has `before(i, variable, gradient)`, which returns the gradient to
+        # step with, and `after(i, variable)`.
+        self.coupling: Any = None
         self._swap = WeightSwap(self)
         needs_statistics = self.keeps_statistics or isinstance(self._schedule, AutoScope)
         self._statistics: Any = StatisticsVariables(self) if needs_statistics else None
@@ -236,6 +240,23 @@ class LocalEntropy(keras.optimizers.Optimizer):
     def variables(self) -> list[keras.Variable]:
         """All state: this optimizer's variables, then the outer optimizer's."""
         return [*self._variables, *self.outer_optimizer.variables]
+
+    def anchors(self) -> list[tf.Tensor]:
+        """Return the anchor of every weight, wherever it is kept at the moment."""
+        at_anchor = tf.equal(self.langevin_phase, 0)
+        weights = [tf.convert_to_tensor(v.value) for v in self._trainable_variables]
+        if self.langevin_steps == 0:
+            return weights
+        held = tf.convert_to_tensor(self._swap._held.value)
+        at_anchor |= tf.equal(held, PLACES.index("anchor"))
+        return tf.cond(
+            at_anchor,
+            lambda: [tf.identity(w) for w in weights],
+            lambda: [
+                w if slot is None else tf.identity(tf.convert_to_tensor(slot.value))
+                for w, slot in zip(weights, self._anchors, strict=True)
+            ],
+        )
 
     def statistics(self) -> LangevinStatistics:
         """Return the norms of the last outer update.

@@ -76,18 +76,29 @@ class _TwoNumbers(ScopeSchedule):
 
 @keras.saving.register_keras_serializable(package="esgd_tf")
 class ExponentialScope(_TwoNumbers):
-    """gamma(t) = gamma (1 + scoping)^t, the paper's law.
+    """gamma(t) = gamma (1 + scoping)^t, the paper's law; with a cap, Parle's.
 
     Args:
         gamma: Scope before the first outer update, >= 0.
         scoping: Relative growth per outer update, >= 0.
+        maximum: Where the growth ends, >= 0; None for nowhere.
 
     Raises:
         ValueError: An argument is negative or not a finite number.
     """
 
+    def __init__(
+        self, gamma: float = 1e-4, scoping: float = 1e-3, maximum: float | None = None
+    ) -> None:
+        super().__init__(gamma, scoping)
+        self.maximum = None if maximum is None else _checks.real("maximum", maximum, at_least=0)
+
     def __call__(self, t: tf.Tensor | float) -> tf.Tensor:
-        return _float64(self.gamma) * tf.pow(_float64(1.0 + self.scoping), _float64(t))
+        gamma = _float64(self.gamma) * tf.pow(_float64(1.0 + self.scoping), _float64(t))
+        return gamma if self.maximum is None else tf.minimum(gamma, _float64(self.maximum))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "maximum": self.maximum}
 
 
 @keras.saving.register_keras_serializable(package="esgd_tf")

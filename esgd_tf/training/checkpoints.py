@@ -67,6 +67,7 @@ def load_model(path: str | Path, **options: Any) -> keras.Model:
     # For what they register.
     importlib.import_module("esgd_tf.models.batch_norm")
     importlib.import_module("esgd_tf.optimizers.entropy_sgd")
+    importlib.import_module("esgd_tf.replicas.replicas")
     return keras.models.load_model(path, **options)
 
 

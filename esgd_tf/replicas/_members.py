@@ -1,0 +1,157 @@
+"""The networks of a model of replicas: how they are made, and compared."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+__all__ = [
+    "copied_metrics",
+    "copy_of",
+    "devices_of",
+    "make_members",
+    "root_mean_square",
+    "square",
+    "state_of",
+    "statistics_of",
+]
+
+
+def make_members(
+    build_model: Callable[..., keras.Model],
+    devices: Sequence[str | None],
+    *,
+    same: bool,
+) -> list[keras.Model]:
+    """Make the replicas' networks.
+
+    Args:
+        build_model: See `Replicas`.
+        devices: One a replica; None for wherever.
+        same: Whether all start with the weights of the first.
+
+    Raises:
+        ValueError: The models are not built, differ in their shapes, or are equal by accident.
+    """
+    takes_number = bool(inspect.signature(build_model).parameters)
+    members = []
+    for a, device in enumerate(devices):
+        with tf.device(device):
+            members.append(build_model(a) if takes_number else build_model())
+    for a, member in enumerate(members):
+        if not isinstance(member, keras.Model) or not member.built:
+            raise ValueError(
+                "`build_model` must return a built Keras model: give it an Input, or call it "
+                f"on data once; replica {a} is {member!r}."
+            )
+        if any(member is other for other in members[:a]):
+            raise ValueError("`build_model` must return a new model at every call.")
+    shapes = [[tuple(v.shape) for v in member.variables] for member in members]
+    for a, own in enumerate(shapes):
+        if own != shapes[0]:
+            raise ValueError(
+                f"Replicas must be copies of one network, but replica {a} has other shapes "
+                f"than replica 0: {_difference(own, shapes[0])}."
+            )
+    if same:
+        for member in members[1:]:
+            member.set_weights(members[0].get_weights())
+    elif len(members) > 1 and all(
+        np.array_equal(v.numpy(), w.numpy())
+        for v, w in zip(members[0].trainable_variables, members[1].trainable_variables, strict=True)
+    ):
+        raise ValueError(
+            "`build_model` gave two replicas the same weights, though they are to start "
+            "independently: let it take the replica's number and seed its initializers by it, "
+            "or ask for initialization='same'."
+        )
+    return members
+
+
+def devices_of(
+    strategy: tf.distribute.Strategy | None, replicas: int
+) -> tuple[list[str | None], int]:
+    """Return the devices of this process' replicas, and the number of the first of them."""
+    if strategy is None:
+        return [None] * replicas, 0
+    if not isinstance(
+        strategy, tf.distribute.MirroredStrategy | tf.distribute.MultiWorkerMirroredStrategy
+    ):
+        raise ValueError(
+            "`strategy` must be a MirroredStrategy or MultiWorkerMirroredStrategy; got "
+            f"{type(strategy).__name__}."
+        )
+    devices = list(strategy.extended.worker_devices)
+    count = strategy.num_replicas_in_sync
+    if count != replicas:
+        what = "fewer devices than replicas" if count < replicas else "more devices than replicas"
+        raise ValueError(
+            f"There are {what}: the strategy has {count}, and {replicas} replicas were asked for. "
+            "Give a strategy with one device a replica, or none to train them all on one device."
+        )
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return devices, strategy.cluster_resolver.task_id * len(devices)
+    return devices, 0
+
+
+def copy_of(model: keras.Model, build_model: Callable[..., keras.Model]) -> keras.Model:
+    """Return a new model with the same layers and weights, not compiled."""
+    try:
+        copy = type(model).from_config(model.get_config())
+    except (NotImplementedError, TypeError, ValueError):
+        # A subclass that does not say how it is rebuilt.
+        copy = build_model(0) if inspect.signature(build_model).parameters else build_model()
+    if not copy.built:
+        copy = build_model(0) if inspect.signature(build_model).parameters else build_model()
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def copied_metrics(metrics: Any) -> Any:
+    """Return metrics of the same kinds: two models must not share one."""
+    return keras.tree.map_structure(
+        lambda m: type(m).from_config(m.get_config()) if isinstance(m, keras.metrics.Metric) else m,
+        metrics,
+    )
+
+
+def state_of(member: keras.Model) -> list[Any]:
+    """Return everything that makes up a replica: weights, random states, its optimizer."""
+    variables = [*member.variables, *member.optimizer.variables]
+    return list({id(v): v for v in variables}.values())
+
+
+def statistics_of(model: keras.Model) -> list[Any]:
+    """Return the weights that are not trained, such as moving statistics."""
+    trainable = {id(v) for v in model.trainable_variables}
+    return [
+        v for v in model.weights if id(v) not in trainable and keras.backend.is_float_dtype(v.dtype)
+    ]
+
+
+def square(weights: Sequence[np.ndarray], others: Sequence[np.ndarray] | None = None) -> float:
+    """Return |w|^2, or |w - other|^2, over lists of arrays."""
+    total = 0.0
+    for i, w in enumerate(weights):
+        difference = w.astype(np.float64) - (0.0 if others is None else others[i])
+        total += float(np.sum(difference**2))
+    return total
+
+
+def root_mean_square(
+    weights: Sequence[np.ndarray], others: Sequence[np.ndarray] | None = None
+) -> float:
+    """Return sqrt(|w|^2 / N), or sqrt(|w - other|^2 / N), N being the number of weights."""
+    return float(np.sqrt(square(weights, others) / sum(w.size for w in weights)))
+
+
+def _difference(shapes: Sequence[Any], others: Sequence[Any]) -> str:
+    if len(shapes) != len(others):
+        return f"{len(shapes)} variables against {len(others)}"
+    k = next(i for i, (s, o) in enumerate(zip(shapes, others, strict=True)) if s != o)
+    return f"variable {k} is {shapes[k]} against {others[k]}"

@@ -1,0 +1,163 @@
+"""What a model of replicas shows as its optimizer: the clock, and one learning rate for all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from esgd_tf.optimizers import LocalEntropy, _outer_step
+from esgd_tf.replicas.coupling import Coupling
+from esgd_tf.replicas.focusing import CouplingSchedule
+
+__all__ = ["ReplicasOptimizer", "inner_optimizers"]
+
+# Options that act on minibatch gradients or on the weights a step ends at.
+_OUTSIDE = (
+    "global_clipnorm",
+    "use_ema",
+    "ema_momentum",
+    "ema_overwrite_frequency",
+    "loss_scale_factor",
+    "gradient_accumulation_steps",
+)
+
+
+class ReplicasOptimizer(keras.optimizers.Optimizer):
+    """Stands for the optimizers of all replicas, each of which steps by itself.
+
+    `iterations` counts training steps, each of which is a gradient evaluation in every replica.
+    Reading or setting `learning_rate` reads that of the first, or sets those of all.
+
+    Args:
+        optimizers: Those of the replicas.
+        coupling: What draws them together.
+    """
+
+    def __init__(self, optimizers: Sequence[LocalEntropy], coupling: Coupling) -> None:
+        super().__init__(learning_rate=_rate_of_the_replicas, name="replicas")
+        self.replicas = list(optimizers)
+        self._coupling = coupling
+        self._gamma_zero = self.add_variable(
+            shape=(), initializer="zeros", dtype="float32", name="gamma_zero"
+        )
+        # The step for which the center is up to date: kept in files, so that a center that was
+        # saved with its BatchNorm statistics is not made anew where there are no data to do so.
+        self._settled = self.add_variable(
+            shape=(),
+            initializer=keras.initializers.Constant(-1),
+            dtype="int64",
+            name="settled",
+        )
+        self.built = True
+
+    @property
+    def learning_rate(self) -> Any:
+        """The (outer) learning rate of the replicas."""
+        return self.replicas[0].learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate: Any) -> None:
+        for optimizer in self.replicas:
+            optimizer.learning_rate = learning_rate
+
+    @property
+    def skipped(self) -> int:
+        """Minibatches left out so far, over all replicas, as their gradient was not finite."""
+        return sum(optimizer.skipped for optimizer in self.replicas)
+
+    @property
+    def gamma(self) -> tf.Tensor:
+        """Strength of the coupling (gamma, alpha or rho) now in force, a float64 scalar."""
+        strength = self._coupling.strength
+        if isinstance(strength, CouplingSchedule):
+            return strength(self.iterations.value, self._gamma_zero.value)
+        return tf.constant(strength, tf.float64)
+
+    @property
+    def gamma_zero(self) -> float:
+        """gamma_0 as it was measured; 0 before, and where it was given."""
+        return float(self._gamma_zero.numpy())
+
+    @gamma_zero.setter
+    def gamma_zero(self, gamma_zero: float) -> None:
+        self._gamma_zero.assign(gamma_zero)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the model that stands for the center is up to date."""
+        return int(self._settled.numpy()) == int(self.iterations.numpy())
+
+    @is_settled.setter
+    def is_settled(self, settled: bool) -> None:
+        self._settled.assign(self.iterations if settled else -1)
+
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        """Do nothing: the optimizers of the replicas are built with their models."""
+
+    def apply(
+        self, grads: Sequence[Any], trainable_variables: Sequence[keras.Variable] | None = None
+    ) -> None:
+        """Refuse: each replica has an optimizer of its own.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError("Replicas step by their own optimizers: use `fit` or `train_on_batch`.")
+
+    def get_config(self) -> dict[str, Any]:
+        """Return nothing to rebuild from: `Replicas` makes this in `compile`."""
+        return {"name": self.name}
+
+
+def inner_optimizers(
+    optimizer: keras.optimizers.Optimizer | str, coupling: Coupling, replicas: int
+) -> list[LocalEntropy]:
+    """Return an optimizer for each replica, made after the one given to `compile`.
+
+    All are `LocalEntropy`s: without an inner loop that is the optimizer itself, bit for bit, with a
+    place where the coupling acts.
+
+    Args:
+        optimizer: A Keras optimizer that is not built yet, or its name.
+        coupling: May make an inner loop around it.
+        replicas: y.
+
+    Raises:
+        ValueError: The optimizer is built already, wraps another one, or does not fit.
+    """
+    optimizer = keras.optimizers.get(optimizer)
+    if optimizer.built:
+        raise ValueError("The optimizer is built already, on other weights: give a new one.")
+    optimizer = coupling.inner_optimizer(optimizer, replicas)
+    if not isinstance(optimizer, LocalEntropy):
+        optimizer = _without_inner_loop(optimizer)
+    configs = [optimizer.get_config() for _ in range(replicas)]
+    outer = optimizer.outer_optimizer
+    for config in configs:
+        if "outer_optimizer" in config:
+            # Not by Keras' serialisation: while a file is loaded, it gives out one object twice.
+            config["outer_optimizer"] = type(outer).from_config(outer.get_config())
+    if optimizer.seed is not None:
+        for a, config in enumerate(configs):
+            # Their noise must differ; the stride keeps neighbouring seeds' replicas apart.
+            config["seed"] = (optimizer.seed + a * 1_000_003) % 2**31
+    # Not through the class's name: custom optimizers need not be registered.
+    return [type(optimizer).from_config(config) for config in configs]
+
+
+def _without_inner_loop(optimizer: keras.optimizers.Optimizer) -> LocalEntropy:
+    options = {name: getattr(optimizer, name) for name in _OUTSIDE if hasattr(optimizer, name)}
+    config = optimizer.get_config()
+    for name in options:
+        config.pop(name, None)
+    plain = type(optimizer).from_config(config)
+    _outer_step.checked(plain, (keras.optimizers.LossScaleOptimizer,))
+    return LocalEntropy(plain, langevin_steps=0, name=optimizer.name, **options)
+
+
+def _rate_of_the_replicas() -> float:
+    """Stand in for a learning rate: `ReplicasOptimizer.learning_rate` asks the replicas."""
+    raise AssertionError("ReplicasOptimizer has no learning rate of its own")

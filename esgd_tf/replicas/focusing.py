@@ -1,0 +1,142 @@
+"""Focusing: how the coupling of replicas grows while they train.
+
+Replicas that start far apart are let loose at first and drawn together at the end. With u from 0
+at the first step to 1 at the last and G the total growth,
+
+    exponential   gamma(u) = gamma_0 G^u
+    linear        gamma(u) = gamma_0 (1 + (G - 1) u)
+    cosine        gamma(u) = gamma_0 G (1 - cos(pi u)) / 2            (which starts at 0)
+
+and gamma_0 is given, or measured where training starts, as the ratio of the two terms that it
+weighs against each other:
+
+    gamma_0 = mean_a L(w^a) / mean_a d(w^a, c),    d(w, c) = |w - c|^2 / 2.
+
+Source: Pittorino et al., ICLR 2021, arXiv 2006.07897, and their released code, where G is 1e4 and
+the growth is exponential, once per epoch.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from esgd_tf.optimizers import _checks
+
+__all__ = ["CappedGrowth", "CouplingSchedule", "Focusing"]
+
+KINDS = ("exponential", "linear", "cosine")
+
+
+class CouplingSchedule:
+    """A strength that changes while replicas train."""
+
+    #: Whether gamma_0 is measured where training starts.
+    is_measured: bool = False
+
+    def __call__(self, step: Any, gamma_zero: Any) -> tf.Tensor:
+        """Return the strength, a float64 scalar.
+
+        Args:
+            step: Training steps taken so far: minibatches per replica.
+            gamma_zero: gamma_0 as measured; not used where it was given.
+        """
+        raise NotImplementedError
+
+
+@keras.saving.register_keras_serializable(package="esgd_tf")
+class Focusing(CouplingSchedule):
+    """A growing coupling; the equations stand at the top of this module.
+
+    Args:
+        steps: Training steps in all: minibatches per replica, over which u goes from 0 to 1. From
+            then on gamma stays.
+        gamma: gamma_0 >= 0, or None to measure it at the first step. Replicas that start at one
+            point have no distance to measure.
+        growth: G >= 1, the total growth.
+        kind: "exponential", "linear" or "cosine".
+        interval: Steps from one change of gamma to the next: 1 for every step, the steps of an
+            epoch for every epoch.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+
+    def __init__(
+        self,
+        steps: int,
+        gamma: float | None = None,
+        growth: float = 1e4,
+        kind: str = "exponential",
+        interval: int = 1,
+    ) -> None:
+        self.steps = _checks.integer("steps", steps, at_least=1)
+        self.gamma = None if gamma is None else _checks.real("gamma", gamma, at_least=0)
+        self.growth = _checks.real("growth", growth, at_least=1)
+        if kind not in KINDS:
+            raise ValueError(f"`kind` must be one of {', '.join(KINDS)}; got {kind!r}.")
+        self.kind = kind
+        self.interval = _checks.integer("interval", interval, at_least=1)
+
+    @property
+    def is_measured(self) -> bool:  # type: ignore[override]
+        """Whether gamma_0 was not given."""
+        return self.gamma is None
+
+    def __call__(self, step: Any, gamma_zero: Any) -> tf.Tensor:
+        """Return gamma after so many steps."""
+        start = tf.cast(gamma_zero, tf.float64) if self.gamma is None else _real(self.gamma)
+        whole = tf.cast(step, tf.int64) // self.interval * self.interval
+        # The last interval has the full growth: with one a step, at step `steps` - 1.
+        last = max((self.steps - 1) // self.interval * self.interval, 1)
+        u = tf.minimum(tf.cast(whole, tf.float64) / _real(float(last)), _real(1.0))
+        if self.kind == "exponential":
+            law = tf.pow(_real(self.growth), u)
+        elif self.kind == "linear":
+            law = 1.0 + _real(self.growth - 1.0) * u
+        else:
+            law = _real(self.growth / 2) * (1.0 - tf.cos(_real(math.pi) * u))
+        return start * law
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {
+            name: getattr(self, name) for name in ("steps", "gamma", "growth", "kind", "interval")
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Focusing:
+        """Rebuild the schedule from `get_config`."""
+        return cls(**config)
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
+        return f"{type(self).__name__}({arguments})"
+
+
+class CappedGrowth(CouplingSchedule):
+    """min(start (1 + rate)^t, maximum), t = 1 for the first update: Parle's law.
+
+    Args:
+        start: Before the first update, >= 0.
+        rate: Relative growth per update, >= 0.
+        maximum: Where the growth ends.
+        interval: Training steps of an update.
+    """
+
+    def __init__(self, start: float, rate: float, maximum: float, interval: int) -> None:
+        self.start, self.rate, self.maximum, self.interval = start, rate, maximum, interval
+
+    def __call__(self, step: Any, gamma_zero: Any) -> tf.Tensor:
+        """Return the strength after so many steps."""
+        del gamma_zero
+        t = tf.cast(tf.cast(step, tf.int64) // self.interval + 1, tf.float64)
+        grown = _real(self.start) * tf.pow(_real(1.0 + self.rate), t)
+        return tf.minimum(grown, _real(self.maximum))
+
+
+def _real(value: float) -> tf.Tensor:
+    return tf.constant(value, tf.float64)

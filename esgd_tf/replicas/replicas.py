@@ -1,0 +1,593 @@
+"""Replicas: several interacting copies of a network, trained as one Keras model.
+
+Every replica is a Keras model of its own, with its own optimizer and its own minibatches, and steps
+as it would alone; what is added is what draws it to the center. One training step is one gradient
+evaluation in every replica. What is evaluated, saved for use and exported is the center.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from esgd_tf.optimizers import _checks
+from esgd_tf.replicas import ensemble as ensembles
+from esgd_tf.replicas._drawing import Drawing
+from esgd_tf.replicas._exchange import Exchange, StrategyExchange
+from esgd_tf.replicas._members import (
+    copied_metrics,
+    copy_of,
+    devices_of,
+    make_members,
+    root_mean_square,
+    square,
+    state_of,
+    statistics_of,
+)
+from esgd_tf.replicas._optimizer import ReplicasOptimizer, inner_optimizers
+from esgd_tf.replicas.coupling import Coupling
+from esgd_tf.replicas.focusing import CouplingSchedule
+from esgd_tf.replicas.minibatches import make_minibatches
+from esgd_tf.training.batch_norm import BatchNormReestimation
+
+__all__ = ["Replicas"]
+
+INITIALIZATIONS = ("independent", "same")
+# Minibatches from which the center's BatchNorm statistics, and gamma_0, are estimated.
+_BATCH_NORM_BATCHES, _GAMMA_BATCHES = 50, 10
+
+
+@keras.saving.register_keras_serializable(package="esgd_tf")
+class Replicas(keras.Model):
+    """y interacting replicas of a network.
+
+    Example:
+        >>> model = Replicas(build_model, 3, ReplicatedSGD(Focusing(steps=30 * 391)))
+        >>> model.compile(keras.optimizers.SGD(0.1, momentum=0.9), loss, metrics=["accuracy"])
+        >>> model.fit(x, y, epochs=30, batch_size=128, validation_data=(x_test, y_test))
+        >>> network = model.center()                      # a plain Keras model
+
+    Note:
+        * One Keras step evaluates y gradients. With arrays, every replica passes over all the data
+          in an epoch, in its own order: an epoch costs y epochs of one network. The minibatches of
+          one `tf.data.Dataset` are dealt out instead: an epoch is one pass, shared.
+        * `loss` and metrics in the logs of training are means over the replicas. `evaluate`,
+          `predict`, calling the model, and validation are at the center.
+        * With an `EntropySGD` inside, replicas couple at their outer updates, by their anchors, and
+          schedules and `every` of the coupling count those; `Focusing` always counts minibatches.
+        * Gradient clipping of the optimizer by norm or value acts on the gradient with the
+          coupling's part; `global_clipnorm` on the minibatch gradient alone.
+
+    Args:
+        build_model: Returns a new, built Keras model. If it takes an argument, it is called with
+            the number of the replica, to seed its weights by.
+        replicas: y >= 1.
+        coupling: What draws the replicas together, from `esgd_tf.replicas`.
+        initialization: "independent": every replica starts as `build_model` made it. "same": all
+            start with the weights of the first.
+        strategy: A `tf.distribute.MirroredStrategy` or `MultiWorkerMirroredStrategy` for one
+            replica a device; None for all of them on one. Not to be used inside its scope.
+        seed: Of the orders of arrays given to `fit`; None draws one from Keras' global seed.
+        name: Name of the model.
+
+    Raises:
+        ValueError: An argument is out of range, there are fewer devices than replicas, the models
+            differ in their shapes, or are not built, or are equal though they should not be.
+    """
+
+    def __init__(
+        self,
+        build_model: Callable[..., keras.Model],
+        replicas: int,
+        coupling: Coupling,
+        initialization: str = "independent",
+        strategy: tf.distribute.Strategy | None = None,
+        seed: int | None = None,
+        name: str = "replicas",
+    ) -> None:
+        super().__init__(name=name)
+        count = _checks.integer("replicas", replicas, at_least=1)
+        if not isinstance(coupling, Coupling):
+            raise ValueError(
+                "`coupling` must be one of esgd_tf.replicas, such as ReplicatedSGD(gamma=0.01); "
+                f"got {coupling!r}."
+            )
+        if initialization not in INITIALIZATIONS:
+            raise ValueError(
+                f"`initialization` must be independent or same; got {initialization!r}."
+            )
+        if tf.distribute.has_strategy():
+            raise ValueError(
+                "Make Replicas outside of `strategy.scope()` and give it the strategy: replicas "
+                "have weights of their own, which the scope would tie together."
+            )
+        if seed is None:
+            seed = keras.src.random.seed_generator.make_default_seed()
+        self.seed = _checks.integer("seed", seed, at_least=0)
+        self.replicas = count
+        self.coupling = coupling.for_replicas(count)
+        self.initialization = initialization
+        self._strategy = strategy
+        self._devices, first = devices_of(strategy, count)
+        #: Numbers of the replicas that this process trains; the others are kept as copies.
+        self.local = list(range(first, first + len(self._devices)))
+        self._build_model = build_model
+        # What other processes train is kept in this one's main memory.
+        devices = ["CPU:0" if strategy else None] * count
+        devices[first : first + len(self._devices)] = self._devices
+        self.members = make_members(build_model, devices, same=initialization == "same")
+        self._center = copy_of(self.members[0], build_model)
+        if strategy is None:
+            self._exchange: Exchange = Exchange(self.coupling, self._center)
+        else:
+            self._exchange = StrategyExchange(self.coupling, self._center, strategy, self._devices)
+        self._drawings: list[Drawing] = []
+        self._compile_arguments: dict[str, Any] = {}
+        self._batch_norm_data: Any = None
+        self._reestimation: BatchNormReestimation | None = None
+        self._step = 0
+        self.train_function: Any = None
+        self.built = True
+
+    # ---- what users call ----------------------------------------------------------------------
+
+    def compile(
+        self,
+        optimizer: keras.optimizers.Optimizer | str = "rmsprop",
+        loss: Any = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        run_eagerly: bool = False,
+        steps_per_execution: int = 1,
+        jit_compile: str | bool = "auto",
+        auto_scale_loss: bool = True,
+    ) -> None:
+        """Compile all replicas: as `keras.Model.compile`, with a copy of the optimizer for each.
+
+        Raises:
+            ValueError: The optimizer is built already or does not fit the coupling, or
+                `steps_per_execution` is above 1 with a strategy.
+        """
+        if self._strategy is not None and steps_per_execution != 1:
+            raise ValueError(
+                "`steps_per_execution` must be 1 with a strategy: between two steps the replicas "
+                "may have to meet."
+            )
+        self._compile_arguments = {
+            "optimizer": keras.optimizers.get(optimizer),
+            "loss": loss,
+            "loss_weights": loss_weights,
+            "metrics": metrics,
+            "weighted_metrics": weighted_metrics,
+            "run_eagerly": run_eagerly,
+            "steps_per_execution": steps_per_execution,
+            "jit_compile": jit_compile,
+            "auto_scale_loss": auto_scale_loss,
+        }
+        optimizers = inner_optimizers(optimizer, self.coupling, self.replicas)
+        for member, inner in zip([*self.members, self._center], [*optimizers, None], strict=True):
+            member.compile(
+                optimizer=inner,
+                loss=loss,
+                loss_weights=loss_weights,
+                metrics=copied_metrics(metrics),
+                weighted_metrics=copied_metrics(weighted_metrics),
+                run_eagerly=run_eagerly,
+                jit_compile=False,  # what is compiled is the step of all
+                auto_scale_loss=auto_scale_loss and inner is not None,
+            )
+            if inner is not None:
+                member.optimizer.build(member.trainable_variables)
+        super().compile(
+            optimizer=ReplicasOptimizer(optimizers, self.coupling),
+            loss=loss,
+            run_eagerly=run_eagerly,
+            steps_per_execution=steps_per_execution,
+            jit_compile=jit_compile,
+            auto_scale_loss=False,
+        )
+        own = [optimizers[a] for a in self.local]
+        self._exchange.optimizers = own
+        self._drawings = []
+        for a, inner in enumerate(own):
+            inner.coupling = Drawing(self.coupling, inner, self._exchange.center_of(a))
+            self._drawings.append(inner.coupling)
+        # A center with a state of its own starts as the mean.
+        self._assign_center(self._exchange.mean())
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        *,
+        sample_weight: Any = None,
+        shuffle: bool = True,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        batch_norm_data: Iterable[Any] | None = None,
+        **options: Any,
+    ) -> Any:
+        """Train all replicas: as `keras.Model.fit`.
+
+        Args:
+            x: Arrays, of which every replica sees all in an order of its own; a `tf.data.Dataset`
+                of minibatches, which are dealt out; or `OwnMinibatches`, one data set a replica.
+            y: Targets, with arrays.
+            batch_size: Examples of a minibatch of ONE replica, with arrays; 32 by default.
+            epochs: Number of the last epoch.
+            sample_weight: With arrays.
+            shuffle: Whether to shuffle arrays.
+            initial_epoch: Number of epochs done before.
+            steps_per_epoch: Training steps of an epoch; None for one pass.
+            batch_norm_data: Batches of TRAINING data for the center's BatchNormalization
+                statistics; None takes the first minibatches of the first replica.
+            **options: Of `keras.Model.fit`.
+
+        Returns:
+            The history.
+
+        Raises:
+            ValueError: The data are of another kind, or gamma_0 cannot be measured.
+        """
+        if options.get("class_weight") is not None:
+            raise ValueError("`class_weight` is not taken: give `sample_weight` instead.")
+        if options.get("validation_split"):
+            raise ValueError("`validation_split` is not taken: give `validation_data` instead.")
+        batches, steps = make_minibatches(
+            x,
+            y,
+            sample_weight,
+            batch_size,
+            local=self.local,
+            replicas=self.replicas,
+            seed=self.seed,
+            first_epoch=initial_epoch,
+            shuffle=shuffle,
+        )
+        self._batch_norm_data = (
+            batches.map(lambda *parts: parts[0]).take(_BATCH_NORM_BATCHES)
+            if batch_norm_data is None
+            else batch_norm_data
+        )
+        self._measure_gamma(batches)
+        self._begin()
+        return super().fit(
+            batches,
+            epochs=epochs,
+            initial_epoch=initial_epoch,
+            steps_per_epoch=steps if steps_per_epoch is None else steps_per_epoch,
+            shuffle=False,
+            **options,
+        )
+
+    def train_on_batch(
+        self, x: Any, y: Any = None, sample_weight: Any = None, **options: Any
+    ) -> Any:
+        """Train on one minibatch a replica.
+
+        Args:
+            x: [replicas * batch, ...]: the minibatches of the replicas, one after the other.
+            y: Targets, likewise.
+            sample_weight: Likewise.
+            **options: Of `keras.Model.train_on_batch`.
+
+        Raises:
+            ValueError: The minibatches do not go round.
+        """
+        arrays = tuple(part for part in (x, y, sample_weight) if part is not None)
+        length = len(keras.tree.flatten(x)[0])
+        if length % self.replicas:
+            raise ValueError(
+                f"{length} examples cannot be split evenly over {self.replicas} replicas."
+            )
+        size = length // self.replicas
+        hands = [
+            keras.tree.map_structure(lambda t, a=a: t[a * size : (a + 1) * size], arrays)
+            for a in self.local
+        ]
+        if self._needs_gamma():
+            raise ValueError(
+                "gamma_0 is measured by `fit`: give Focusing a `gamma` to train by batches."
+            )
+        self._begin()
+        data = tf.data.Dataset.from_tensors(tuple(hands))
+        self.make_train_function()
+        logs = self.train_function(iter(data))
+        logs = {name: float(value) for name, value in logs.items()}
+        return logs if options.get("return_dict") else list(logs.values())
+
+    def evaluate(self, *arguments: Any, **options: Any) -> Any:
+        """Evaluate the center: as `keras.Model.evaluate`."""
+        self.settle()
+        return super().evaluate(*arguments, **options)
+
+    def predict(self, *arguments: Any, **options: Any) -> Any:
+        """Predict by the center: as `keras.Model.predict`."""
+        self.settle()
+        return super().predict(*arguments, **options)
+
+    def save(self, *arguments: Any, **options: Any) -> None:
+        """Save replicas, optimizers and center: as `keras.Model.save`. See also `center`."""
+        self.settle()
+        super().save(*arguments, **options)
+
+    def center(self) -> keras.Model:
+        """Return the center: a plain Keras model, which later training does not change.
+
+        Its weights are the mean of the replicas (of their anchors, for Entropy-SGD), or the center
+        that the coupling keeps. Its BatchNormalization statistics are estimated anew from training
+        data after `fit`, and else the mean of the replicas'.
+        """
+        self.settle()
+        return copy_of(self._center, self._build_model)
+
+    def replica(self, a: int) -> keras.Model:
+        """Return replica a, at its anchor: a plain Keras model that training does not change.
+
+        Of several processes, all must call this.
+
+        Args:
+            a: From 0 to y - 1.
+
+        Raises:
+            IndexError: There is no such replica.
+        """
+        if not 0 <= a < self.replicas:
+            raise IndexError(f"There are replicas 0 ... {self.replicas - 1}, not {a}.")
+        self.gather()
+        copy = copy_of(self.members[a], self._build_model)
+        self._put_anchors(a, copy)
+        if self._has_inner_loop and self._batch_norm_data is not None:
+            BatchNormReestimation(copy)(self._batch_norm_data)
+        return copy
+
+    def ensemble(self) -> ensembles.Ensemble:
+        """Return the replicas as one model that averages their outputs.
+
+        Logits (a compiled loss with `from_logits`) are averaged as probabilities. Of several
+        processes, all must call this.
+        """
+        loss = self._compile_arguments.get("loss")
+        members = [self.replica(a) for a in range(self.replicas)]
+        return ensembles.Ensemble(members, ensembles.kind_for(loss))
+
+    def distances(self) -> np.ndarray:
+        """Return sqrt(|w^a - c|^2 / N), [y]: root mean square distances to the center.
+
+        Of several processes, all must call this.
+        """
+        self.settle()
+        center = [v.numpy() for v in self._center.trainable_variables]
+        return np.array([root_mean_square(w, center) for w in self._exchange.all_anchors()])
+
+    def norms(self) -> np.ndarray:
+        """Return sqrt(|w^a|^2 / N), [y]. Of several processes, all must call this."""
+        return np.array([root_mean_square(w) for w in self._exchange.all_anchors()])
+
+    @property
+    def center_norm(self) -> float:
+        """sqrt(|c|^2 / N)."""
+        self.settle()
+        return root_mean_square([v.numpy() for v in self._center.trainable_variables])
+
+    def settle(self) -> None:
+        """Bring the model that stands for the center up to date, with its BatchNorm statistics.
+
+        Of several processes, all must call this; `evaluate`, `predict`, `save` and `center` do.
+        """
+        if not self.compiled or self.optimizer.is_settled:
+            return
+        if not self.coupling.keeps_center:
+            self._assign_center(self._exchange.mean())
+        self._settle_batch_norm()
+        self.optimizer.is_settled = True
+
+    def gather(self) -> None:
+        """Bring this process' copies of the replicas of other processes up to date.
+
+        All processes must call this: before one saves, for example.
+        """
+        self.settle()
+        if len(self.local) == self.replicas or not isinstance(self._exchange, StrategyExchange):
+            return
+        state = [state_of(self.members[a]) for a in self.local]
+        found = self._exchange.gathered([[v.numpy() for v in s] for s in state])
+        for a, values in enumerate(found):
+            if a not in self.local:
+                for variable, value in zip(state_of(self.members[a]), values, strict=True):
+                    variable.assign(value)
+
+    # ---- Keras' hooks -------------------------------------------------------------------------
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Return the outputs of the center."""
+        return self._center(inputs, training=training)
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """Take one step in every replica of this process."""
+        optimizer = self.optimizer
+        due = self._is_due(optimizer.iterations.value)
+        if self._exchange.in_graph:
+            _if(due, self._exchange.gather)
+        gamma = optimizer.gamma
+        logs = []
+        for a, drawing, device, batch in zip(
+            self.local, self._drawings, self._devices, data, strict=True
+        ):
+            with tf.device(device):
+                drawing.now(due, gamma)
+                logs.append(self.members[a].train_step(batch))
+        if self.coupling.keeps_center:
+            _if(due, self._exchange.move_center)
+        optimizer.iterations.assign_add(1)
+        return {name: tf.add_n([log[name] for log in logs]) / len(logs) for name in logs[0]}
+
+    def test_step(self, data: Any) -> dict[str, Any]:
+        """Evaluate the center on one batch."""
+        return self._center.test_step(data)
+
+    def make_train_function(self, force: bool = False) -> None:
+        """Make the function that `fit` calls; with a strategy, replicas meet between its calls."""
+        if self.train_function is not None and not force:
+            return
+        super().make_train_function(force)
+        if self._exchange.in_graph:
+            return
+        step = self.train_function
+
+        def meet_and_step(iterator: Any) -> Any:
+            if self._is_due(self._step):
+                self._exchange.gather()
+            logs = step(iterator)
+            self._step += 1
+            return logs
+
+        self.train_function = meet_and_step
+
+    @property
+    def metrics(self) -> list[Any]:
+        """Metrics of all replicas and of the center."""
+        return [metric for model in [*self.members, self._center] for metric in model.metrics]
+
+    def _flatten_metrics_in_order(self, logs: dict[str, Any]) -> Any:
+        return self._center._flatten_metrics_in_order(logs)
+
+    def get_metrics_result(self) -> dict[str, Any]:
+        """Return nothing: what each step returns are the means so far."""
+        return {}
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what a model without strategy is rebuilt from."""
+        return {
+            "member": keras.saving.serialize_keras_object(self.members[0]),
+            "replicas": self.replicas,
+            "coupling": keras.saving.serialize_keras_object(self.coupling),
+            "initialization": self.initialization,
+            "seed": self.seed,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Replicas:
+        """Rebuild the model from `get_config`, on one device."""
+        config = dict(config)
+        member = config.pop("member")
+        member = {key: value for key, value in member.items() if key != "compile_config"}
+        initialization = config.pop("initialization")
+
+        def build_model() -> keras.Model:
+            return keras.saving.deserialize_keras_object(member, custom_objects=custom_objects)
+
+        config["coupling"] = keras.saving.deserialize_keras_object(
+            config["coupling"], custom_objects=custom_objects
+        )
+        model = cls(build_model, initialization="same", **config)
+        model.initialization = initialization
+        return model
+
+    def get_compile_config(self) -> dict[str, Any]:
+        """Return the arguments of `compile`, serialised."""
+        return {
+            name: keras.saving.serialize_keras_object(value)
+            for name, value in self._compile_arguments.items()
+        }
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compile with what `get_compile_config` returned."""
+        self.compile(
+            **{name: keras.saving.deserialize_keras_object(v) for name, v in config.items()}
+        )
+
+    # ---- parts --------------------------------------------------------------------------------
+
+    @property
+    def _has_inner_loop(self) -> bool:
+        return self._period > self.coupling.every
+
+    @property
+    def _period(self) -> int:
+        """Training steps from one coupling to the next."""
+        return self.coupling.every * max(self.optimizer.replicas[0].langevin_steps, 1)
+
+    def _is_due(self, step: Any) -> Any:
+        """Tell whether the step after so many steps couples."""
+        if self._period == 1:
+            return True
+        if isinstance(step, int):
+            return (step + 1) % self._period == 0
+        return tf.equal((tf.cast(step, tf.int64) + 1) % self._period, 0)
+
+    def _clock(self) -> int:
+        return int(self.optimizer.iterations.numpy())
+
+    def _begin(self) -> None:
+        self._step = self._clock()
+        self._exchange.begin()
+
+    def _needs_gamma(self) -> bool:
+        strength = self.coupling.strength
+        measured = isinstance(strength, CouplingSchedule) and strength.is_measured
+        return measured and self.optimizer.gamma_zero == 0.0
+
+    def _measure_gamma(self, batches: tf.data.Dataset) -> None:
+        """Measure gamma_0 = mean loss / mean of |w^a - c|^2 / 2, where training starts."""
+        if not self._needs_gamma():
+            return
+        few = batches.take(_GAMMA_BATCHES)
+        losses, halves = [], []
+        means = [m.numpy() for m in self._exchange.mean()]
+        for k, a in enumerate(self.local):
+            own = few.map(lambda *parts, k=k: parts[k])
+            found = self.members[a].evaluate(own, verbose=0, return_dict=True)
+            losses.append(found["loss"])
+            anchors = [w.numpy() for w in self._exchange.optimizers[k].anchors()]
+            halves.append(0.5 * square(anchors, means))
+        loss = self._exchange.mean_numbers(losses)
+        distance = self._exchange.mean_numbers(halves)
+        if distance == 0:
+            raise ValueError(
+                "Replicas that start at one point have no distance to measure gamma_0 by: give "
+                "Focusing a `gamma`, or start them independently."
+            )
+        if not np.isfinite(loss) or loss <= 0:
+            raise ValueError(
+                f"The mean loss at the start is {loss}, which gives no gamma_0: give Focusing a "
+                "`gamma`."
+            )
+        self.optimizer.gamma_zero = loss / distance
+
+    def _assign_center(self, means: Sequence[tf.Tensor]) -> None:
+        for variable, mean in zip(self._center.trainable_variables, means, strict=True):
+            variable.assign(mean)
+
+    def _settle_batch_norm(self) -> None:
+        """Estimate the center's statistics from training data, or average the replicas'."""
+        if self._reestimation is None:
+            self._reestimation = BatchNormReestimation(self._center)
+        if self._batch_norm_data is not None:
+            self._reestimation(self._batch_norm_data)
+            return
+        for own, *others in zip(
+            statistics_of(self._center), *(statistics_of(self.members[a]) for a in self.local),
+            strict=True,
+        ):  # fmt: skip
+            own.assign(np.mean([other.numpy() for other in others], axis=0))
+
+    def _put_anchors(self, a: int, model: keras.Model) -> None:
+        anchors = self.optimizer.replicas[a].anchors() if self.compiled else []
+        for variable, anchor in zip(model.trainable_variables, anchors, strict=False):
+            variable.assign(anchor)
+
+
+def _if(due: Any, action: Callable[[], tf.Tensor]) -> None:
+    if due is True:
+        action()
+    else:
+        tf.cond(due, action, lambda: tf.constant(0))
