@@ -8,6 +8,12 @@
     answer  the authors' answer to issue 2 of that repository: noise 1e-4 in all experiments
     wrn     Zagoruyko and Komodakis, "Wide residual networks", BMVC 2016, arXiv 1605.07146,
             and its released code
+    sdnn    the authors' released code for Pittorino et al., "Entropic gradient descent algorithms
+            and wide flat minima", ICLR 2021, arXiv 2006.07897 (sacreddnn)
+    easgd   Zhang, Choromanska and LeCun, "Deep learning with elastic averaging SGD", NeurIPS 2015,
+            arXiv 1412.6651
+    parle   Chaudhari et al., "Parle: parallelizing stochastic gradient descent", arXiv 1707.00424,
+            and its released code
     ours    no source: a choice of this library, said why
 
 Epochs are effective epochs: one pass over the data, whatever the optimizer. The paper's "epoch" of
@@ -18,6 +24,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +34,8 @@ class Experiment:
     Attributes:
         dataset: Name of the data set.
         model: Name of the architecture.
-        optimizer: entropy-sgd, entropy-adam, momentum (SGD with Nesterov momentum), sgd or adam.
+        optimizer: entropy-sgd, entropy-adam, momentum (SGD with Nesterov momentum), sgd or adam;
+            or replicas, trained by momentum: rsgd, easgd, parle.
         epochs: Effective epochs.
         lr: Step size; for entropy-* that of the outer update.
         lr_drops: Effective epochs after which the step size is multiplied by `lr_factor`.
@@ -47,6 +55,16 @@ class Experiment:
         noise: Thermal noise; the term added is sqrt(2 langevin_lr) noise N(0, I).
         averaging: Weight of the old mean of the Langevin weights.
         outer_momentum: Nesterov momentum of the outer update.
+        replicas: y, interacting copies of the network.
+        coupling_gamma: Strength of the coupling at the start: gamma of rsgd (None measures it),
+            alpha of easgd, rho of parle (None is 0.01 L y).
+        coupling_every: Updates from one coupling to the next.
+        focusing: How the coupling of rsgd grows: "none", "exponential", "linear" or "cosine".
+        focusing_growth: By what factor it grows over the run, once per epoch.
+        coupling_max: Where the growth ends, or None.
+        initialization: Of the replicas, "independent" or "same".
+        budget: "shared": an epoch is one pass over the data, shared by the replicas; "each": a
+            pass of each.
     """
 
     dataset: str
@@ -70,6 +88,14 @@ class Experiment:
     noise: float = 1e-4  # answer; the paper's text says 1e-3 for MNIST
     averaging: float = 0.75  # lua: weight of the OLD mean; the paper prints 0.75 for the new sample
     outer_momentum: float = 0.0  # lua: none in the outer update; the paper says Nesterov's in both
+    replicas: int = 1
+    coupling_gamma: float | None = None
+    coupling_every: int = 1
+    focusing: str = "none"
+    focusing_growth: float = 1e4  # sdnn
+    coupling_max: float | None = None
+    initialization: str = "independent"  # sdnn
+    budget: str = "shared"
 
 
 # ---- mnistfc: two hidden layers of 1,024 on MNIST ----
@@ -199,11 +225,61 @@ QUICKSTART_ADAM = dataclasses.replace(
 )
 
 
+# ---- a small convolutional network on CIFAR-10: LeNet's size, for replicas ----
+
+CONV_CIFAR10_MOMENTUM = Experiment(
+    dataset="cifar10",
+    model="lenet-20-50-500",  # sdnn: its LeNet; that it is the paper's SmallConvNet is a guess
+    optimizer="momentum",
+    epochs=100,  # sdnn
+    lr=0.1,  # sdnn
+    lr_drops=(50, 75),  # ours: sdnn drops after its last epoch
+    lr_factor=0.2,  # sdnn
+    l2=5e-4,  # sdnn
+    dropout=0.0,  # sdnn
+    augmentation="flip_crop",  # sdnn: crops after a padding of 4, and flips
+)
+CONV_CIFAR10_ENTROPY_SGD = dataclasses.replace(
+    CONV_CIFAR10_MOMENTUM,
+    optimizer="entropy-sgd",
+    langevin_steps=5,  # ours: with few epochs, 20 steps leave the anchor too few updates
+    lr=1.0,  # paper
+    gamma=0.03,  # paper, for CIFAR-10
+    scoping=1e-3,  # paper
+)
+
+
 # ---- all of them ----
 #
 # The three below are not in the papers. ours: plain SGD is the momentum run with momentum 0; Adam
 # where the paper has none takes the paper's Adam step size for MNIST; Entropy-Adam takes the outer
 # step size that the paper gives it on text.
+
+# Replicas take the momentum run's settings. rsgd: y = 3 as one may guess from the poster, and the
+# focusing of sdnn. easgd: beta = y alpha = 0.9 and a period of 10, as easgd recommends. parle: as
+# parle has it; its scoping, 1 / (2 minibatches per epoch), is that of 391 or 469.
+
+RSGD: dict[str, Any] = {
+    "optimizer": "rsgd",
+    "replicas": 3,
+    "focusing": "exponential",  # sdnn
+    "coupling_max": 10.0,  # ours: with lr 0.1 no spring overshoots; sdnn has larger networks
+}
+EASGD: dict[str, Any] = {
+    "optimizer": "easgd",
+    "replicas": 3,
+    "coupling_gamma": 0.3,
+    "coupling_every": 10,
+    "initialization": "same",
+}
+PARLE: dict[str, Any] = {
+    "optimizer": "parle",
+    "replicas": 3,
+    "langevin_steps": 25,
+    "gamma": 0.01,
+    "scoping": 1.2e-3,
+    "initialization": "same",  # parle
+}
 
 PRESETS: Mapping[str, Mapping[str, Experiment]] = {
     "wrn-cifar10": {
@@ -214,6 +290,9 @@ PRESETS: Mapping[str, Mapping[str, Experiment]] = {
         "momentum": WRN_CIFAR10_MOMENTUM,
         "sgd": dataclasses.replace(WRN_CIFAR10_MOMENTUM, optimizer="sgd", momentum=0.0),
         "adam": dataclasses.replace(WRN_CIFAR10_MOMENTUM, optimizer="adam", lr=1e-3),
+        "rsgd": dataclasses.replace(WRN_CIFAR10_MOMENTUM, **RSGD),
+        "easgd": dataclasses.replace(WRN_CIFAR10_MOMENTUM, **EASGD),
+        "parle": dataclasses.replace(WRN_CIFAR10_MOMENTUM, **PARLE),
     },
     "wrn-cifar100": {
         "entropy-sgd": WRN_CIFAR100_ENTROPY_SGD,
@@ -223,6 +302,9 @@ PRESETS: Mapping[str, Mapping[str, Experiment]] = {
         "momentum": WRN_CIFAR100_MOMENTUM,
         "sgd": dataclasses.replace(WRN_CIFAR100_MOMENTUM, optimizer="sgd", momentum=0.0),
         "adam": dataclasses.replace(WRN_CIFAR100_MOMENTUM, optimizer="adam", lr=1e-3),
+        "rsgd": dataclasses.replace(WRN_CIFAR100_MOMENTUM, **RSGD),
+        "easgd": dataclasses.replace(WRN_CIFAR100_MOMENTUM, **EASGD),
+        "parle": dataclasses.replace(WRN_CIFAR100_MOMENTUM, **PARLE),
     },
     "allcnn-cifar10": {
         "entropy-sgd": ALLCNN_ENTROPY_SGD,
@@ -230,6 +312,9 @@ PRESETS: Mapping[str, Mapping[str, Experiment]] = {
         "momentum": ALLCNN_MOMENTUM,
         "sgd": dataclasses.replace(ALLCNN_MOMENTUM, optimizer="sgd", momentum=0.0),
         "adam": dataclasses.replace(ALLCNN_MOMENTUM, optimizer="adam", lr=1e-3),
+        "rsgd": dataclasses.replace(ALLCNN_MOMENTUM, **RSGD),
+        "easgd": dataclasses.replace(ALLCNN_MOMENTUM, **EASGD),
+        "parle": dataclasses.replace(ALLCNN_MOMENTUM, **PARLE),
     },
     "lenet": {
         "entropy-sgd": LENET_ENTROPY_SGD,
@@ -237,6 +322,9 @@ PRESETS: Mapping[str, Mapping[str, Experiment]] = {
         "momentum": LENET_MOMENTUM,
         "sgd": dataclasses.replace(LENET_MOMENTUM, optimizer="sgd", momentum=0.0),
         "adam": LENET_ADAM,
+        "rsgd": dataclasses.replace(LENET_MOMENTUM, **RSGD),
+        "easgd": dataclasses.replace(LENET_MOMENTUM, **EASGD),
+        "parle": dataclasses.replace(LENET_MOMENTUM, **PARLE),
     },
     "mnistfc": {
         "entropy-sgd": MNISTFC_ENTROPY_SGD,
@@ -244,6 +332,9 @@ PRESETS: Mapping[str, Mapping[str, Experiment]] = {
         "momentum": MNISTFC_MOMENTUM,
         "sgd": dataclasses.replace(MNISTFC_MOMENTUM, optimizer="sgd", momentum=0.0),
         "adam": MNISTFC_ADAM,
+        "rsgd": dataclasses.replace(MNISTFC_MOMENTUM, **RSGD),
+        "easgd": dataclasses.replace(MNISTFC_MOMENTUM, **EASGD),
+        "parle": dataclasses.replace(MNISTFC_MOMENTUM, **PARLE),
     },
     "quickstart": {
         "entropy-sgd": QUICKSTART_ENTROPY_SGD,
@@ -253,5 +344,20 @@ PRESETS: Mapping[str, Mapping[str, Experiment]] = {
         "momentum": QUICKSTART_MOMENTUM,
         "sgd": dataclasses.replace(QUICKSTART_MOMENTUM, optimizer="sgd", momentum=0.0),
         "adam": QUICKSTART_ADAM,
+        "rsgd": dataclasses.replace(QUICKSTART_MOMENTUM, **RSGD),
+        "easgd": dataclasses.replace(QUICKSTART_MOMENTUM, **EASGD),
+        "parle": dataclasses.replace(QUICKSTART_MOMENTUM, **PARLE),
+    },
+    "conv-cifar10": {
+        "entropy-sgd": CONV_CIFAR10_ENTROPY_SGD,
+        "entropy-adam": dataclasses.replace(
+            CONV_CIFAR10_ENTROPY_SGD, optimizer="entropy-adam", lr=0.01
+        ),
+        "momentum": CONV_CIFAR10_MOMENTUM,
+        "sgd": dataclasses.replace(CONV_CIFAR10_MOMENTUM, optimizer="sgd", momentum=0.0),
+        "adam": dataclasses.replace(CONV_CIFAR10_MOMENTUM, optimizer="adam", lr=1e-3),
+        "rsgd": dataclasses.replace(CONV_CIFAR10_MOMENTUM, **RSGD),
+        "easgd": dataclasses.replace(CONV_CIFAR10_MOMENTUM, **EASGD),
+        "parle": dataclasses.replace(CONV_CIFAR10_MOMENTUM, **PARLE),
     },
 }

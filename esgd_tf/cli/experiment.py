@@ -9,9 +9,24 @@ import keras
 import tensorflow as tf
 
 from esgd_tf import data
+from esgd_tf.cli.settings import REPLICATED, epoch_steps
 from esgd_tf.optimizers import EntropyAdam, EntropySGD, LocalEntropy
+from esgd_tf.replicas import (
+    Coupling,
+    ElasticAveraging,
+    Focusing,
+    OwnMinibatches,
+    Parle,
+    ReplicatedSGD,
+)
 
-__all__ = ["Batches", "learning_rate", "make_optimizer"]
+__all__ = [
+    "Batches",
+    "learning_rate",
+    "make_coupling",
+    "make_optimizer",
+    "replica_seed",
+]
 
 
 class Batches:
@@ -27,6 +42,7 @@ class Batches:
     def __init__(
         self, images: data.ImageData, experiment: Any, seed: int, limit: int | None
     ) -> None:
+        self._images = images
         self._training = functools.partial(
             data.training_batches,
             images.train_images,
@@ -36,7 +52,9 @@ class Batches:
             augmentation=experiment.augmentation,
         )
         self._seed = seed
-        self.steps_per_epoch = data.steps_per_epoch(len(images.train_labels), experiment.batch_size)
+        self._one_pass = data.steps_per_epoch(len(images.train_labels), experiment.batch_size)
+        self._replicated = experiment.optimizer in REPLICATED
+        self.steps_per_epoch = epoch_steps(self._one_pass, experiment.replicas, experiment.budget)
         self.test = data.evaluation_batches(
             images.test_images,
             images.test_labels,
@@ -56,13 +74,86 @@ class Batches:
             else None
         )
 
-    def training(self, done: int) -> tf.data.Dataset:
-        """Return the training batches from number `done` on."""
-        epoch, batch = divmod(done, self.steps_per_epoch)
-        return self._training(seed=self._seed, first_epoch=epoch, first_batch=batch)
+    def training(self, done: int) -> tf.data.Dataset | OwnMinibatches:
+        """Return the training batches from number `done` on; each replica has its own order."""
+        epoch, batch = divmod(done, self._one_pass)
+        make = functools.partial(self._training, first_epoch=epoch, first_batch=batch)
+        if not self._replicated:
+            return make(seed=self._seed)
+        return OwnMinibatches(lambda a: make(seed=replica_seed(self._seed, a)))
+
+    def monitored(self, count: int) -> dict[str, tf.data.Dataset]:
+        """Return so many training and test images in batches, as evaluation sees them.
+
+        Args:
+            count: Images of each; 0 for none.
+        """
+        images, batch_size = self._images, self._training.keywords["batch_size"]
+        if not count:
+            return {}
+        pairs = {
+            "train": (images.train_images, images.train_labels),
+            "test": (images.test_images, images.test_labels),
+        }
+        return {
+            name: data.evaluation_batches(
+                x[:count],
+                y[:count],
+                batch_size=batch_size,
+                preprocess=self._training.keywords["preprocess"],
+            )
+            for name, (x, y) in pairs.items()
+        }
 
 
-def make_optimizer(experiment: Any, steps_per_epoch: int, seed: int) -> LocalEntropy:
+def replica_seed(seed: int, a: int) -> int:
+    """Return the seed of replica a; the first has that of the run.
+
+    Args:
+        seed: Of the run.
+        a: Number of the replica.
+    """
+    return (seed + 1_000_003 * a) % 2**31
+
+
+def make_coupling(experiment: Any, steps_per_epoch: int) -> Coupling:
+    """Return what draws the replicas of an experiment together.
+
+    Args:
+        experiment: An `Experiment` of config.py with a replicated optimizer.
+        steps_per_epoch: Training steps of an epoch.
+    """
+    e = experiment
+    if e.optimizer == "rsgd":
+        strength = e.coupling_gamma
+        if e.focusing != "none" or strength is None:
+            strength = Focusing(
+                steps=e.epochs * steps_per_epoch,
+                gamma=strength,
+                growth=1.0 if e.focusing == "none" else e.focusing_growth,
+                kind="exponential" if e.focusing == "none" else e.focusing,
+                interval=steps_per_epoch,
+                maximum=e.coupling_max,
+            )
+        return ReplicatedSGD(strength, every=e.coupling_every)
+    if e.optimizer == "easgd":
+        alpha = 0.9 / e.replicas if e.coupling_gamma is None else e.coupling_gamma
+        return ElasticAveraging(alpha, every=e.coupling_every)
+    return Parle(
+        e.langevin_steps,
+        gamma=e.gamma,
+        rho=e.coupling_gamma,
+        scoping=e.scoping,
+        langevin_learning_rate=e.langevin_lr,
+        momentum=e.momentum,
+        averaging=e.averaging,
+        weight_decay=e.l2,
+        every=e.coupling_every,
+        skip_nonfinite=True,
+    )
+
+
+def make_optimizer(experiment: Any, steps_per_epoch: int, seed: int) -> keras.optimizers.Optimizer:
     """Return the optimizer of an experiment.
 
     The baselines are Keras' own optimizers inside a `LocalEntropy` without inner loop, which adds
@@ -75,7 +166,9 @@ def make_optimizer(experiment: Any, steps_per_epoch: int, seed: int) -> LocalEnt
     """
     e = experiment
     rate = learning_rate(e, steps_per_epoch)
-    if e.optimizer.startswith("entropy-"):
+    if e.optimizer == "parle":
+        return keras.optimizers.SGD(rate)  # of the outer update; the coupling makes the inner loop
+    if e.optimizer.startswith("entropy-") or e.langevin_steps:
         inner = {
             "learning_rate": rate,
             "langevin_steps": e.langevin_steps,
@@ -97,6 +190,8 @@ def make_optimizer(experiment: Any, steps_per_epoch: int, seed: int) -> LocalEnt
         )
     outer = {
         "sgd": lambda: keras.optimizers.SGD(rate),
+        "rsgd": lambda: keras.optimizers.SGD(rate, momentum=e.momentum, nesterov=True),
+        "easgd": lambda: keras.optimizers.SGD(rate, momentum=e.momentum, nesterov=True),
         "momentum": lambda: keras.optimizers.SGD(rate, momentum=e.momentum, nesterov=True),
         "adam": lambda: keras.optimizers.Adam(rate),
     }[e.optimizer]()

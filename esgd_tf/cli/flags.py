@@ -25,7 +25,9 @@ __all__ = [
 
 # As in `esgd_tf.training.strategies`, which needs TensorFlow.
 STRATEGIES = ("auto", "none", "mirrored", "multi_worker", "tpu")
-OPTIMIZERS = ("entropy-sgd", "entropy-adam", "sgd", "momentum", "adam")
+OPTIMIZERS = (
+    "entropy-sgd", "entropy-adam", "sgd", "momentum", "adam", "rsgd", "easgd", "parle",
+)  # fmt: skip
 
 
 class FlagError(Exception):
@@ -49,6 +51,11 @@ _GROUPS = (
         "The algorithm",
         ("lr", "lr_drops", "lr_factor", "l2", "dropout", "momentum", "gamma", "scoping", "noise",
          "langevin_lr", "averaging", "outer_momentum"),
+    ),
+    _Group(
+        "Replicas (rsgd, easgd, parle)",
+        ("replicas", "budget", "initialization", "coupling_gamma", "coupling_every", "focusing",
+         "focusing_growth", "coupling_max", "monitor"),
     ),
     _Group(
         "Data",
@@ -97,7 +104,8 @@ def define_flags() -> flags.FlagValues:
         flags.DEFINE_boolean(name, default, help, flag_values=fv, short_name=short)
 
     choice("optimizer", OPTIMIZERS, "entropy-sgd",
-           "momentum is SGD with Nesterov momentum", "opt")  # fmt: skip
+           "momentum is SGD with Nesterov momentum; rsgd, easgd and parle train replicas by it: "
+           "Replicated-SGD, elastic averaging, Parle", "opt")  # fmt: skip
     integer("langevin_steps", 0, "L, gradient evaluations per outer update", "L")
     text("preset", None, "experiment of a paper, or quickstart (see --presets); by default the one "
          "that fits --dataset and --model")  # fmt: skip
@@ -127,6 +135,21 @@ def define_flags() -> flags.FlagValues:
     number("langevin_lr", "inner step size", above=0)
     number("averaging", "weight of the old mean of the Langevin weights", below=1)
     number("outer_momentum", "Nesterov momentum of the outer update of entropy-sgd", below=1)
+
+    integer("replicas", 1, "interacting copies of the network")
+    choice("budget", ("shared", "each"), None, "of an epoch: one pass over the data that replicas "
+           "share, or a pass of each")  # fmt: skip
+    choice("initialization", ("independent", "same"), None, "of the replicas")
+    number("coupling_gamma", "strength of the coupling at the start: gamma of rsgd (measured where "
+           "not given), alpha of easgd, rho of parle")  # fmt: skip
+    integer("coupling_every", 1, "updates from one coupling to the next")
+    choice("focusing", ("none", "exponential", "linear", "cosine"), None,
+           "how the coupling of rsgd grows")  # fmt: skip
+    number("focusing_growth", "factor by which it grows over the run", above=0)
+    number("coupling_max", "where that growth ends: --lr times it should not be above 1 / K")
+    flags.DEFINE_integer("monitor", 2000, "training and test images on which every replica, center "
+                         "and ensemble are measured after each epoch; 0 for none", 0,
+                         flag_values=fv)  # fmt: skip
 
     text("data_dir", "tfrecords", "where data sets lie prepared, or are put once built")
     text("raw_dir", None, "folder with the archives of a data set, to build it from")

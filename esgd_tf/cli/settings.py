@@ -11,7 +11,15 @@ from absl import flags
 from esgd_tf.cli.flags import FlagError
 from esgd_tf.models import check_name
 
-__all__ = ["Settings", "choose_preset", "make_settings", "resume_settings", "settings_table"]
+__all__ = [
+    "REPLICATED",
+    "Settings",
+    "choose_preset",
+    "epoch_steps",
+    "make_settings",
+    "resume_settings",
+    "settings_table",
+]
 
 # An `Experiment` of config.py: the library knows its fields, not the module at the top level.
 Experiment = Any
@@ -21,14 +29,21 @@ _DEFAULT_PRESET = "wrn-cifar10"
 # These may be given anew when a run goes on: they change how far and how it runs, not what it is.
 _MAY_CHANGE = (
     "epochs", "limit_steps", "jit_compile", "strategy", "devices", "logical_devices", "tpu",
-    "checkpoint_steps", "keep_every", "on_nan",
+    "checkpoint_steps", "keep_every", "on_nan", "monitor",
 )  # fmt: skip
 _OF_THE_RUN = (
     "seed", "strategy", "devices", "logical_devices", "tpu", "scale_lr", "sync_bn", "jit_compile",
-    "mixed_precision", "checkpoint_steps", "keep_every", "on_nan", "limit_steps",
+    "mixed_precision", "checkpoint_steps", "keep_every", "on_nan", "limit_steps", "monitor",
 )  # fmt: skip
 # Not worth a place in the table.
 _QUIET = {"strategy": "auto", "scale_lr": False, "sync_bn": False, "on_nan": "stop"}
+
+REPLICATED = ("rsgd", "easgd", "parle")
+_INNER_LOOP = ("langevin_steps", "langevin_lr", "gamma", "scoping", "averaging")
+_OF_REPLICAS = (
+    "replicas", "budget", "initialization", "coupling_gamma", "coupling_every", "focusing",
+    "focusing_growth", "coupling_max", "monitor",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +70,17 @@ class Settings:
             "run": self.run,
             "overridden": list(self.overridden),
         }
+
+
+def epoch_steps(one_pass: int, replicas: int, budget: str) -> int:
+    """Return the training steps of an epoch, each of which is a minibatch of every replica.
+
+    Args:
+        one_pass: Minibatches of one pass over the data.
+        replicas: y; 1 for a network alone.
+        budget: "shared": together they make one pass, up to rounding. "each": each makes one.
+    """
+    return max(round(one_pass / replicas), 1) if budget == "shared" else one_pass
 
 
 def choose_preset(fv: flags.FlagValues, presets: Presets) -> str:
@@ -94,15 +120,11 @@ def make_settings(fv: flags.FlagValues, presets: Presets) -> Settings:
     fields = [field.name for field in dataclasses.fields(experiment)]
     given = {name: _value(fv, name) for name in fields if name in fv and fv[name].present}
     given.pop("optimizer", None)
-    if not fv.optimizer.startswith("entropy-"):
-        idle = [
-            name
-            for name in given
-            if name.startswith("langevin")
-            or name in ("gamma", "scoping", "noise", "averaging", "outer_momentum")
-        ]
-        if idle:
-            raise FlagError(f"--{idle[0]} has no meaning for -opt {fv.optimizer}")
+    inner_loop = given.get("langevin_steps", experiment.langevin_steps) > 0
+    idle = _without_meaning(fv.optimizer, inner_loop=inner_loop)
+    for name in (*given, *(["monitor"] if fv["monitor"].present else [])):
+        if name in idle:
+            raise FlagError(f"--{name} has no meaning for -opt {fv.optimizer}")
     if fv.optimizer in ("sgd", "adam") and "momentum" in given:
         raise FlagError(f"--momentum has no meaning for -opt {fv.optimizer}: see -opt momentum")
     if fv.optimizer == "entropy-adam" and "outer_momentum" in given:
@@ -118,6 +140,7 @@ def make_settings(fv: flags.FlagValues, presets: Presets) -> Settings:
         factor = given["batch_size"] / experiment.batch_size
         given[rate] = given.get(rate, getattr(experiment, rate)) * factor
     experiment = dataclasses.replace(experiment, **given)
+    _check_replicas(experiment)
     try:
         check_name(experiment.model)
     except ValueError as error:
@@ -164,13 +187,54 @@ def resume_settings(fv: flags.FlagValues, presets: Presets, config: dict[str, An
     )
 
 
+def _without_meaning(optimizer: str, *, inner_loop: bool) -> set[str]:
+    """Return the names of the numbers that an optimizer does not use."""
+    idle: set[str] = set()
+    if not optimizer.startswith("entropy-"):
+        idle |= {"outer_momentum", "noise", *_INNER_LOOP}
+    if optimizer not in REPLICATED:
+        idle |= set(_OF_REPLICAS)
+    if optimizer == "parle":
+        idle -= set(_INNER_LOOP)
+    if optimizer in ("rsgd", "easgd"):
+        # With -L, these are replicas of Entropy-SGD.
+        idle -= {"langevin_steps"}
+        if inner_loop:
+            idle -= {"noise", *_INNER_LOOP}
+    if optimizer in ("easgd", "parle"):
+        idle |= {"focusing", "focusing_growth", "coupling_max"}
+    return idle
+
+
+def _check_replicas(experiment: Experiment) -> None:
+    e = experiment
+    if e.optimizer == "parle" and e.langevin_steps < 1:
+        raise FlagError("--langevin_steps=0: parle needs an inner loop of at least 1 step")
+    if e.optimizer == "easgd" and e.coupling_gamma is not None and e.coupling_gamma > 1:
+        raise FlagError(f"--coupling_gamma={e.coupling_gamma:g}: for easgd it is alpha, at most 1")
+    if e.optimizer == "easgd" and (e.coupling_gamma or 0.0) * e.replicas > 1:
+        raise FlagError(
+            f"--coupling_gamma={e.coupling_gamma:g}: times --replicas={e.replicas} it is more than "
+            "the whole way of the center to the replicas' mean; their product must be at most 1"
+        )
+    if e.optimizer == "rsgd" and e.coupling_gamma is None:
+        if e.initialization == "same":
+            raise FlagError(
+                "--initialization=same: replicas that start at one point have no distance to "
+                "measure --coupling_gamma by; give it"
+            )
+        if e.replicas == 1:
+            raise FlagError("--replicas=1 has nothing to couple: see -opt momentum")
+    if e.focusing_growth < 1:
+        raise FlagError(f"--focusing_growth={e.focusing_growth:g}: must be at least 1")
+
+
 def settings_table(settings: Settings) -> str:
     """Return the settings as lines of at most 80 columns; a star marks what came from a flag."""
     rows = {"preset": settings.preset, **dataclasses.asdict(settings.experiment), **settings.run}
-    if not settings.experiment.optimizer.startswith("entropy-"):
-        for name in ("gamma", "scoping", "noise", "averaging", "outer_momentum"):
-            rows.pop(name)
-        rows = {k: v for k, v in rows.items() if not k.startswith("langevin")}
+    e = settings.experiment
+    for name in _without_meaning(e.optimizer, inner_loop=e.langevin_steps > 0):
+        rows.pop(name, None)
     cells = [
         f"{name}{'*' if name in settings.overridden else ''}: {_shown(value)}"
         for name, value in rows.items()

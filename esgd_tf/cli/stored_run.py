@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from esgd_tf.cli.settings import epoch_steps
 from esgd_tf.data.catalog import AUGMENTATIONS, DATASETS, ENTRIES, PREPROCESSINGS
 from esgd_tf.training.errors import RunFolderError
 from esgd_tf.training.run_folder import RunFolder
@@ -89,8 +90,10 @@ class StoredRun:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Minibatches of one pass over the training data."""
-        return -(-ENTRIES[self.experiment["dataset"]].num_train // self.experiment["batch_size"])
+        """Minibatches of an epoch; of replicas, those of each."""
+        e = self.experiment
+        one_pass = -(-ENTRIES[e["dataset"]].num_train // e["batch_size"])
+        return epoch_steps(one_pass, e.get("replicas", 1), e.get("budget", "shared"))
 
     @property
     def sees_all_test_images(self) -> bool:

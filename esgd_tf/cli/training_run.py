@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ import keras
 import tensorflow as tf
 
 from esgd_tf import data, models
-from esgd_tf.cli.experiment import Batches, make_optimizer
+from esgd_tf.cli.experiment import Batches, make_coupling, make_optimizer, replica_seed
 from esgd_tf.cli.final_table import final_table
-from esgd_tf.cli.settings import Settings
+from esgd_tf.cli.settings import REPLICATED, Settings
+from esgd_tf.replicas import ReplicaMonitor, Replicas
 from esgd_tf.training import AnchorCallback, enable_multi_worker, skip_nonfinite
 from esgd_tf.training.callbacks import (
     Diagnostics,
@@ -80,7 +82,8 @@ def run_training(
     precision = set_precision(run["mixed_precision"])
     processes = Processes(strategy)
     replicas = strategy.num_replicas_in_sync
-    if experiment.batch_size % replicas:
+    replicated = experiment.optimizer in REPLICATED
+    if experiment.batch_size % replicas and not replicated:
         raise StrategyError(
             f"--batch_size={experiment.batch_size} cannot be split evenly over the {replicas} "
             f"devices: choose a multiple of {replicas}."
@@ -88,28 +91,7 @@ def run_training(
 
     images = data.load(experiment.dataset, data_dir=data_dir, raw_dir=raw_dir, download=download)
     batches = Batches(images, experiment, seed, limit)
-    with strategy.scope():
-        model = models.build(
-            experiment.model,
-            images.train_images.shape[1:],
-            images.num_classes,
-            dropout=experiment.dropout,
-            seed=seed,
-            sync_bn=run["sync_bn"],
-        )
-        model.compile(
-            optimizer=make_optimizer(experiment, batches.steps_per_epoch, seed),
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            # An object, not its name: Keras would make its variables in the first trace of the
-            # step, and TensorFlow then traces it a second time.
-            metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-            jit_compile={"auto": "auto", "true": True, "false": False}[run["jit_compile"]],
-        )
-        # Left to the first step, the slots would have the step traced twice.
-        model.optimizer.build(model.trainable_variables)
-    skip_nonfinite(model)
-    enable_multi_worker(model)
-
+    model = _make_model(settings, images, batches, strategy)
     folder = RunFolder(path, checkpoint_dir)
     with folder if processes.is_chief else contextlib.nullcontext():
         progress, intact = _restore(model, checkpoint, folder)
@@ -121,7 +103,7 @@ def run_training(
             )
         total = experiment.epochs * batches.steps_per_epoch
         if limit is not None:
-            total = min(total, progress.batches + limit)
+            total = min(total, progress.batches + max(limit // experiment.replicas, 1))
         if progress.batches >= total:
             if processes.is_chief:
                 print(f"{path} has had its {experiment.epochs} epochs: give more by -e to go on.")
@@ -136,32 +118,31 @@ def run_training(
             keeps_previous=intact,
         )
         guard = Guard(run["on_nan"], processes.gather)
+        first = [ReplicaMonitor(**batches.monitored(run["monitor"]))] if replicated else []
         if not processes.is_chief:
-            _fit(model, batches, recorder, guard, total)
+            _fit(model, batches, recorder, guard, total, first)
             return 0
         folder.write_config(settings.to_dict())
-        weights = sum(math.prod(variable.shape) for variable in model.trainable_variables)
-        print(
-            f"run folder: {path}\n"
-            f"{len(images.train_labels):,} training images, {weights:,} weights, "
-            f"{batches.steps_per_epoch} gradient evaluations an epoch"
-        )
+        print(f"run folder: {path}")
+        print(_what(model, len(images.train_labels), batches.steps_per_epoch))
         if run["mixed_precision"] != "none":
             print(f"precision: {precision}")
-        if replicas > 1:
+        if replicas > 1 and not replicated:
             print(_on_what(strategy, processes, experiment.batch_size))
         if progress.batches:
-            print(f"going on after {progress.batches:,} of {total:,}")
+            done, all_of_them = (n * experiment.replicas for n in (progress.batches, total))
+            print(f"going on after {done:,} of {all_of_them:,}")
         _write_hparams(folder, settings)
         shown = [
             keras.callbacks.TensorBoard(folder.tensorboard, write_graph=False),
             ProgressBar(diagnostics=verbose),
         ]
         try:
-            rows = _fit(model, batches, recorder, guard, total, shown)
+            rows = _fit(model, batches, recorder, guard, total, first, shown)
         except Interrupted as stopped:
             print(
-                f"\nStopped by {stopped} after {recorder.progress.batches:,} gradient evaluations; "
+                f"\nStopped by {stopped} after {recorder.progress.batches * experiment.replicas:,} "
+                "gradient evaluations; "
                 f"saved to\n{folder.last}. Go on with:\n"
                 f"  train.py -rl --logdir {folder.path.parent} -n {folder.path.name}"
             )
@@ -213,14 +194,20 @@ def _fit(
     recorder: Recorder,
     guard: Guard,
     total: int,
+    first: Sequence[keras.callbacks.Callback],
     shown: Sequence[keras.callbacks.Callback] = (),
 ) -> list[dict[str, float]]:
     """Train until `total` minibatches and return the rows of history.csv.
 
     An interruption leaves the state saved, in all processes after the same step.
     """
+    replicated = isinstance(model, Replicas)
+    # Replicas are evaluated and saved at their center, by themselves.
+    options = {"batch_norm_data": batches.reestimation} if replicated else {}
+    anchor = [] if replicated else [AnchorCallback(batch_norm_data=batches.reestimation)]
     callbacks = [
-        AnchorCallback(batch_norm_data=batches.reestimation),
+        *anchor,
+        *first,
         Diagnostics(),
         *shown[:1],
         recorder,
@@ -241,11 +228,97 @@ def _fit(
                     shuffle=False,  # the batches come shuffled
                     verbose=1 if shown else 0,
                     callbacks=callbacks,
+                    **options,
                 )
     except Interrupted:
         recorder.save()
         raise
     return recorder.rows
+
+
+def _make_model(
+    settings: Settings, images: data.ImageData, batches: Batches, strategy: tf.distribute.Strategy
+) -> keras.Model:
+    """Make and compile the network, or its replicas."""
+    experiment, run = settings.experiment, settings.run
+    seed = run["seed"]
+    build_network = functools.partial(
+        models.build,
+        experiment.model,
+        images.train_images.shape[1:],
+        images.num_classes,
+        dropout=experiment.dropout,
+        sync_bn=run["sync_bn"],
+    )
+    compile_arguments = {
+        "optimizer": make_optimizer(experiment, batches.steps_per_epoch, seed),
+        "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        # An object, not its name: Keras would make its variables in the first trace of the step,
+        # and TensorFlow then traces it a second time.
+        "metrics": [keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+        "jit_compile": {"auto": "auto", "true": True, "false": False}[run["jit_compile"]],
+    }
+    if experiment.optimizer in REPLICATED:
+        model = _replicas(build_network, experiment, batches, seed, strategy)
+        model.compile(**compile_arguments)
+        for member in model.members:
+            skip_nonfinite(member)
+    else:
+        with strategy.scope():
+            model = build_network(seed=seed)
+            model.compile(**compile_arguments)
+            # Left to the first step, the slots would have the step traced twice.
+            model.optimizer.build(model.trainable_variables)
+        skip_nonfinite(model)
+        enable_multi_worker(model)
+    return model
+
+
+def _replicas(
+    build_network: Callable[..., keras.Model],
+    experiment: Any,
+    batches: Batches,
+    seed: int,
+    strategy: tf.distribute.Strategy,
+) -> Replicas:
+    """Make the replicas, one a device if there are several devices.
+
+    Raises:
+        StrategyError: There are several devices, but not one for each replica.
+    """
+    count = experiment.replicas
+    several = strategy.num_replicas_in_sync > 1
+    if several and strategy.num_replicas_in_sync != count:
+        raise StrategyError(
+            f"--replicas={count} and {strategy.num_replicas_in_sync} devices: give as many devices "
+            "as replicas, or train all of them on one by --strategy none."
+        )
+    return Replicas(
+        lambda a: build_network(seed=replica_seed(seed, a)),
+        count,
+        make_coupling(experiment, batches.steps_per_epoch),
+        initialization=experiment.initialization,
+        strategy=strategy if several else None,
+        seed=seed,
+    )
+
+
+def _what(model: keras.Model, images: int, steps: int) -> str:
+    """Return what is trained on what, in words."""
+    replicas = model.replicas if isinstance(model, Replicas) else 1
+    network = model.members[0] if isinstance(model, Replicas) else model
+    weights = sum(math.prod(variable.shape) for variable in network.trainable_variables)
+    text = (
+        f"{images:,} training images, {weights:,} weights, {steps * replicas} gradient evaluations "
+        "an epoch"
+    )
+    if isinstance(model, Replicas):
+        where = "one a device" if len(set(model.devices)) > 1 else "on one device"
+        text += (
+            f"\n{replicas} replicas, {where}: {steps} minibatches each an epoch, coupled every "
+            f"{model.coupling_period}"
+        )
+    return text
 
 
 def _fingerprint(settings: Settings, progress: Progress) -> int:

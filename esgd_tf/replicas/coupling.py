@@ -341,6 +341,8 @@ class Parle(Coupling):
         momentum: Nesterov's, of the inner loop, in [0, 1).
         averaging: Weight of the OLD mean, in [0, 1).
         weight_decay: L2 coefficient >= 0, added to the gradient at x'.
+        every: Outer updates from one coupling to the next.
+        skip_nonfinite: Whether to leave out minibatches whose gradient is not finite.
 
     Raises:
         ValueError: An argument is out of range.
@@ -358,6 +360,8 @@ class Parle(Coupling):
         momentum: float = 0.9,
         averaging: float = 0.75,
         weight_decay: float = 0.0,
+        every: int = 1,
+        skip_nonfinite: bool = False,
     ) -> None:
         self.langevin_steps = _checks.integer("langevin_steps", langevin_steps, at_least=1)
         self.gamma = _checks.real("gamma", gamma, at_least=0)
@@ -369,6 +373,8 @@ class Parle(Coupling):
         self.momentum = momentum
         self.averaging = averaging
         self.weight_decay = weight_decay
+        self.every = _checks.integer("every", every, at_least=1)
+        self.skip_nonfinite = bool(skip_nonfinite)
 
     @property
     def strength(self) -> float | CouplingSchedule:
@@ -402,6 +408,7 @@ class Parle(Coupling):
             averaging=self.averaging,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
+            skip_nonfinite=self.skip_nonfinite,
         )
 
     def get_config(self) -> dict[str, Any]:

@@ -60,6 +60,9 @@ class Focusing(CouplingSchedule):
         kind: "exponential", "linear" or "cosine".
         interval: Steps from one change of gamma to the next: 1 for every step, the steps of an
             epoch for every epoch.
+        maximum: Where the growth ends, or None. A spring so stiff that a step overshoots makes the
+            replicas fly apart: for K = 1, where learning_rate times gamma is above 2 with plain
+            SGD, and above 1.36 with Nesterov momentum 0.9.
 
     Raises:
         ValueError: An argument is out of range.
@@ -72,6 +75,7 @@ class Focusing(CouplingSchedule):
         growth: float = 1e4,
         kind: str = "exponential",
         interval: int = 1,
+        maximum: float | None = None,
     ) -> None:
         self.steps = _checks.integer("steps", steps, at_least=1)
         self.gamma = None if gamma is None else _checks.real("gamma", gamma, at_least=0)
@@ -80,6 +84,7 @@ class Focusing(CouplingSchedule):
             raise ValueError(f"`kind` must be one of {', '.join(KINDS)}; got {kind!r}.")
         self.kind = kind
         self.interval = _checks.integer("interval", interval, at_least=1)
+        self.maximum = None if maximum is None else _checks.real("maximum", maximum, at_least=0)
 
     @property
     def is_measured(self) -> bool:  # type: ignore[override]
@@ -99,12 +104,14 @@ class Focusing(CouplingSchedule):
             law = 1.0 + _real(self.growth - 1.0) * u
         else:
             law = _real(self.growth / 2) * (1.0 - tf.cos(_real(math.pi) * u))
-        return start * law
+        gamma = start * law
+        return gamma if self.maximum is None else tf.minimum(gamma, _real(self.maximum))
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         return {
-            name: getattr(self, name) for name in ("steps", "gamma", "growth", "kind", "interval")
+            name: getattr(self, name)
+            for name in ("steps", "gamma", "growth", "kind", "interval", "maximum")
         }
 
     @classmethod

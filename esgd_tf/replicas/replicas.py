@@ -112,23 +112,24 @@ class Replicas(keras.Model):
         self.coupling = coupling.for_replicas(count)
         self.initialization = initialization
         self._strategy = strategy
-        self._devices, first = devices_of(strategy, count)
+        self.devices, first = devices_of(strategy, count)
         #: Numbers of the replicas that this process trains; the others are kept as copies.
-        self.local = list(range(first, first + len(self._devices)))
-        self._build_model = build_model
+        self.local = list(range(first, first + len(self.devices)))
+        self.build_model = build_model
         # What other processes train is kept in this one's main memory.
         devices = ["CPU:0" if strategy else None] * count
-        devices[first : first + len(self._devices)] = self._devices
+        devices[first : first + len(self.devices)] = self.devices
         self.members = make_members(build_model, devices, same=initialization == "same")
         self._center = copy_of(self.members[0], build_model)
         if strategy is None:
             self._exchange: Exchange = Exchange(self.coupling, self._center)
         else:
-            self._exchange = StrategyExchange(self.coupling, self._center, strategy, self._devices)
+            self._exchange = StrategyExchange(self.coupling, self._center, strategy, self.devices)
         self._drawings: list[Drawing] = []
         self._compile_arguments: dict[str, Any] = {}
         self._batch_norm_data: Any = None
         self._reestimation: BatchNormReestimation | None = None
+        self._reestimations: dict[int, BatchNormReestimation] = {}
         self._step = 0
         self.train_function: Any = None
         self.built = True
@@ -326,7 +327,7 @@ class Replicas(keras.Model):
         data after `fit`, and else the mean of the replicas'.
         """
         self.settle()
-        return copy_of(self._center, self._build_model)
+        return copy_of(self._center, self.build_model)
 
     def replica(self, a: int) -> keras.Model:
         """Return replica a, at its anchor: a plain Keras model that training does not change.
@@ -342,11 +343,31 @@ class Replicas(keras.Model):
         if not 0 <= a < self.replicas:
             raise IndexError(f"There are replicas 0 ... {self.replicas - 1}, not {a}.")
         self.gather()
-        copy = copy_of(self.members[a], self._build_model)
-        self._put_anchors(a, copy)
-        if self._has_inner_loop and self._batch_norm_data is not None:
-            BatchNormReestimation(copy)(self._batch_norm_data)
+        copy = copy_of(self.members[a], self.build_model)
+        self.copy_replica(a, copy)
         return copy
+
+    def copy_replica(self, a: int, model: keras.Model) -> None:
+        """Give a model the weights of replica a, at its anchor, as `gather` left them.
+
+        Moving statistics that were gathered along an inner loop are estimated anew.
+
+        Args:
+            a: From 0 to y - 1.
+            model: One that `replica` returned, or a copy of it.
+        """
+        for target, source in zip(model.weights, self.members[a].weights, strict=True):
+            target.assign(source)
+        if not self.compiled:
+            return
+        anchors = self.optimizer.replicas[a].anchors()
+        for variable, anchor in zip(model.trainable_variables, anchors, strict=True):
+            variable.assign(anchor)
+        if self._has_inner_loop and self._batch_norm_data is not None:
+            known = self._reestimations.get(a)
+            if known is None or known.model is not model:
+                known = self._reestimations[a] = BatchNormReestimation(model)
+            known(self._batch_norm_data)
 
     def ensemble(self) -> ensembles.Ensemble:
         """Return the replicas as one model that averages their outputs.
@@ -370,6 +391,11 @@ class Replicas(keras.Model):
     def norms(self) -> np.ndarray:
         """Return sqrt(|w^a|^2 / N), [y]. Of several processes, all must call this."""
         return np.array([root_mean_square(w) for w in self._exchange.all_anchors()])
+
+    @property
+    def compiled_metrics(self) -> Any:
+        """The metrics given to `compile`."""
+        return self._compile_arguments.get("metrics")
 
     @property
     def center_norm(self) -> float:
@@ -419,7 +445,7 @@ class Replicas(keras.Model):
         gamma = optimizer.gamma
         logs = []
         for a, drawing, device, batch in zip(
-            self.local, self._drawings, self._devices, data, strict=True
+            self.local, self._drawings, self.devices, data, strict=True
         ):
             with tf.device(device):
                 drawing.now(due, gamma)
@@ -509,20 +535,20 @@ class Replicas(keras.Model):
 
     @property
     def _has_inner_loop(self) -> bool:
-        return self._period > self.coupling.every
+        return self.coupling_period > self.coupling.every
 
     @property
-    def _period(self) -> int:
-        """Training steps from one coupling to the next."""
+    def coupling_period(self) -> int:
+        """Training steps from one coupling to the next; known once it is compiled."""
         return self.coupling.every * max(self.optimizer.replicas[0].langevin_steps, 1)
 
     def _is_due(self, step: Any) -> Any:
         """Tell whether the step after so many steps couples."""
-        if self._period == 1:
+        if self.coupling_period == 1:
             return True
         if isinstance(step, int):
-            return (step + 1) % self._period == 0
-        return tf.equal((tf.cast(step, tf.int64) + 1) % self._period, 0)
+            return (step + 1) % self.coupling_period == 0
+        return tf.equal((tf.cast(step, tf.int64) + 1) % self.coupling_period, 0)
 
     def _clock(self) -> int:
         return int(self.optimizer.iterations.numpy())
@@ -579,11 +605,6 @@ class Replicas(keras.Model):
             strict=True,
         ):  # fmt: skip
             own.assign(np.mean([other.numpy() for other in others], axis=0))
-
-    def _put_anchors(self, a: int, model: keras.Model) -> None:
-        anchors = self.optimizer.replicas[a].anchors() if self.compiled else []
-        for variable, anchor in zip(model.trainable_variables, anchors, strict=False):
-            variable.assign(anchor)
 
 
 def _if(due: Any, action: Callable[[], tf.Tensor]) -> None:

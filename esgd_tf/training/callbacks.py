@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 
+from esgd_tf.replicas.replicas import Replicas
 from esgd_tf.training.batch_norm import BatchNormAveraging
 from esgd_tf.training.checkpoints import Progress, save_checkpoint
 from esgd_tf.training.evaluation import local_entropy_optimizer
@@ -19,6 +20,10 @@ from esgd_tf.training.run_folder import RunFolder
 __all__ = ["Diagnostics", "Guard", "Interrupted", "NotFiniteError", "Recorder"]
 
 
+# The columns of history.csv that say where the run stands, before those that say how good it is.
+_FIRST = (
+    "gradient_evaluations", "outer_updates", "skipped", "learning_rate", "scope", "coupling",
+)  # fmt: skip
 # So many skipped minibatches in a row are no accident.
 _HOPELESS = 100
 
@@ -38,8 +43,9 @@ class NotFiniteError(Exception):
 class Diagnostics(keras.callbacks.Callback):
     """Adds to Keras' logs what there is to see of the algorithm; every later callback gets it.
 
-    Each minibatch: the scope. Each epoch: gradient evaluations, outer updates, learning rate,
-    scope, and the statistics of the last outer update (see `LangevinStatistics`).
+    Each minibatch: the scope, or the strength of the coupling of replicas. Each epoch: gradient
+    evaluations, outer updates, learning rate, scope, and the statistics of the last outer update
+    (see `LangevinStatistics`).
     """
 
     def __init__(self) -> None:
@@ -49,7 +55,12 @@ class Diagnostics(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Show the scope in the progress bar."""
         optimizer = local_entropy_optimizer(self.model)
-        if optimizer is None or optimizer.langevin_steps == 0 or logs is None:
+        if logs is None:
+            return
+        if isinstance(self.model, Replicas):
+            logs["coupling"] = float(self.model.optimizer.gamma)
+            return
+        if optimizer is None or optimizer.langevin_steps == 0:
             return
         if self._scope is None or batch % optimizer.langevin_steps == 0:
             self._scope = float(optimizer.scope)
@@ -61,6 +72,8 @@ class Diagnostics(keras.callbacks.Callback):
             logs.update(self._measure())
 
     def _measure(self) -> dict[str, float]:
+        if isinstance(self.model, Replicas):
+            return _of_replicas(self.model)
         optimizer = self.model.optimizer
         local_entropy = local_entropy_optimizer(self.model)
         to_numpy = keras.ops.convert_to_numpy
@@ -137,11 +150,15 @@ class Recorder(keras.callbacks.Callback):
 
         With several processes, all of them must call this at the same point.
         """
-        self._settle_batch_norm()
+        self._settle()
         if self._writes:
             self._write_last()
 
-    def _settle_batch_norm(self) -> None:
+    def _settle(self) -> None:
+        """Bring together what the saving process needs of the others."""
+        if isinstance(self.model, Replicas):
+            self.model.gather()
+            return
         if self._average_batch_norm is None:
             self._average_batch_norm = BatchNormAveraging(self.model)
         self._average_batch_norm()
@@ -177,7 +194,7 @@ class Recorder(keras.callbacks.Callback):
         logs = dict(logs or {})
         logs.update(self._with_the_part_before(logs))
         row: dict[str, float] = {"epoch": self._batches / self._steps_per_epoch}
-        for name in ("gradient_evaluations", "outer_updates", "skipped", "learning_rate", "scope"):
+        for name in _FIRST:
             if name in logs:
                 row[name] = logs.pop(name)
         row |= {name: float(value) for name, value in logs.items()}
@@ -185,7 +202,7 @@ class Recorder(keras.callbacks.Callback):
         self.rows.append(row)
         best = max((r.get("val_accuracy", -math.inf) for r in self.rows[:-1]), default=-math.inf)
         is_best = row.get("val_accuracy", -math.inf) > best
-        self._settle_batch_norm()
+        self._settle()
         if not self._writes:
             return
         # The last checkpoint comes last: where a run dies before, it goes on from the one before
@@ -297,10 +314,29 @@ class Guard(keras.callbacks.Callback):
             raise Interrupted(received)
 
 
+def _of_replicas(model: Replicas) -> dict[str, float]:
+    """Return the diagnostics of replicas; evaluations and updates are those of all of them."""
+    steps, first = _evaluations(model), model.optimizer.replicas[0]
+    measured = {
+        "gradient_evaluations": steps * model.replicas,
+        "outer_updates": steps * model.replicas,
+        "learning_rate": float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)),
+    }
+    if model.optimizer.skipped:
+        measured["skipped"] = model.optimizer.skipped
+    if first.langevin_steps > 0:
+        updates = [int(o.outer_iterations.numpy()) for o in model.optimizer.replicas]
+        measured["outer_updates"] = sum(updates)
+        measured["scope"] = float(first.scope)
+    return measured
+
+
 def _evaluations(model: keras.Model) -> int:
     return int(keras.ops.convert_to_numpy(model.optimizer.iterations))
 
 
 def _skipped(model: keras.Model) -> int:
+    if isinstance(model, Replicas):
+        return model.optimizer.skipped
     optimizer = local_entropy_optimizer(model)
     return 0 if optimizer is None else optimizer.skipped

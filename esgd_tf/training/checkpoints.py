@@ -122,6 +122,8 @@ def load_checkpoint(model: keras.Model, path: Path) -> Progress:
 def load_network(path: Path) -> tuple[keras.Model, Progress]:
     """Load the network of a checkpoint, at the anchor and without its optimizer.
 
+    Of replicas, it is their center.
+
     Args:
         path: A `.keras` file that `save_checkpoint` wrote.
 
@@ -133,7 +135,8 @@ def load_network(path: Path) -> tuple[keras.Model, Progress]:
     """
     progress, _ = _read_extra(path)
     try:
-        return load_model(path, compile=False), progress
+        model = load_model(path, compile=False)
+        return (model.center() if hasattr(model, "center") else model), progress
     except (ValueError, KeyError, TypeError) as error:
         # Such as a layer of an architecture that no one has registered in this process.
         raise CheckpointError(

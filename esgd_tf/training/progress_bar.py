@@ -10,11 +10,11 @@ import keras
 __all__ = ["ProgressBar"]
 
 _SHORT = {"accuracy": "acc"}
-_SHOWN = ("accuracy", "loss", "scope")
+_SHOWN = ("accuracy", "loss", "scope", "coupling")
 
 
 class ProgressBar(keras.callbacks.ProgbarLogger):
-    """Shows accuracy, loss and scope of each epoch, and then a line on the test set.
+    """Shows accuracy, loss and scope (or coupling) of each epoch, and then a line on the test set.
 
     Keras' own bar prints everything that is in the logs and needs more than 80 columns. Where the
     output is no terminal, it is one line an epoch.

@@ -1,0 +1,196 @@
+#!/usr/bin/env python3
+"""Replicas against one network, at equal numbers of gradient evaluations.
+
+Command:          python3 results/replicas.py --raw_dir DIR    (DIR: the archives of both data sets)
+Expected time:    an hour and a half on two cores: 36 runs of one to four minutes, then measuring
+Expected result:  results/replicas/table.md and curves.png: errors, distances, local energies
+
+LeNet (lenet-10-20-128, without BatchNorm) on the full Fashion-MNIST and, for 32x32 colour images,
+on CIFAR-10 without augmentation, three seeds each, twelve effective epochs. A run is
+
+    python3 train.py --preset conv-cifar10 -d DATASET -m lenet-10-20-128 -opt OPTIMIZER -e 12 \\
+        --lr_drops 7,10 --augmentation none -s N
+
+with the flags of `METHODS`, and one that is there already is not trained again. Local energy: the
+increase of the test error under multiplicative noise, at the center (or anchor), 20 draws, 2,048
+test images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("agg")
+import matplotlib.pyplot as plt
+
+ROOT = Path(__file__).resolve().parents[1]
+OUT = ROOT / "results" / "replicas"
+SEEDS, EPOCHS = (1, 2, 3), 12
+DATASETS = ("fashion_mnist", "cifar10")
+COMMON = ("--preset", "conv-cifar10", "-m", "lenet-10-20-128", "--augmentation", "none",
+          "-e", str(EPOCHS), "--lr_drops", "7,10", "--lr", "0.05")  # fmt: skip
+METHODS: dict[str, tuple[str, ...]] = {
+    "SGD": ("-opt", "momentum"),
+    "Entropy-SGD": ("-opt", "entropy-sgd", "-L", "5", "--lr", "1", "--langevin_lr", "0.05"),
+    "rSGD": ("-opt", "rsgd"),
+    "EASGD": ("-opt", "easgd"),
+    "Parle": ("-opt", "parle", "--lr", "1", "--langevin_lr", "0.05"),
+    "rSGD x 3": ("-opt", "rsgd", "--budget", "each"),
+}
+REPLICATED = ("rSGD", "EASGD", "Parle", "rSGD x 3")
+SIGMAS = (0.1, 0.2, 0.3)
+IMAGES = 2048
+
+
+def run_name(dataset: str, method: str, seed: int) -> str:
+    """Name of a run's folder."""
+    return f"{dataset}-{method.replace(' ', '').lower()}-{seed}"
+
+
+def train(runs: Path, raw_dir: str | None, data_dir: str) -> None:
+    """Train what is not there."""
+    for dataset in DATASETS:
+        for seed in SEEDS:
+            for method, own in METHODS.items():
+                name = run_name(dataset, method, seed)
+                if len(history(runs / name)) == EPOCHS:
+                    continue
+                command = [sys.executable, "train.py", *COMMON, *own, "-d", dataset]
+                command += ["-s", str(seed), "--logdir", str(runs), "-n", name]
+                command += ["--data_dir", data_dir]
+                command += ["--monitor", str(IMAGES)] if method in REPLICATED else []
+                command += ["--raw_dir", raw_dir] if raw_dir else []
+                subprocess.run(command, cwd=ROOT, check=True)
+
+
+def history(run: Path) -> list[dict[str, str]]:
+    """The rows of history.csv; none if there is none."""
+    path = run / "history.csv"
+    if not path.exists():
+        return []
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """Mean and sample standard deviation over the seeds."""
+    return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+
+
+def local_energies(runs: Path, dataset: str, data_dir: str) -> dict[str, dict[str, Any]]:
+    """The local energy of every run of a data set, by the landscape command."""
+    out = runs / f"landscape-{dataset}"
+    names = [run_name(dataset, method, seed) for method in METHODS for seed in SEEDS]
+    command = [sys.executable, "-m", "esgd_tf", "landscape", "--local_energy", "-N", str(IMAGES)]
+    command += ["--perturbations", "20", "--sigmas", ",".join(map(str, SIGMAS))]
+    command += ["--out", str(out), "--data_dir", data_dir, *(str(runs / n) for n in names)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    found = json.loads((out / "landscape.json").read_text())["results"]
+    return {r["label"]: r["result"] for r in found if r["measure"] == "local_energy"}
+
+
+def table(runs: Path, dataset: str, energies: dict[str, dict[str, Any]]) -> list[str]:
+    """One data set's table."""
+    header = ["method", "gradient evaluations", "test error (%)", "test loss", "train loss",
+              "mean error of the replicas (%)", "error of the ensemble (%)", "distance"]  # fmt: skip
+    header += [f"local energy, σ = {sigma:g} (% points)" for sigma in SIGMAS]
+    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    for method in METHODS:
+        last = [history(runs / run_name(dataset, method, seed))[-1] for seed in SEEDS]
+
+        def numbers(name: str, rows: Sequence[dict[str, str]] = last) -> list[float]:
+            return [float(row[name]) for row in rows]
+
+        def errors(name: str, rows: Sequence[dict[str, str]] = last) -> list[float]:
+            return [100 * (1 - float(row[name])) for row in rows]
+
+        cells = [method, f"{numbers('gradient_evaluations')[0]:,.0f}"]
+        cells += [spread(errors("val_accuracy"), 2), spread(numbers("val_loss"), 3)]
+        cells.append(spread(numbers("loss"), 3))
+        if method in REPLICATED:
+            of_replicas = [
+                statistics.mean(errors(f"test_replica{a}_accuracy", [row])[0] for a in range(3))
+                for row in last
+            ]
+            cells += [spread(of_replicas, 2), spread(errors("test_ensemble_accuracy"), 2)]
+            cells.append(spread(numbers("distance"), 4))
+        else:
+            cells += ["", "", ""]
+        own = [energies[run_name(dataset, method, seed)] for seed in SEEDS]
+        for sigma in SIGMAS:
+            k = own[0]["sigmas"].index(sigma)
+            cells.append(spread([100 * e["increase"]["test"]["error"][k] for e in own], 2))
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def draw(runs: Path) -> None:
+    """Test error, and distance of the replicas to the center, against gradient evaluations."""
+    figure, axes = plt.subplots(2, 2, figsize=(9.5, 6.4), layout="constrained")
+    for row, dataset in zip(axes, DATASETS, strict=True):
+        for number, method in enumerate(METHODS):
+            rows = [history(runs / run_name(dataset, method, seed)) for seed in SEEDS]
+            steps = [float(r["gradient_evaluations"]) for r in rows[0]]
+            for axis, name in zip(row, ("val_accuracy", "distance"), strict=True):
+                if name not in rows[0][0]:
+                    continue
+                values = [[float(r[name]) for r in run] for run in rows]
+                if name == "val_accuracy":
+                    values = [[100 * (1 - v) for v in run] for run in values]
+                means = [statistics.mean(v) for v in zip(*values, strict=True)]
+                low, high = ([f(v) for v in zip(*values, strict=True)] for f in (min, max))
+                axis.plot(steps, means, color=f"C{number}", label=method)
+                axis.fill_between(steps, low, high, color=f"C{number}", alpha=0.2, lw=0)
+        row[0].set_ylabel(f"{dataset}: test error (%)")
+        row[1].set_ylabel("rms distance to the center")
+        row[0].set_yscale("log")
+        row[1].set_yscale("log")
+        for axis in row:
+            axis.set_xlabel("gradient evaluations, of all replicas")
+            axis.grid(alpha=0.3, which="both")
+            axis.legend(fontsize="small")
+    figure.suptitle("mean and range of 3 seeds", fontsize="medium")
+    figure.savefig(OUT / "curves.png", dpi=130)
+
+
+def main() -> None:
+    """Train, measure, tabulate, draw."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--raw_dir", help="folder with the archives of Fashion-MNIST and CIFAR-10")
+    parser.add_argument("--data_dir", default="tfrecords", help="where prepared data lie")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "results-replicas")
+    flags = parser.parse_args()
+    train(flags.runs, flags.raw_dir, flags.data_dir)
+    OUT.mkdir(exist_ok=True)
+    lines = [
+        "# Replicas against one network",
+        "",
+        "LeNet (lenet-10-20-128), twelve effective epochs; mean and sample standard deviation over",
+        "seeds 1, 2, 3. Test error and loss are at the center of the replicas, or the anchor; those",
+        f"of replicas and ensemble on {IMAGES:,} test images. Made by",
+        "",
+        "    python3 results/replicas.py --raw_dir DIR",
+        "",
+    ]
+    for dataset in DATASETS:
+        energies = local_energies(flags.runs, dataset, flags.data_dir)
+        lines += [f"## {dataset}", "", *table(flags.runs, dataset, energies), ""]
+    (OUT / "table.md").write_text("\n".join(lines))
+    draw(flags.runs)
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
