@@ -256,8 +256,8 @@ CONV_CIFAR10_ENTROPY_SGD = dataclasses.replace(
 # step size that the paper gives it on text.
 
 # Replicas take the momentum run's settings. rsgd: y = 3 as one may guess from the poster, and the
-# focusing of sdnn. easgd: beta = y alpha = 0.9 and a period of 10, as easgd recommends. parle: as
-# parle has it; its scoping, 1 / (2 minibatches per epoch), is that of 391 or 469.
+# focusing of sdnn. easgd: beta = y alpha = 0.9 and a period of 10, as easgd recommends. The scoping
+# of parle is 1 / (2 minibatches per epoch), here that of 391 or 469.
 
 RSGD: dict[str, Any] = {
     "optimizer": "rsgd",
@@ -275,9 +275,12 @@ EASGD: dict[str, Any] = {
 PARLE: dict[str, Any] = {
     "optimizer": "parle",
     "replicas": 3,
-    "langevin_steps": 25,
-    "gamma": 0.01,
-    "scoping": 1.2e-3,
+    "lr": 1.0,  # ours, as for Entropy-SGD: parle's 0.1 goes with an inner loop that never restarts
+    "langevin_steps": 25,  # parle
+    "gamma": 0.01,  # parle
+    "scoping": 1.2e-3,  # parle
+    "coupling_gamma": 0.5,  # ours: with lr 1, half of the way to the center per outer update
+    "coupling_max": 1.0,  # ours: all of the way
     "initialization": "same",  # parle
 }
 

@@ -144,6 +144,7 @@ def make_coupling(experiment: Any, steps_per_epoch: int) -> Coupling:
         gamma=e.gamma,
         rho=e.coupling_gamma,
         scoping=e.scoping,
+        rho_max=10.0 if e.coupling_max is None else e.coupling_max,
         langevin_learning_rate=e.langevin_lr,
         momentum=e.momentum,
         averaging=e.averaging,

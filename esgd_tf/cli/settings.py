@@ -202,7 +202,9 @@ def _without_meaning(optimizer: str, *, inner_loop: bool) -> set[str]:
         if inner_loop:
             idle -= {"noise", *_INNER_LOOP}
     if optimizer in ("easgd", "parle"):
-        idle |= {"focusing", "focusing_growth", "coupling_max"}
+        idle |= {"focusing", "focusing_growth"}
+    if optimizer == "easgd":
+        idle |= {"coupling_max"}
     return idle
 
 
