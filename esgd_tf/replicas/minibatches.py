@@ -66,7 +66,7 @@ def dealt(dataset: tf.data.Dataset, replicas: Sequence[int], count: int) -> tf.d
 
 
 def shuffled(
-    arrays: Any, *, batch_size: int, seed: int, first_epoch: int, shuffle: bool
+    arrays: Any, *, batch_size: int, seed: int, first_step: int, shuffle: bool
 ) -> tuple[tf.data.Dataset, int]:
     """Return endless minibatches of arrays, in an order of its own each epoch, and their number.
 
@@ -77,7 +77,7 @@ def shuffled(
         arrays: A structure of arrays of equal length.
         batch_size: Examples a minibatch.
         seed: Of the order.
-        first_epoch: Where to start.
+        first_step: Where to start: minibatches since the start of the first pass.
         shuffle: Whether to shuffle at all.
 
     Returns:
@@ -86,6 +86,7 @@ def shuffled(
     count = len(keras.tree.flatten(arrays)[0])
     batch_size = min(batch_size, count)
     steps = -(-count // batch_size)
+    first_epoch, first_batch = divmod(first_step, steps)
     with tf.device("/CPU:0"):
         tensors = keras.tree.map_structure(tf.convert_to_tensor, arrays)
 
@@ -101,7 +102,8 @@ def shuffled(
         return keras.tree.map_structure(lambda t: tf.gather(t, indices), tensors)
 
     epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
-    dataset = epochs.flat_map(epoch_indices).map(batch, num_parallel_calls=tf.data.AUTOTUNE)
+    indices = epochs.flat_map(epoch_indices).skip(first_batch)
+    dataset = indices.map(batch, num_parallel_calls=tf.data.AUTOTUNE)
     endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
     return dataset.apply(endless).prefetch(tf.data.AUTOTUNE), steps
 
@@ -116,6 +118,7 @@ def make_minibatches(
     replicas: int,
     seed: int,
     first_epoch: int,
+    steps_per_epoch: int | None,
     shuffle: bool,
 ) -> tuple[tf.data.Dataset, int | None]:
     """Make what `Replicas.fit` trains on out of what it is given.
@@ -129,6 +132,7 @@ def make_minibatches(
         replicas: y, those of all.
         seed: Of the orders of arrays.
         first_epoch: Where to start.
+        steps_per_epoch: Training steps of an epoch; None for one pass.
         shuffle: Whether to shuffle arrays.
 
     Returns:
@@ -158,8 +162,13 @@ def make_minibatches(
             f"The arrays must have the same length, above 0; got {[len(p) for p in flat]}."
         )
     size = _checks.integer("batch_size", 32 if batch_size is None else batch_size, at_least=1)
+    steps = (
+        -(-len(flat[0]) // min(size, len(flat[0]))) if steps_per_epoch is None else steps_per_epoch
+    )
     made = [
-        shuffled(arrays, batch_size=size, seed=seed + a, first_epoch=first_epoch, shuffle=shuffle)
+        shuffled(
+            arrays, batch_size=size, seed=seed + a, first_step=first_epoch * steps, shuffle=shuffle
+        )
         for a in local
     ]
-    return tf.data.Dataset.zip(tuple(dataset for dataset, _ in made)), made[0][1]
+    return tf.data.Dataset.zip(tuple(dataset for dataset, _ in made)), steps

@@ -7,42 +7,37 @@ evaluation in every replica. What is evaluated, saved for use and exported is th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from esgd_tf.optimizers import _checks
-from esgd_tf.replicas import ensemble as ensembles
 from esgd_tf.replicas._drawing import Drawing
 from esgd_tf.replicas._exchange import Exchange, StrategyExchange
+from esgd_tf.replicas._gamma import measured_gamma
 from esgd_tf.replicas._members import (
     copied_metrics,
     copy_of,
     devices_of,
     make_members,
-    root_mean_square,
-    square,
-    state_of,
-    statistics_of,
 )
 from esgd_tf.replicas._optimizer import ReplicasOptimizer, inner_optimizers
+from esgd_tf.replicas._reading import Reading
 from esgd_tf.replicas.coupling import Coupling
 from esgd_tf.replicas.focusing import CouplingSchedule
 from esgd_tf.replicas.minibatches import make_minibatches
-from esgd_tf.training.batch_norm import BatchNormReestimation
 
 __all__ = ["Replicas"]
 
 INITIALIZATIONS = ("independent", "same")
-# Minibatches from which the center's BatchNorm statistics, and gamma_0, are estimated.
-_BATCH_NORM_BATCHES, _GAMMA_BATCHES = 50, 10
+# Minibatches from which the center's BatchNorm statistics are estimated.
+_BATCH_NORM_BATCHES = 50
 
 
 @keras.saving.register_keras_serializable(package="esgd_tf")
-class Replicas(keras.Model):
+class Replicas(Reading, keras.Model):
     """y interacting replicas of a network.
 
     Example:
@@ -128,8 +123,6 @@ class Replicas(keras.Model):
         self._drawings: list[Drawing] = []
         self._compile_arguments: dict[str, Any] = {}
         self._batch_norm_data: Any = None
-        self._reestimation: BatchNormReestimation | None = None
-        self._reestimations: dict[int, BatchNormReestimation] = {}
         self._step = 0
         self.train_function: Any = None
         self.built = True
@@ -250,6 +243,7 @@ class Replicas(keras.Model):
             replicas=self.replicas,
             seed=self.seed,
             first_epoch=initial_epoch,
+            steps_per_epoch=steps_per_epoch,
             shuffle=shuffle,
         )
         self._batch_norm_data = (
@@ -257,7 +251,9 @@ class Replicas(keras.Model):
             if batch_norm_data is None
             else batch_norm_data
         )
-        self._measure_gamma(batches)
+        if self._needs_gamma():
+            own = [self.members[a] for a in self.local]
+            self.optimizer.gamma_zero = measured_gamma(own, self._exchange, batches)
         self._begin()
         return super().fit(
             batches,
@@ -319,116 +315,14 @@ class Replicas(keras.Model):
         self.settle()
         super().save(*arguments, **options)
 
-    def center(self) -> keras.Model:
-        """Return the center: a plain Keras model, which later training does not change.
-
-        Its weights are the mean of the replicas (of their anchors, for Entropy-SGD), or the center
-        that the coupling keeps. Its BatchNormalization statistics are estimated anew from training
-        data after `fit`, and else the mean of the replicas'.
-        """
-        self.settle()
-        return copy_of(self._center, self.build_model)
-
-    def replica(self, a: int) -> keras.Model:
-        """Return replica a, at its anchor: a plain Keras model that training does not change.
-
-        Of several processes, all must call this.
-
-        Args:
-            a: From 0 to y - 1.
-
-        Raises:
-            IndexError: There is no such replica.
-        """
-        if not 0 <= a < self.replicas:
-            raise IndexError(f"There are replicas 0 ... {self.replicas - 1}, not {a}.")
-        self.gather()
-        copy = copy_of(self.members[a], self.build_model)
-        self.copy_replica(a, copy)
-        return copy
-
-    def copy_replica(self, a: int, model: keras.Model) -> None:
-        """Give a model the weights of replica a, at its anchor, as `gather` left them.
-
-        Moving statistics that were gathered along an inner loop are estimated anew.
-
-        Args:
-            a: From 0 to y - 1.
-            model: One that `replica` returned, or a copy of it.
-        """
-        for target, source in zip(model.weights, self.members[a].weights, strict=True):
-            target.assign(source)
-        if not self.compiled:
-            return
-        anchors = self.optimizer.replicas[a].anchors()
-        for variable, anchor in zip(model.trainable_variables, anchors, strict=True):
-            variable.assign(anchor)
-        if self._has_inner_loop and self._batch_norm_data is not None:
-            known = self._reestimations.get(a)
-            if known is None or known.model is not model:
-                known = self._reestimations[a] = BatchNormReestimation(model)
-            known(self._batch_norm_data)
-
-    def ensemble(self) -> ensembles.Ensemble:
-        """Return the replicas as one model that averages their outputs.
-
-        Logits (a compiled loss with `from_logits`) are averaged as probabilities. Of several
-        processes, all must call this.
-        """
-        loss = self._compile_arguments.get("loss")
-        members = [self.replica(a) for a in range(self.replicas)]
-        return ensembles.Ensemble(members, ensembles.kind_for(loss))
-
-    def distances(self) -> np.ndarray:
-        """Return sqrt(|w^a - c|^2 / N), [y]: root mean square distances to the center.
-
-        Of several processes, all must call this.
-        """
-        self.settle()
-        center = [v.numpy() for v in self._center.trainable_variables]
-        return np.array([root_mean_square(w, center) for w in self._exchange.all_anchors()])
-
-    def norms(self) -> np.ndarray:
-        """Return sqrt(|w^a|^2 / N), [y]. Of several processes, all must call this."""
-        return np.array([root_mean_square(w) for w in self._exchange.all_anchors()])
+    @property
+    def _loss_given(self) -> Any:
+        return self._compile_arguments.get("loss")
 
     @property
     def compiled_metrics(self) -> Any:
         """The metrics given to `compile`."""
         return self._compile_arguments.get("metrics")
-
-    @property
-    def center_norm(self) -> float:
-        """sqrt(|c|^2 / N)."""
-        self.settle()
-        return root_mean_square([v.numpy() for v in self._center.trainable_variables])
-
-    def settle(self) -> None:
-        """Bring the model that stands for the center up to date, with its BatchNorm statistics.
-
-        Of several processes, all must call this; `evaluate`, `predict`, `save` and `center` do.
-        """
-        if not self.compiled or self.optimizer.is_settled:
-            return
-        if not self.coupling.keeps_center:
-            self._assign_center(self._exchange.mean())
-        self._settle_batch_norm()
-        self.optimizer.is_settled = True
-
-    def gather(self) -> None:
-        """Bring this process' copies of the replicas of other processes up to date.
-
-        All processes must call this: before one saves, for example.
-        """
-        self.settle()
-        if len(self.local) == self.replicas or not isinstance(self._exchange, StrategyExchange):
-            return
-        state = [state_of(self.members[a]) for a in self.local]
-        found = self._exchange.gathered([[v.numpy() for v in s] for s in state])
-        for a, values in enumerate(found):
-            if a not in self.local:
-                for variable, value in zip(state_of(self.members[a]), values, strict=True):
-                    variable.assign(value)
 
     # ---- Keras' hooks -------------------------------------------------------------------------
 
@@ -561,50 +455,6 @@ class Replicas(keras.Model):
         strength = self.coupling.strength
         measured = isinstance(strength, CouplingSchedule) and strength.is_measured
         return measured and self.optimizer.gamma_zero == 0.0
-
-    def _measure_gamma(self, batches: tf.data.Dataset) -> None:
-        """Measure gamma_0 = mean loss / mean of |w^a - c|^2 / 2, where training starts."""
-        if not self._needs_gamma():
-            return
-        few = batches.take(_GAMMA_BATCHES)
-        losses, halves = [], []
-        means = [m.numpy() for m in self._exchange.mean()]
-        for k, a in enumerate(self.local):
-            own = few.map(lambda *parts, k=k: parts[k])
-            found = self.members[a].evaluate(own, verbose=0, return_dict=True)
-            losses.append(found["loss"])
-            anchors = [w.numpy() for w in self._exchange.optimizers[k].anchors()]
-            halves.append(0.5 * square(anchors, means))
-        loss = self._exchange.mean_numbers(losses)
-        distance = self._exchange.mean_numbers(halves)
-        if distance == 0:
-            raise ValueError(
-                "Replicas that start at one point have no distance to measure gamma_0 by: give "
-                "Focusing a `gamma`, or start them independently."
-            )
-        if not np.isfinite(loss) or loss <= 0:
-            raise ValueError(
-                f"The mean loss at the start is {loss}, which gives no gamma_0: give Focusing a "
-                "`gamma`."
-            )
-        self.optimizer.gamma_zero = loss / distance
-
-    def _assign_center(self, means: Sequence[tf.Tensor]) -> None:
-        for variable, mean in zip(self._center.trainable_variables, means, strict=True):
-            variable.assign(mean)
-
-    def _settle_batch_norm(self) -> None:
-        """Estimate the center's statistics from training data, or average the replicas'."""
-        if self._reestimation is None:
-            self._reestimation = BatchNormReestimation(self._center)
-        if self._batch_norm_data is not None:
-            self._reestimation(self._batch_norm_data)
-            return
-        for own, *others in zip(
-            statistics_of(self._center), *(statistics_of(self.members[a]) for a in self.local),
-            strict=True,
-        ):  # fmt: skip
-            own.assign(np.mean([other.numpy() for other in others], axis=0))
 
 
 def _if(due: Any, action: Callable[[], tf.Tensor]) -> None:

@@ -89,15 +89,12 @@ def test_one_replica_is_the_optimizer_alone(rule, optimizer, inner):
         assert_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("rule", [ReplicatedSGD(0.5), ElasticAveraging(0.3)])
-def test_equal_replicas_with_equal_minibatches_stay_equal(rule):
-    model = helpers.replicas(rule, helpers.nesterov(), initialization="same")
-    assert_equal(model.members[0].get_weights(), helpers.network(0).get_weights())
+def test_equal_replicas_with_equal_minibatches_stay_equal():
+    model = helpers.replicas(ReplicatedSGD(0.5), helpers.nesterov(), initialization="same")
     model.fit(OwnMinibatches(lambda a: helpers.own_minibatches(0)), verbose=0)
     assert_equal(model.members[0].get_weights(), model.members[1].get_weights())
-    if isinstance(rule, ReplicatedSGD):
-        assert model.distances().tolist() == [0.0, 0.0]
-        assert_equal(model.members[0].get_weights(), alone(0, helpers.nesterov())[-1])
+    assert model.distances().tolist() == [0.0, 0.0]
+    assert_equal(model.members[0].get_weights(), alone(0, helpers.nesterov())[-1])
 
 
 # ---- trajectories on a quadratic ----------------------------------------------------------------
@@ -141,7 +138,10 @@ def power(matrix, exponent):
     return np.linalg.matrix_power(matrix, exponent)
 
 
-@pytest.mark.parametrize("every", [1, 3])
+SLOW_1 = pytest.param(1, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("every", [SLOW_1, 3])
 def test_replicated_sgd_on_a_quadratic_is_its_closed_form(float64, every):
     """The mean descends alone; the distances to it shrink by a matrix of their own."""
     gamma = 0.4
@@ -201,7 +201,7 @@ def rescaled_mean(w):
     return mean * np.linalg.norm(w, axis=1).mean() / np.linalg.norm(mean)
 
 
-@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("every", [SLOW_1, 2])
 def test_walkers_on_a_quadratic_by_hand(float64, every):
     alpha, momentum = 0.3, 0.5  # Keras rounds its momentum to float32
 
@@ -242,7 +242,7 @@ def test_springs_enter_momentum_and_elastic_pulls_do_not(float64):
         assert_close(found, recursion(step, {"v": 0.0}), atol=1e-10)
 
 
-@pytest.mark.parametrize("interval", [1, 3])
+@pytest.mark.parametrize("interval", [SLOW_1, 3])
 def test_focused_springs_on_a_quadratic_by_hand(float64, interval):
     def step(t, w, gradient, held):
         last = (STEPS - 1) // interval * interval
@@ -336,7 +336,7 @@ def test_replicas_of_entropy_sgd_draw_noises_of_their_own():
     assert_differ(model.members[0].get_weights(), model.members[1].get_weights())
 
 
-@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("every", [SLOW_1, 2])
 def test_gradients_accumulate_between_updates(float64, every):
     """An update is a step of the optimizer, of two minibatches here."""
     alpha = 0.2

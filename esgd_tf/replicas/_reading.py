@@ -1,0 +1,175 @@
+"""What is read off replicas: their center, each of them, their ensemble, their distances."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from esgd_tf.replicas import ensemble as ensembles
+from esgd_tf.replicas._exchange import Exchange, StrategyExchange
+from esgd_tf.replicas._members import copy_of, root_mean_square, state_of, statistics_of
+from esgd_tf.replicas.coupling import Coupling
+from esgd_tf.training.batch_norm import BatchNormReestimation
+
+__all__ = ["Reading"]
+
+
+class Reading:
+    """The part of `Replicas` that reads.
+
+    The model that stands for the center is brought up to date when it is asked for, not at every
+    step: see `settle`.
+    """
+
+    # Of `Replicas` and `keras.Model`.
+    build_model: Callable[..., keras.Model]
+    compiled: bool
+    coupling: Coupling
+    local: list[int]
+    members: list[keras.Model]
+    optimizer: Any
+    replicas: int
+    _batch_norm_data: Any
+    _center: keras.Model
+    _exchange: Exchange
+
+    @property
+    def _has_inner_loop(self) -> bool:
+        raise NotImplementedError
+
+    @property
+    def _loss_given(self) -> Any:
+        raise NotImplementedError
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        # One for each replica, and one for the center: they are costly to trace.
+        self._reestimations: dict[int, BatchNormReestimation] = {}
+
+    def center(self) -> keras.Model:
+        """Return the center: a plain Keras model, which later training does not change.
+
+        Its weights are the mean of the replicas (of their anchors, for Entropy-SGD), or the center
+        that the coupling keeps. Its BatchNormalization statistics are estimated anew from training
+        data after `fit`, and else the mean of the replicas'.
+        """
+        self.settle()
+        return copy_of(self._center, self.build_model)
+
+    def replica(self, a: int) -> keras.Model:
+        """Return replica a, at its anchor: a plain Keras model that training does not change.
+
+        Of several processes, all must call this.
+
+        Args:
+            a: From 0 to y - 1.
+
+        Raises:
+            IndexError: There is no such replica.
+        """
+        if not 0 <= a < self.replicas:
+            raise IndexError(f"There are replicas 0 ... {self.replicas - 1}, not {a}.")
+        self.gather()
+        copy = copy_of(self.members[a], self.build_model)
+        self.copy_replica(a, copy)
+        return copy
+
+    def copy_replica(self, a: int, model: keras.Model) -> None:
+        """Give a model the weights of replica a, at its anchor, as `gather` left them.
+
+        Moving statistics that were gathered along an inner loop are estimated anew.
+
+        Args:
+            a: From 0 to y - 1.
+            model: One that `replica` returned, or a copy of it.
+        """
+        for target, source in zip(model.weights, self.members[a].weights, strict=True):
+            target.assign(source)
+        if not self.compiled:
+            return
+        anchors = self.optimizer.replicas[a].anchors()
+        for variable, anchor in zip(model.trainable_variables, anchors, strict=True):
+            variable.assign(anchor)
+        if self._has_inner_loop and self._batch_norm_data is not None:
+            self._reestimated(a, model)
+
+    def ensemble(self) -> ensembles.Ensemble:
+        """Return the replicas as one model that averages their outputs.
+
+        Logits (a compiled loss with `from_logits`) are averaged as probabilities. Of several
+        processes, all must call this.
+        """
+        members = [self.replica(a) for a in range(self.replicas)]
+        return ensembles.Ensemble(members, ensembles.kind_for(self._loss_given))
+
+    def distances(self) -> np.ndarray:
+        """Return sqrt(|w^a - c|^2 / N), [y]: root mean square distances to the center.
+
+        Of several processes, all must call this.
+        """
+        self.settle()
+        center = [v.numpy() for v in self._center.trainable_variables]
+        return np.array([root_mean_square(w, center) for w in self._exchange.all_anchors()])
+
+    def norms(self) -> np.ndarray:
+        """Return sqrt(|w^a|^2 / N), [y]. Of several processes, all must call this."""
+        return np.array([root_mean_square(w) for w in self._exchange.all_anchors()])
+
+    @property
+    def center_norm(self) -> float:
+        """sqrt(|c|^2 / N)."""
+        self.settle()
+        return root_mean_square([v.numpy() for v in self._center.trainable_variables])
+
+    def settle(self) -> None:
+        """Bring the model that stands for the center up to date, with its BatchNorm statistics.
+
+        Of several processes, all must call this; `evaluate`, `predict`, `save` and `center` do.
+        """
+        if not self.compiled or self.optimizer.is_settled:
+            return
+        if not self.coupling.keeps_center:
+            self._assign_center(self._exchange.mean())
+        self._settle_batch_norm()
+        self.optimizer.is_settled = True
+
+    def gather(self) -> None:
+        """Bring this process' copies of the replicas of other processes up to date.
+
+        All processes must call this: before one saves, for example.
+        """
+        self.settle()
+        if len(self.local) == self.replicas or not isinstance(self._exchange, StrategyExchange):
+            return
+        state = [state_of(self.members[a]) for a in self.local]
+        found = self._exchange.gathered([[v.numpy() for v in s] for s in state])
+        for a, values in enumerate(found):
+            if a not in self.local:
+                for variable, value in zip(state_of(self.members[a]), values, strict=True):
+                    variable.assign(value)
+
+    def _assign_center(self, means: Sequence[tf.Tensor]) -> None:
+        for variable, mean in zip(self._center.trainable_variables, means, strict=True):
+            variable.assign(mean)
+
+    def _settle_batch_norm(self) -> None:
+        """Estimate the center's statistics from training data, or average the replicas'."""
+        if self._batch_norm_data is not None:
+            self._reestimated(-1, self._center)
+            return
+        for own, *others in zip(
+            statistics_of(self._center), *(statistics_of(self.members[a]) for a in self.local),
+            strict=True,
+        ):  # fmt: skip
+            own.assign(np.mean([other.numpy() for other in others], axis=0))
+
+    def _reestimated(self, number: int, model: keras.Model) -> None:
+        """Estimate the moving statistics of a model from training data."""
+        known = self._reestimations.get(number)
+        if known is None or known.model is not model:
+            known = self._reestimations[number] = BatchNormReestimation(model)
+        known(self._batch_norm_data)
