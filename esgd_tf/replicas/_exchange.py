@@ -20,6 +20,8 @@ from esgd_tf.replicas.coupling import Coupling, elastic_center, norm_mean
 __all__ = ["Exchange", "StrategyExchange"]
 
 Weights = Sequence[tf.Tensor]
+# Of several replicas.
+Arrays = list[list[np.ndarray]]
 
 
 class Exchange:
@@ -27,12 +29,24 @@ class Exchange:
 
     Args:
         coupling: The rule.
-        center: The model that stands for the center; its weights are the center's.
+        center: The model that stands for the center.
+
+    Attributes:
+        state: The center as training knows it: what the next coupling draws to. A center with a
+            state of its own is that of the model; else it is apart from the model, which is
+            brought up to date whenever someone looks.
+        optimizers: Those of the replicas of this process.
     """
 
     def __init__(self, coupling: Coupling, center: keras.Model) -> None:
         self._coupling = coupling
-        self._center = [v.value for v in center.trainable_variables]
+        weights = center.trainable_variables
+        self._center = [v.value for v in weights]
+        self.state: list[keras.Variable] = (
+            list(weights)
+            if coupling.keeps_center
+            else [keras.Variable(v.value, dtype=v.dtype, name=f"center_{v.name}") for v in weights]
+        )
         # A center with a state of its own needs the mean beside it.
         self._means = [tf.Variable(v) for v in self._center] if coupling.keeps_center else None
         self.optimizers: list[LocalEntropy] = []
@@ -43,16 +57,21 @@ class Exchange:
         return True
 
     def center_of(self, a: int) -> list[tf.Variable]:
-        """Return the center's weights as the local replica number a sees them."""
+        """Return the center as the local replica number a sees it."""
         del a
-        return self._center
+        return [v.value for v in self.state]
 
     def begin(self) -> None:
-        """Training goes on: bring copies of the center up to date."""
+        """Training goes on: bring what is on the devices up to date."""
+
+    def store(self) -> None:
+        """Someone looks: bring `state` up to date."""
 
     def gather(self) -> tf.Tensor:
         """Take the mean of the replicas, which the coupling of this step needs."""
-        self._take(self.mean())
+        targets = self._means or self.center_of(0)
+        for variable, mean in zip(targets, self.mean(), strict=True):
+            variable.assign(mean)
         return tf.constant(0)
 
     def mean(self) -> list[tf.Tensor]:
@@ -67,20 +86,16 @@ class Exchange:
     def move_center(self) -> tf.Tensor:
         """Let a center with a state of its own move, after the replicas were pulled to it."""
         assert self._means is not None
-        _move(self._coupling, self._center, self._means)
+        _move(self._coupling, self.center_of(0), self._means)
         return tf.constant(0)
 
     def mean_numbers(self, numbers: Sequence[float]) -> float:
         """Return the mean over all replicas of one number each, given those of this process."""
         return float(np.mean(numbers))
 
-    def all_anchors(self) -> list[list[np.ndarray]]:
-        """Return the anchors of all replicas, in all processes."""
-        return [[w.numpy() for w in optimizer.anchors()] for optimizer in self.optimizers]
-
-    def _take(self, means: Weights) -> None:
-        for variable, mean in zip(self._means or self._center, means, strict=True):
-            variable.assign(mean)
+    def of_all(self, own: Arrays) -> Arrays:
+        """Return lists of arrays of all replicas, given those of this process."""
+        return own
 
 
 class StrategyExchange(Exchange):
@@ -110,11 +125,11 @@ class StrategyExchange(Exchange):
                 self._centers.append([tf.Variable(v) for v in self._center])
                 if coupling.keeps_center:
                     self._means_on.append([tf.Variable(v) for v in self._center])
-        self._first = strategy.cluster_resolver.task_id if _several_processes(strategy) else 0
-        self._first *= len(self._devices)
+        several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        self._first = strategy.cluster_resolver.task_id * len(self._devices) if several else 0
         self._gather = tf.function(lambda: self._run(self._gather_in_replica), autograph=False)
         self._mean = tf.function(lambda: self._run(self._mean_in_replica), autograph=False)
-        self._sum = tf.function(self._sum_numbers, autograph=False)
+        self._sum = tf.function(self._summed, autograph=False)
 
     @property
     def in_graph(self) -> bool:
@@ -122,14 +137,19 @@ class StrategyExchange(Exchange):
         return False
 
     def center_of(self, a: int) -> list[tf.Variable]:
-        """Return the center's weights on the device of the local replica number a."""
+        """Return the center on the device of the local replica number a."""
         return self._centers[a]
 
     def begin(self) -> None:
         """Bring the copies of the center on all devices up to date."""
         for center in self._centers:
-            for variable, value in zip(center, self._center, strict=True):
-                variable.assign(value)
+            for variable, value in zip(center, self.state, strict=True):
+                variable.assign(value.value)
+
+    def store(self) -> None:
+        """Copy the center from the first device."""
+        for variable, value in zip(self.state, self._centers[0], strict=True):
+            variable.assign(value)
 
     def gather(self) -> tf.Tensor:
         """Take the mean of the replicas: the one time that weights cross between devices."""
@@ -145,35 +165,28 @@ class StrategyExchange(Exchange):
         for device, center, means in zip(self._devices, self._centers, self._means_on, strict=True):
             with tf.device(device):
                 _move(self._coupling, center, means)
-        for variable, value in zip(self._center, self._centers[0], strict=True):
-            variable.assign(value)
         return tf.constant(0)
 
     def mean_numbers(self, numbers: Sequence[float]) -> float:
         """Return the mean over the replicas of all processes."""
-        total = self._sum(tf.constant(numbers, tf.float64))
-        return float(total) / self._strategy.num_replicas_in_sync
+        return float(np.mean([found[0] for found in self.of_all([[np.array(n)] for n in numbers])]))
 
-    def all_anchors(self) -> list[list[np.ndarray]]:
-        """Return the anchors of the replicas of all processes."""
-        own = [[w.numpy() for w in optimizer.anchors()] for optimizer in self.optimizers]
-        return self.gathered(own)
-
-    def gathered(self, own: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
-        """Return lists of arrays of all replicas, given those of this process, in all processes."""
-        if not _several_processes(self._strategy):
+    def of_all(self, own: Arrays) -> Arrays:
+        """Return lists of arrays of the replicas of all processes."""
+        if len(own) == self._strategy.num_replicas_in_sync:
             return own
-        count = self._strategy.num_replicas_in_sync
-        found: list[list[np.ndarray]] = [[] for _ in range(count)]
-        for parts in zip(*own, strict=True):
-            dtype = parts[0].dtype
-            whole = np.zeros((count, *parts[0].shape), np.float64)
-            for a, part in enumerate(parts):
-                whole[self._first + a] = part
-            summed = self._sum_arrays(tf.constant(whole)).numpy()
-            for a in range(count):
-                found[a].append(summed[a].astype(dtype))
-        return found
+        # All in one vector: a trace and a collective for each array would take its time.
+        flat = np.array([np.concatenate([p.ravel() for p in parts]) for parts in own], np.float64)
+        everyone = np.zeros((self._strategy.num_replicas_in_sync, flat.shape[1]))
+        everyone[self._first : self._first + len(own)] = flat
+        ends = np.cumsum([part.size for part in own[0]])[:-1]
+        return [
+            [
+                piece.reshape(part.shape).astype(part.dtype)
+                for piece, part in zip(np.split(row, ends), own[0], strict=True)
+            ]
+            for row in self._sum(tf.constant(everyone)).numpy()
+        ]
 
     # ---- inside the strategy ------------------------------------------------------------------
 
@@ -208,34 +221,16 @@ class StrategyExchange(Exchange):
         for variable, mean in zip(targets, means, strict=True):
             variable.assign(mean)
 
-    def _sum_numbers(self, numbers: tf.Tensor) -> tf.Tensor:
+    def _summed(self, array: tf.Tensor) -> tf.Tensor:
+        """Sum an array over the processes, of whose replicas the first holds it."""
+
         def in_replica() -> tf.Tensor:
             a = self._local()
             with tf.device(self._devices[a]):
-                own = tf.identity(numbers[a])
+                own = tf.identity(array) if a == 0 else tf.zeros_like(array)
             return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, own)
 
         return self._strategy.experimental_local_results(self._strategy.run(in_replica))[0]
-
-    def _sum_arrays(self, array: tf.Tensor) -> tf.Tensor:
-        """Sum an array over the processes."""
-
-        @tf.function(autograph=False)
-        def total() -> tf.Tensor:
-            def in_replica() -> tf.Tensor:
-                a = self._local()
-                with tf.device(self._devices[a]):
-                    own = tf.identity(array) if a == 0 else tf.zeros_like(array)
-                context = tf.distribute.get_replica_context()
-                return context.all_reduce(tf.distribute.ReduceOp.SUM, own)
-
-            return self._strategy.experimental_local_results(self._strategy.run(in_replica))[0]
-
-        return total()
-
-
-def _several_processes(strategy: tf.distribute.Strategy) -> bool:
-    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
 
 def _rescaled(means: Weights, mean_norm: tf.Tensor) -> list[tf.Tensor]:

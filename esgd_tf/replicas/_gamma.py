@@ -18,12 +18,16 @@ _BATCHES = 10
 
 
 def measured_gamma(
-    members: Sequence[keras.Model], exchange: Exchange, batches: tf.data.Dataset
+    members: Sequence[keras.Model],
+    viewer: keras.Model,
+    exchange: Exchange,
+    batches: tf.data.Dataset,
 ) -> float:
     """Return gamma_0 = mean_a L(w^a) / mean_a |w^a - c|^2 / 2; see `focusing.py`.
 
     Args:
-        members: The compiled replicas of this process.
+        members: The replicas of this process.
+        viewer: A compiled copy, which takes their weights in turn: one trace, not one for each.
         exchange: Knows their anchors, and the replicas of other processes.
         batches: What they are going to be trained on: tuples of one minibatch each.
 
@@ -35,7 +39,8 @@ def measured_gamma(
     means = [m.numpy() for m in exchange.mean()]
     for a, member in enumerate(members):
         own = few.map(lambda *parts, a=a: parts[a])
-        losses.append(member.evaluate(own, verbose=0, return_dict=True)["loss"])
+        viewer.set_weights(member.get_weights())
+        losses.append(viewer.evaluate(own, verbose=0, return_dict=True)["loss"])
         anchors = [w.numpy() for w in exchange.optimizers[a].anchors()]
         halves.append(0.5 * square(anchors, means))
     loss = exchange.mean_numbers(losses)

@@ -34,10 +34,18 @@ class ReplicasOptimizer(keras.optimizers.Optimizer):
     Args:
         optimizers: Those of the replicas.
         coupling: What draws them together.
+        center: What is to be saved along: the center as training knows it.
     """
 
-    def __init__(self, optimizers: Sequence[LocalEntropy], coupling: Coupling) -> None:
+    def __init__(
+        self,
+        optimizers: Sequence[LocalEntropy],
+        coupling: Coupling,
+        center: Sequence[keras.Variable] = (),
+    ) -> None:
         super().__init__(learning_rate=_rate_of_the_replicas, name="replicas")
+        for variable in center:
+            self._track_variable(variable)
         self.replicas = list(optimizers)
         self._coupling = coupling
         self._gamma_zero = self.add_variable(
@@ -70,10 +78,18 @@ class ReplicasOptimizer(keras.optimizers.Optimizer):
 
     @property
     def gamma(self) -> tf.Tensor:
-        """Strength of the coupling (gamma, alpha or rho) now in force, a float64 scalar."""
+        """Strength of the coupling (gamma, alpha or rho) at the next step, a float64 scalar."""
+        return self._strength_at(self.iterations.value)
+
+    @property
+    def last_gamma(self) -> float:
+        """Strength of the coupling at the last step that was taken."""
+        return float(self._strength_at(tf.maximum(self.iterations.value - 1, 0)))
+
+    def _strength_at(self, step: Any) -> tf.Tensor:
         strength = self._coupling.strength
         if isinstance(strength, CouplingSchedule):
-            return strength(self.iterations.value, self._gamma_zero.value)
+            return strength(step, self._gamma_zero.value)
         return tf.constant(strength, tf.float64)
 
     @property
@@ -107,6 +123,15 @@ class ReplicasOptimizer(keras.optimizers.Optimizer):
         """
         raise ValueError("Replicas step by their own optimizers: use `fit` or `train_on_batch`.")
 
+    def finalize_variable_values(self, var_list: Sequence[keras.Variable]) -> None:
+        """Give replicas whose optimizer averages their weights (`use_ema`) the averages."""
+        del var_list
+        for optimizer in self.replicas:
+            if optimizer.use_ema:
+                variables = optimizer._trainable_variables
+                keras.optimizers.Optimizer.finalize_variable_values(optimizer, variables)
+                self.is_settled = False
+
     def get_config(self) -> dict[str, Any]:
         """Return nothing to rebuild from: `Replicas` makes this in `compile`."""
         return {"name": self.name}
@@ -131,9 +156,18 @@ def inner_optimizers(
     optimizer = keras.optimizers.get(optimizer)
     if optimizer.built:
         raise ValueError("The optimizer is built already, on other weights: give a new one.")
+    if optimizer.gradient_accumulation_steps:
+        raise ValueError(
+            "Replicas do not take `gradient_accumulation_steps`: couplings count steps, each of "
+            "which must move the weights. Use larger minibatches, or a coupling with `every`."
+        )
     optimizer = coupling.inner_optimizer(optimizer, replicas)
     if not isinstance(optimizer, LocalEntropy):
         optimizer = _without_inner_loop(optimizer)
+    if optimizer.use_ema and optimizer.langevin_steps:
+        raise ValueError(
+            "Replicas with an inner loop do not take `use_ema`: their center is an average already."
+        )
     configs = [optimizer.get_config() for _ in range(replicas)]
     outer = optimizer.outer_optimizer
     for config in configs:

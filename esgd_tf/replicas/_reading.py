@@ -113,11 +113,11 @@ class Reading:
         """
         self.settle()
         center = [v.numpy() for v in self._center.trainable_variables]
-        return np.array([root_mean_square(w, center) for w in self._exchange.all_anchors()])
+        return np.array([root_mean_square(w, center) for w in self._all_anchors()])
 
     def norms(self) -> np.ndarray:
         """Return sqrt(|w^a|^2 / N), [y]. Of several processes, all must call this."""
-        return np.array([root_mean_square(w) for w in self._exchange.all_anchors()])
+        return np.array([root_mean_square(w) for w in self._all_anchors()])
 
     @property
     def center_norm(self) -> float:
@@ -132,6 +132,7 @@ class Reading:
         """
         if not self.compiled or self.optimizer.is_settled:
             return
+        self._exchange.store()
         if not self.coupling.keeps_center:
             self._assign_center(self._exchange.mean())
         self._settle_batch_norm()
@@ -146,7 +147,7 @@ class Reading:
         if len(self.local) == self.replicas or not isinstance(self._exchange, StrategyExchange):
             return
         state = [state_of(self.members[a]) for a in self.local]
-        found = self._exchange.gathered([[v.numpy() for v in s] for s in state])
+        found = self._exchange.of_all([[v.numpy() for v in s] for s in state])
         for a, values in enumerate(found):
             if a not in self.local:
                 for variable, value in zip(state_of(self.members[a]), values, strict=True):
@@ -156,16 +157,29 @@ class Reading:
         for variable, mean in zip(self._center.trainable_variables, means, strict=True):
             variable.assign(mean)
 
+    def _all_anchors(self) -> list[list[np.ndarray]]:
+        """Return the anchors of the replicas of all processes."""
+        return self._exchange.of_all(
+            [[w.numpy() for w in optimizer.anchors()] for optimizer in self._exchange.optimizers]
+        )
+
     def _settle_batch_norm(self) -> None:
         """Estimate the center's statistics from training data, or average the replicas'."""
+        own = statistics_of(self._center)
+        if not own:
+            return
         if self._batch_norm_data is not None:
             self._reestimated(-1, self._center)
-            return
-        for own, *others in zip(
-            statistics_of(self._center), *(statistics_of(self.members[a]) for a in self.local),
-            strict=True,
-        ):  # fmt: skip
-            own.assign(np.mean([other.numpy() for other in others], axis=0))
+            # Of several processes, each has other data: the first one's hold.
+            of_all = self._exchange.of_all([[v.numpy() for v in own] for _ in self.local])
+            found = of_all[0]
+        else:
+            of_all = self._exchange.of_all(
+                [[v.numpy() for v in statistics_of(self.members[a])] for a in self.local]
+            )
+            found = [np.mean(values, axis=0) for values in zip(*of_all, strict=True)]
+        for variable, value in zip(own, found, strict=True):
+            variable.assign(value)
 
     def _reestimated(self, number: int, model: keras.Model) -> None:
         """Estimate the moving statistics of a model from training data."""

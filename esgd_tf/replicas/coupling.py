@@ -370,10 +370,12 @@ class Parle(Coupling):
         self.scoping = _checks.real("scoping", scoping, at_least=0)
         self.gamma_max = _checks.real("gamma_max", gamma_max, at_least=0)
         self.rho_max = _checks.real("rho_max", rho_max, at_least=0)
-        self.langevin_learning_rate = langevin_learning_rate
-        self.momentum = momentum
-        self.averaging = averaging
-        self.weight_decay = weight_decay
+        self.langevin_learning_rate = _checks.real(
+            "langevin_learning_rate", langevin_learning_rate, above=0
+        )
+        self.momentum = _checks.real("momentum", momentum, at_least=0, below=1)
+        self.averaging = _checks.real("averaging", averaging, at_least=0, below=1)
+        self.weight_decay = _checks.real("weight_decay", weight_decay, at_least=0)
         self.every = _checks.integer("every", every, at_least=1)
         self.skip_nonfinite = bool(skip_nonfinite)
 

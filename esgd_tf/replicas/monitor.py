@@ -16,7 +16,7 @@ __all__ = ["ReplicaMonitor"]
 class ReplicaMonitor(keras.callbacks.Callback):
     """Adds to the logs of each epoch, for every later callback and the history:
 
-        coupling                         strength of the coupling (gamma, alpha or rho) in force
+        coupling                         gamma, alpha or rho at the last step
         distance, distance_A             sqrt(mean_a |w^a - c|^2 / N), and that of each replica A
         norm, norm_A, norm_center        sqrt(|w|^2 / N): mean over the replicas, each, the center
         SPLIT_WHO_loss, SPLIT_WHO_...    loss and metrics, SPLIT being train or test, and WHO
@@ -35,7 +35,9 @@ class ReplicaMonitor(keras.callbacks.Callback):
     def __init__(self, train: Any = None, test: Any = None) -> None:
         super().__init__()
         self._data = {name: data for name, data in (("train", train), ("test", test)) if data}
-        self._viewers: dict[str, keras.Model] = {}
+        # Replicas are looked at through copies: one for each in turn, and all for the ensemble.
+        self._copies: list[keras.Model] = []
+        self._ensemble: Ensemble | None = None
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Measure."""
@@ -49,7 +51,7 @@ class ReplicaMonitor(keras.callbacks.Callback):
         model.gather()
         distances, norms = model.distances(), model.norms()
         found = {
-            "coupling": float(model.optimizer.gamma),
+            "coupling": model.optimizer.last_gamma,
             "distance": float(np.sqrt(np.mean(distances**2))),
             "norm": float(np.mean(norms)),
             "norm_center": model.center_norm,
@@ -58,30 +60,32 @@ class ReplicaMonitor(keras.callbacks.Callback):
             found[f"distance_{a}"], found[f"norm_{a}"] = float(distances[a]), float(norms[a])
         if not self._data:
             return found
-        if not self._viewers:
-            self._viewers = self._make_viewers()
-        for a in range(model.replicas):
-            model.copy_replica(a, self._viewers[f"replica{a}"])
-        for split, data in self._data.items():
-            results = {"center": model.evaluate(data, verbose=0, return_dict=True)}
-            for who, viewer in self._viewers.items():
-                results[who] = viewer.evaluate(data, verbose=0, return_dict=True)
-            for who, result in results.items():
-                found |= {f"{split}_{who}_{name}": float(v) for name, v in result.items()}
-        return found
+        if self._ensemble is None:
+            self._make_copies()
+        found |= self._evaluated("center", model)
+        first, *_ = self._copies
+        for a in reversed(range(model.replicas)):
+            model.copy_replica(a, self._copies[a])
+            if a > 0:
+                first.set_weights(self._copies[a].get_weights())
+            found |= self._evaluated(f"replica{a}", first)
+        return found | self._evaluated("ensemble", self._ensemble)
 
-    def _make_viewers(self) -> dict[str, keras.Model]:
-        """Return models to put the replicas into, and their ensemble, each traced only once."""
+    def _evaluated(self, who: str, model: Any) -> dict[str, float]:
+        return {
+            f"{split}_{who}_{name}": float(value)
+            for split, data in self._data.items()
+            for name, value in model.evaluate(data, verbose=0, return_dict=True).items()
+        }
+
+    def _make_copies(self) -> None:
         model = self.model
-        viewers = [copy_of(member, model.build_model) for member in model.members]
-        loss = model.loss
-        named = {f"replica{a}": viewer for a, viewer in enumerate(viewers)}
-        named["ensemble"] = Ensemble(viewers, kind_for(loss))
-        for viewer in named.values():
+        self._copies = [copy_of(member, model.build_model) for member in model.members]
+        self._ensemble = Ensemble(self._copies, kind_for(model.loss))
+        for viewer in (self._copies[0], self._ensemble):
             viewer.compile(
                 optimizer=None,
-                loss=loss,
+                loss=model.loss,
                 metrics=copied_metrics(model.compiled_metrics),
                 jit_compile=False,
             )
-        return named

@@ -7,6 +7,7 @@ evaluation in every replica. What is evaluated, saved for use and exported is th
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -145,8 +146,12 @@ class Replicas(Reading, keras.Model):
 
         Raises:
             ValueError: The optimizer is built already or does not fit the coupling, or
-                `steps_per_execution` is above 1 with a strategy.
+                `steps_per_execution` is above 1, or `jit_compile` True, with a strategy.
         """
+        if self._strategy is not None and jit_compile is True:
+            raise ValueError(
+                "`jit_compile` must be False or 'auto' with a strategy: XLA is for one device."
+            )
         if self._strategy is not None and steps_per_execution != 1:
             raise ValueError(
                 "`steps_per_execution` must be 1 with a strategy: between two steps the replicas "
@@ -178,11 +183,16 @@ class Replicas(Reading, keras.Model):
             if inner is not None:
                 member.optimizer.build(member.trainable_variables)
         super().compile(
-            optimizer=ReplicasOptimizer(optimizers, self.coupling),
+            optimizer=ReplicasOptimizer(
+                optimizers,
+                self.coupling,
+                [] if self.coupling.keeps_center else self._exchange.state,
+            ),
             loss=loss,
             run_eagerly=run_eagerly,
             steps_per_execution=steps_per_execution,
-            jit_compile=jit_compile,
+            # XLA compiles for one device.
+            jit_compile=False if self._strategy is not None else jit_compile,
             auto_scale_loss=False,
         )
         own = [optimizers[a] for a in self.local]
@@ -191,8 +201,9 @@ class Replicas(Reading, keras.Model):
         for a, inner in enumerate(own):
             inner.coupling = Drawing(self.coupling, inner, self._exchange.center_of(a))
             self._drawings.append(inner.coupling)
-        # A center with a state of its own starts as the mean.
+        # The center starts as the mean, also one with a state of its own.
         self._assign_center(self._exchange.mean())
+        self._exchange.begin()
 
     def fit(
         self,
@@ -230,8 +241,8 @@ class Replicas(Reading, keras.Model):
         Raises:
             ValueError: The data are of another kind, or gamma_0 cannot be measured.
         """
-        if options.get("class_weight") is not None:
-            raise ValueError("`class_weight` is not taken: give `sample_weight` instead.")
+        self._assert_compile_called("fit")
+        _refuse_class_weight(options)
         if options.get("validation_split"):
             raise ValueError("`validation_split` is not taken: give `validation_data` instead.")
         batches, steps = make_minibatches(
@@ -246,6 +257,12 @@ class Replicas(Reading, keras.Model):
             steps_per_epoch=steps_per_epoch,
             shuffle=shuffle,
         )
+        execution = self.steps_per_execution
+        if steps and steps % execution:
+            raise ValueError(
+                f"`steps_per_execution` = {execution} does not go into the {steps} steps of an "
+                "epoch: the last execution would run over."
+            )
         self._batch_norm_data = (
             batches.map(lambda *parts: parts[0]).take(_BATCH_NORM_BATCHES)
             if batch_norm_data is None
@@ -253,7 +270,10 @@ class Replicas(Reading, keras.Model):
         )
         if self._needs_gamma():
             own = [self.members[a] for a in self.local]
-            self.optimizer.gamma_zero = measured_gamma(own, self._exchange, batches)
+            center = self._center.get_weights()
+            gamma = measured_gamma(own, self._center, self._exchange, batches)
+            self._center.set_weights(center)
+            self.optimizer.gamma_zero = gamma
         self._begin()
         return super().fit(
             batches,
@@ -278,6 +298,8 @@ class Replicas(Reading, keras.Model):
         Raises:
             ValueError: The minibatches do not go round.
         """
+        self._assert_compile_called("train_on_batch")
+        _refuse_class_weight(options)
         arrays = tuple(part for part in (x, y, sample_weight) if part is not None)
         length = len(keras.tree.flatten(x)[0])
         if length % self.replicas:
@@ -379,6 +401,15 @@ class Replicas(Reading, keras.Model):
     def _flatten_metrics_in_order(self, logs: dict[str, Any]) -> Any:
         return self._center._flatten_metrics_in_order(logs)
 
+    def _get_metrics_result_or_logs(self, logs: Any) -> Any:
+        """Return an epoch's means over the replicas of all processes."""
+        if len(self.local) == self.replicas:
+            return logs
+        return {
+            name: self._exchange.mean_numbers([float(value)] * len(self.local))
+            for name, value in logs.items()
+        }
+
     def get_metrics_result(self) -> dict[str, Any]:
         """Return nothing: what each step returns are the means so far."""
         return {}
@@ -403,7 +434,10 @@ class Replicas(Reading, keras.Model):
         initialization = config.pop("initialization")
 
         def build_model() -> keras.Model:
-            return keras.saving.deserialize_keras_object(member, custom_objects=custom_objects)
+            # A copy: Keras empties the config of a functional model that it rebuilds.
+            return keras.saving.deserialize_keras_object(
+                copy.deepcopy(member), custom_objects=custom_objects
+            )
 
         config["coupling"] = keras.saving.deserialize_keras_object(
             config["coupling"], custom_objects=custom_objects
@@ -455,6 +489,11 @@ class Replicas(Reading, keras.Model):
         strength = self.coupling.strength
         measured = isinstance(strength, CouplingSchedule) and strength.is_measured
         return measured and self.optimizer.gamma_zero == 0.0
+
+
+def _refuse_class_weight(options: dict[str, Any]) -> None:
+    if options.get("class_weight") is not None:
+        raise ValueError("`class_weight` is not taken: give `sample_weight` instead.")
 
 
 def _if(due: Any, action: Callable[[], tf.Tensor]) -> None:

@@ -58,7 +58,7 @@ class Diagnostics(keras.callbacks.Callback):
         if logs is None:
             return
         if isinstance(self.model, Replicas):
-            logs["coupling"] = float(self.model.optimizer.gamma)
+            logs["coupling"] = self.model.optimizer.last_gamma
             return
         if optimizer is None or optimizer.langevin_steps == 0:
             return

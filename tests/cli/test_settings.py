@@ -5,8 +5,15 @@ import dataclasses
 import pytest
 
 import config
-from esgd_tf.cli.flags import FlagError, define_flags, parse
-from esgd_tf.cli.settings import choose_preset, make_settings, resume_settings, settings_table
+from esgd_tf.cli.flags import OPTIMIZERS, FlagError, define_flags, parse
+from esgd_tf.cli.settings import (
+    REPLICATED,
+    choose_preset,
+    epoch_steps,
+    make_settings,
+    resume_settings,
+    settings_table,
+)
 
 
 def settings(*flags):
@@ -66,12 +73,14 @@ def test_other_epochs_stretch_the_drops_unless_given():
 
 def test_every_preset_has_every_optimizer_with_its_own_name():
     assert set(config.PRESETS) >= {"mnistfc", "lenet", "allcnn-cifar10", "wrn-cifar10",
-                                   "wrn-cifar100", "quickstart"}  # fmt: skip
+                                   "wrn-cifar100", "conv-cifar10", "quickstart"}  # fmt: skip
     for by_optimizer in config.PRESETS.values():
-        assert set(by_optimizer) == {"entropy-sgd", "entropy-adam", "momentum", "sgd", "adam"}
+        assert tuple(by_optimizer) == OPTIMIZERS
         for name, experiment in by_optimizer.items():
             assert experiment.optimizer == name
-            assert (experiment.langevin_steps > 0) == name.startswith("entropy-")
+            has_inner_loop = name.startswith("entropy-") or name == "parle"
+            assert (experiment.langevin_steps > 0) == has_inner_loop
+            assert (experiment.replicas > 1) == (name in REPLICATED)
             with pytest.raises(dataclasses.FrozenInstanceError):
                 experiment.lr = 0.0
 
@@ -145,3 +154,41 @@ def test_a_run_of_before_a_flag_existed_has_its_default():
     stored = settings("-d", "cifar10").to_dict()
     del stored["run"]["on_nan"], stored["run"]["checkpoint_steps"]
     assert resume_settings(parsed(), config.PRESETS, stored).run["on_nan"] == "stop"
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["-opt", "momentum", "--replicas", "3"], "--replicas has no meaning for -opt momentum"),
+        (["-opt", "momentum", "--monitor", "5"], "--monitor has no meaning for -opt momentum"),
+        (["-opt", "easgd", "--focusing", "linear"], "--focusing has no meaning for -opt easgd"),
+        (["-opt", "easgd", "--coupling_max", "1"], "--coupling_max has no meaning for -opt easgd"),
+        (["-opt", "rsgd", "--gamma", "1"], "--gamma has no meaning for -opt rsgd"),
+        (["-opt", "easgd", "--coupling_gamma", "1.5"], "alpha, at most 1"),
+        (["-opt", "easgd", "--replicas", "4"], "their product must be at most 1"),
+        (["-opt", "rsgd", "--initialization", "same"], "no distance to measure"),
+        (["-opt", "rsgd", "--replicas", "1"], "nothing to couple"),
+        (["-opt", "rsgd", "--focusing_growth", "0.5"], "must be at least 1"),
+        (["-opt", "parle", "-L", "0"], "an inner loop of at least 1 step"),
+    ],
+)
+def test_what_makes_no_sense_for_replicas(flags, sentence):
+    with pytest.raises(FlagError, match=sentence):
+        settings("--preset", "quickstart", *flags)
+
+
+def test_replicas_of_entropy_sgd_take_its_flags_and_show_them():
+    chosen = settings("--preset", "quickstart", "-opt", "rsgd", "-L", "5", "--gamma", "0.5")
+    assert (chosen.experiment.langevin_steps, chosen.experiment.gamma) == (5, 0.5)
+    table = settings_table(chosen)
+    assert "gamma*: 0.5" in table
+    assert "replicas: 3" in table
+    assert max(map(len, table.splitlines())) <= 80
+    assert "replicas" not in settings_table(settings("-opt", "momentum"))
+
+
+def test_an_epoch_of_replicas_is_shared_or_each():
+    assert epoch_steps(469, 3, "shared") == 156
+    assert epoch_steps(469, 3, "each") == 469
+    assert epoch_steps(469, 1, "shared") == 469
+    assert epoch_steps(1, 3, "shared") == 1

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import esgd_tf
 from esgd_tf import Replicas
@@ -29,7 +30,15 @@ def gathers(monkeypatch):
     return calls
 
 
-@pytest.mark.parametrize("name", PERIODS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "focused",
+        "easgd",
+        "walkers",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("rsgd", "parle")),
+    ],
+)
 def test_one_replica_a_device_is_all_on_one(name, two_cpus, gathers):
     trajectory, _, center, history = helpers.uninterrupted(name)
     model = helpers.case(name, strategy=two_cpus)
@@ -68,6 +77,7 @@ def test_a_run_on_two_devices_goes_on_on_one(name, two_cpus, tmp_path):
     assert_close(helpers.weights(loaded), trajectory[-1], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_batch_norm_statistics_of_the_center_on_two_devices(two_cpus):
     assert_same(job.train_batch_norm(two_cpus), expected("batch_norm"))
 
@@ -90,6 +100,15 @@ def test_replicas_are_not_made_inside_a_strategy(two_cpus):
         pytest.raises(ValueError, match=r"Make Replicas outside of `strategy.scope\(\)`"),
     ):
         Replicas(helpers.network, 2, ReplicatedSGD(), strategy=two_cpus)
+
+
+@pytest.mark.slow
+def test_devices_of_their_own_compile_without_xla_by_themselves(two_cpus, monkeypatch):
+    """As Keras does under a strategy: one compiled step cannot span devices."""
+    gpu = tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda *kinds: [gpu])
+    assert helpers.case("rsgd").jit_compile
+    assert not helpers.case("rsgd", strategy=two_cpus).jit_compile
 
 
 @functools.cache

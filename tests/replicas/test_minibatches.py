@@ -20,6 +20,7 @@ def made(x=X, batch_size=4, *, local=(0, 1, 2), replicas=3, first_epoch=0, shuff
         replicas=replicas,
         seed=parts.get("seed", 8),
         first_epoch=first_epoch,
+        steps_per_epoch=parts.get("steps_per_epoch"),
         shuffle=shuffle,
     )
 
@@ -49,6 +50,18 @@ def test_orders_are_a_function_of_seed_and_epoch():
     np.testing.assert_array_equal(orders(epochs=3, local=(2,)), seen[2:])
 
 
+def test_epochs_of_other_lengths_go_on_where_the_last_one_ended():
+    def seen(**options):
+        dataset, steps = made(steps_per_epoch=2, **options)
+        assert steps == 2
+        return [step[1][0].tolist() for step in dataset.take(4).as_numpy_iterator()]
+
+    seen_from_start, resumed = seen(), seen(first_epoch=1)
+    assert resumed[:2] == seen_from_start[2:]
+    # Three minibatches are one pass.
+    assert sorted(np.concatenate(seen_from_start[:3])) == X.tolist()
+
+
 def test_without_shuffling_all_see_the_data_as_they_are():
     np.testing.assert_array_equal(
         orders(epochs=2, shuffle=False), np.broadcast_to(X, (3, 2, len(X)))
@@ -66,7 +79,7 @@ def test_the_last_minibatch_is_filled_up_from_the_start_of_the_order():
 
 
 def test_minibatches_of_arrays_never_end():
-    dataset, _ = shuffled((X,), batch_size=4, seed=0, first_epoch=0, shuffle=True)
+    dataset, _ = shuffled((X,), batch_size=4, seed=0, first_step=0, shuffle=True)
     assert dataset.cardinality() == tf.data.INFINITE_CARDINALITY
     assert made()[0].cardinality() == tf.data.INFINITE_CARDINALITY
 

@@ -11,8 +11,8 @@ from esgd_tf.replicas import ElasticAveraging, Focusing, OwnMinibatches, Parle, 
 from tests.optimizers.helpers import BATCH, STEPS_PER_EPOCH, assert_close, assert_equal, data
 from tests.replicas import helpers
 
-# What these two keep is kept by the others too.
-SLOW = ("rsgd", "walkers")
+# What these keep is kept by the others too.
+SLOW = ("rsgd", "walkers", "parle")
 CASES = [
     pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in helpers.CASES
 ]
@@ -192,7 +192,7 @@ def with_batch_norm(a=0):
 
 
 def test_batch_norm_statistics_of_the_center_are_those_of_training_data(tmp_path):
-    x, y = data()
+    x, _ = data()
     model = helpers.replicas(ReplicatedSGD(0.3), helpers.nesterov(), build=with_batch_norm)
     helpers.fit(model)
     center = model.center().layers[0]
@@ -228,11 +228,15 @@ def test_without_training_data_batch_norm_statistics_are_the_replicas_mean():
 
 
 def test_statistics_of_an_anchor_are_estimated_anew():
-    x, _ = data()
-    model = helpers.replicas(ReplicatedSGD(0.3), helpers.entropy(), build=with_batch_norm)
-    helpers.fit(model)
-    replica = model.replica(1).layers[0]
-    np.testing.assert_allclose(replica.moving_mean, x.mean(axis=0), atol=1e-5)
+    """Of the first replica's minibatches."""
+    seen = np.concatenate([x for x, _ in helpers.own_minibatches(0, steps=2)])
+    model = helpers.replicas(
+        ReplicatedSGD(0.3), helpers.entropy(), build=with_batch_norm, run_eagerly=True
+    )
+    model.fit(OwnMinibatches(lambda a: helpers.own_minibatches(a, steps=2)), verbose=0)
+    for taken in (model.center(), model.replica(1)):
+        np.testing.assert_allclose(taken.layers[0].moving_mean, seen.mean(axis=0), atol=1e-5)
+        np.testing.assert_allclose(taken.layers[0].moving_variance, seen.var(axis=0), rtol=1e-5)
 
 
 # ---- callbacks ----------------------------------------------------------------------------------
@@ -295,7 +299,9 @@ def test_several_steps_per_execution_do_not_overrun_the_epoch():
     assert int(model.optimizer.iterations) == STEPS_PER_EPOCH
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize(
+    "policy", [pytest.param("mixed_bfloat16", marks=pytest.mark.slow), "mixed_float16"]
+)
 def test_mixed_precision_trains_about_as_well(policy, tmp_path):
     _, _, _, history = helpers.uninterrupted("rsgd")
     keras.config.set_dtype_policy(policy)
@@ -359,7 +365,11 @@ def test_a_minibatch_that_is_not_finite_stops_one_replica_only():
     assert int(model.optimizer.iterations) == STEPS_PER_EPOCH
 
 
-@pytest.mark.parametrize("rule", [ReplicatedSGD(0.3), ElasticAveraging(0.3)])
+@pytest.mark.parametrize(
+    "rule",
+    [ReplicatedSGD(0.3), pytest.param(ElasticAveraging(0.3), marks=pytest.mark.slow)],
+    ids=["rsgd", "easgd"],
+)
 def test_asking_for_the_center_does_not_move_a_replica_that_lags_behind(rule):
     """Replica 0 has skipped a minibatch: its outer update follows those of the others."""
 
