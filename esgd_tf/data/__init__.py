@@ -5,8 +5,9 @@
     batches = training_batches(data.train_images, data.train_labels, batch_size=128, seed=42,
                                preprocess=prepare, augmentation="flip_crop")
 
-Nothing here imports TensorFlow before it is needed: the names of data sets, preprocessings and
-augmentations are there for `--help` at once, and `load` says what is missing within seconds.
+Nothing here imports TensorFlow before it is needed: the names of data sets, preprocessings,
+augmentations and corruptions are there for `--help` at once, and `load` says what is missing
+within seconds.
 """
 
 import lazy_loader
@@ -15,7 +16,15 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "catalog": ["AUGMENTATIONS", "DATASETS", "PREPROCESSINGS"],
+        "corruption": [
+            "CORRUPTIONS",
+            "Corruption",
+            "corrupt_data",
+            "parse_corruptions",
+            "soft_labels",
+        ],
         "errors": ["DataError"],
+        "input_noise": ["corrupt_in_order", "input_corruption"],
         "pipeline": ["evaluation_batches", "steps_per_epoch", "training_batches"],
         "preprocessing": ["Preprocessor", "preprocessor"],
         "sources": ["ImageData", "load"],

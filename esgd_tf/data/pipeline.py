@@ -49,6 +49,7 @@ def training_batches(
     seed: int,
     preprocess: Callable[[Any], Any],
     augmentation: str = "none",
+    corrupt: Callable[[Any, Any], Any] | None = None,
     first_epoch: int = 0,
     first_batch: int = 0,
     epochs: int | None = None,
@@ -68,6 +69,10 @@ def training_batches(
         preprocess: From `preprocessor`, or any function of a batch that needs no autograph.
         augmentation: One of `AUGMENTATIONS`. It acts on raw pixels, before `preprocess`, unless
             that says otherwise (`augment_first`): whitened images are augmented afterwards.
+        corrupt: From `input_corruption`, or any function of (preprocessed images [b, h, w, c],
+            their indices in `images`, [b]) that returns images. With it the order is `preprocess`,
+            `corrupt`, augmentation: what is augmented is the corrupted data set, and an image
+            keeps its noise. None: nothing.
         first_epoch: Epoch to begin with, from 0.
         first_batch: Batch of that epoch to begin with, from 0.
         epochs: How many epochs to run, the first one counted even when it is begun in the middle.
@@ -110,7 +115,9 @@ def training_batches(
     def batch(epoch: tf.Tensor, k: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         chosen = tf.gather(pixels, indices)
         seeds = _stateless_seed(seed, epoch, k)
-        if augment_first:
+        if corrupt is not None:
+            chosen = augment(corrupt(preprocess(chosen), indices), seeds)
+        elif augment_first:
             chosen = preprocess(augment(chosen, seeds))
         else:
             chosen = augment(preprocess(chosen), seeds)

@@ -1,0 +1,373 @@
+import dataclasses
+import math
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from esgd_tf.data import (
+    CORRUPTIONS,
+    Corruption,
+    DataError,
+    ImageData,
+    corrupt_data,
+    parse_corruptions,
+    soft_labels,
+)
+
+N, M, H, W, C, K = 60, 20, 3, 4, 2, 5
+ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Images that say who they are: value j at image j's first pixel, each pixel its place."""
+
+    def images(count, first):
+        pixels = np.arange(H * W, dtype=np.uint8).reshape(1, H, W, 1) * 10
+        both = np.concatenate([pixels + 100, pixels], axis=3).repeat(count, axis=0)
+        both[:, 0, 0, 0] = first + np.arange(count)
+        return both
+
+    return ImageData(
+        name="toy",
+        train_images=images(N, 0),
+        train_labels=(np.arange(N) % K).astype(np.int32),
+        test_images=images(M, N),
+        test_labels=(np.arange(M) * 3 % K).astype(np.int32),
+        num_classes=K,
+        label_names=tuple("01234"),
+        folder=tmp_path,
+    )
+
+
+def _corrupt(data, text, seed=0):
+    """Corrupt, and hold what is true of every corruption."""
+    before = {name: getattr(data, name).copy() for name in ARRAYS}
+    made = corrupt_data(data, parse_corruptions(text), seed=seed)
+    for name, array in before.items():
+        np.testing.assert_array_equal(getattr(data, name), array, err_msg="wrote to its input")
+        assert getattr(made, name).dtype == array.dtype
+        assert len(getattr(made, name)) == len(array)
+        assert getattr(made, name).flags.c_contiguous
+    assert made.num_classes == K
+    assert (made.name, made.folder) == (data.name, data.folder)
+    return made
+
+
+def _changed(before, after):
+    """The names of the arrays that differ."""
+    return {n for n in ARRAYS if not np.array_equal(getattr(before, n), getattr(after, n))}
+
+
+# ---- which arrays, under which seed -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "arrays"),
+    [
+        ("none", set()),
+        ("double", set(ARRAYS)),
+        ("scrambled", {"train_labels"}),
+        ("label_noise:0.5", {"train_labels"}),
+        ("label_noise:0", set()),
+        ("all_noise", set()),
+        ("some_noise:2", set()),
+        ("gaussian:1", set()),
+        ("pixel_shuffle", {"train_images", "test_images"}),
+        ("random_pixels", {"train_images"}),
+    ],
+)
+def test_scope(data, text, arrays):
+    assert _changed(data, _corrupt(data, text)) == arrays
+
+
+@pytest.mark.parametrize(
+    "text", ["double", "scrambled", "label_noise:0.5", "pixel_shuffle", "random_pixels"]
+)
+def test_seeds(data, text):
+    first = _corrupt(data, text, seed=3)
+    assert not _changed(first, _corrupt(data, text, seed=3))
+    others = [_corrupt(data, text, seed=s) for s in (4, -3, 2**62, 3 + 2**32)]
+    for i, other in enumerate(others):
+        assert all(_changed(other, one) for one in [first, *others[:i]])
+
+
+def test_kinds_draw_apart(data):
+    """Under one seed, neither kinds nor splits share a permutation."""
+    partners = _corrupt(data, "double").train_images[:, 0, W, 0]
+    scrambled = dataclasses.replace(data, train_labels=np.arange(N, dtype=np.int32))
+    scrambled = _corrupt(scrambled, "scrambled").train_labels
+    assert not np.array_equal(partners, scrambled)
+    twins = dataclasses.replace(data, test_images=data.train_images, test_labels=data.train_labels)
+    twins = _corrupt(twins, "double")
+    assert not np.array_equal(twins.train_images, twins.test_images)
+
+
+# ---- one by one ---------------------------------------------------------------------------------
+
+
+def test_double_is_two_images_of_a_split_and_their_sum(data):
+    made = _corrupt(data, "double")
+    for images, labels, sources, numbers, first in (
+        (made.train_images, made.train_labels, data.train_images, data.train_labels, 0),
+        (made.test_images, made.test_labels, data.test_images, data.test_labels, N),
+    ):
+        assert images.shape == (len(sources), H, 2 * W, C)
+        left, right = images[:, :, :W], images[:, :, W:]
+        np.testing.assert_array_equal(left, sources)
+        partners = right[:, 0, 0, 0].astype(int) - first
+        assert sorted(partners) == list(range(len(sources)))
+        np.testing.assert_array_equal(right, sources[partners])
+        for label, a, b in zip(labels, numbers, numbers[partners], strict=True):
+            assert label == (a + b if a + b < K else a + b - K)
+
+
+def test_scrambled_keeps_the_class_counts(data):
+    uneven = dataclasses.replace(
+        data, train_labels=np.repeat([0, 1, 2], [40, 15, 5]).astype(np.int32)
+    )
+    labels = _corrupt(uneven, "scrambled").train_labels
+    assert list(np.bincount(labels)) == [40, 15, 5]
+    assert 0 < (labels[:40] != 0).sum() <= 20
+
+
+def _large(data, count=20_000):
+    return dataclasses.replace(
+        data,
+        train_images=np.zeros((count, 1, 1, 1), np.uint8),
+        train_labels=(np.arange(count) % K).astype(np.int32),
+    )
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.7])
+def test_label_noise_is_the_share_of_wrong_labels(data, rate):
+    data = _large(data)
+    shifts = (_corrupt(data, f"label_noise:{rate}").train_labels - data.train_labels) % K
+    counts = np.bincount(shifts, minlength=K)
+    expected = np.array([1 - rate, *[rate / (K - 1)] * (K - 1)]) * len(shifts)
+    # Chi squared with 4 degrees of freedom: beyond 23 once in ten thousand.
+    assert ((counts - expected) ** 2 / expected).sum() < 23
+    # Every class is hit alike.
+    wrong = [(shifts[label::K] != 0).mean() for label in range(K)]
+    np.testing.assert_allclose(wrong, rate, atol=4 * math.sqrt(rate * (1 - rate) / 4000))
+
+
+def test_label_noise_at_its_ends(data):
+    assert not (_corrupt(data, "label_noise:1").train_labels == data.train_labels).any()
+    two = dataclasses.replace(data, num_classes=2, train_labels=data.train_labels % 2)
+    flipped = corrupt_data(two, parse_corruptions("label_noise:1")).train_labels
+    np.testing.assert_array_equal(flipped, 1 - two.train_labels)
+    one = dataclasses.replace(data, num_classes=1, train_labels=data.train_labels * 0)
+    with pytest.raises(DataError, match="at least 2 classes"):
+        corrupt_data(one, parse_corruptions("label_noise:0.5"))
+
+
+def test_label_noise_is_nested(data):
+    """Wrong at one rate is wrong in the same way at a higher one, and in a smaller data set."""
+    clean = data.train_labels
+    low, high = (_corrupt(data, f"label_noise:{r}").train_labels for r in (0.3, 0.6))
+    assert 0 < (low != clean).sum() < (high != clean).sum()
+    np.testing.assert_array_equal(high[low != clean], low[low != clean])
+    short = dataclasses.replace(
+        data, train_images=data.train_images[:30], train_labels=data.train_labels[:30]
+    )
+    np.testing.assert_array_equal(_corrupt(short, "label_noise:0.6").train_labels, high[:30])
+
+
+def test_pixel_shuffle_is_one_permutation(data):
+    data = _at_their_places(data)
+    made = _corrupt(data, "pixel_shuffle")
+    order = made.train_images[0, :, :, 1].ravel() // 10
+    assert sorted(order) == list(range(H * W))
+    assert list(order) != list(range(H * W))
+    for images, sources in (
+        (made.train_images, data.train_images),
+        (made.test_images, data.test_images),
+    ):
+        flat = sources.reshape(-1, H * W, C)
+        np.testing.assert_array_equal(images.reshape(-1, H * W, C), flat[:, order])
+
+
+def test_random_pixels_is_a_permutation_for_each_image(data):
+    data = _at_their_places(data)
+    made = _corrupt(data, "random_pixels").train_images.reshape(N, H * W, C)
+    orders = made[:, :, 1] // 10
+    for order in orders:
+        assert sorted(order) == list(range(H * W))
+    # Both channels went the same way.
+    np.testing.assert_array_equal(made[:, :, 0], 100 + made[:, :, 1])
+    assert len({tuple(order) for order in orders}) == N
+
+
+def _at_their_places(data):
+    """Let channel 0 say where a pixel was, as channel 1 does."""
+    train, test = data.train_images.copy(), data.test_images.copy()
+    train[:, 0, 0, 0] = test[:, 0, 0, 0] = 100
+    return dataclasses.replace(data, train_images=train, test_images=test)
+
+
+def test_several_are_applied_in_their_order(data):
+    together = _corrupt(data, "double+label_noise:0.5+pixel_shuffle")
+    apart = data
+    for text in ("double", "label_noise:0.5", "pixel_shuffle"):
+        apart = _corrupt(apart, text)
+    assert not _changed(together, apart)
+    # Sums of wrong labels are not wrong sums.
+    assert _changed(_corrupt(data, "label_noise:0.5+double"), _corrupt(data, "double+scrambled"))
+    assert _changed(
+        _corrupt(data, "label_noise:0.5+double"), _corrupt(data, "double+label_noise:0.5")
+    ) == {"train_labels"}
+
+
+def test_a_set_without_test_images(data):
+    empty = dataclasses.replace(
+        data, test_images=data.test_images[:0], test_labels=data.test_labels[:0]
+    )
+    made = _corrupt(empty, "double+pixel_shuffle")
+    assert made.test_images.shape == (0, H, 2 * W, C)
+
+
+def test_what_cannot_be_done(data):
+    with pytest.raises(DataError, match=r"no 4 rows and 4 columns for some_noise .* of 3 x 4"):
+        corrupt_data(data, [Corruption("some_noise", 4)])
+    with pytest.raises(DataError, match="must fit 64 bits"):
+        corrupt_data(data, [], seed=2**63)
+    with pytest.raises(DataError, match="twice"):
+        corrupt_data(data, [Corruption("scrambled")] * 2)
+
+
+# ---- soft labels --------------------------------------------------------------------------------
+
+
+def test_soft_labels_by_hand():
+    np.testing.assert_allclose(
+        soft_labels(np.array([2, 0], np.int32), 3, 0.8, 0.1), [[0.1, 0.1, 0.8], [0.8, 0.1, 0.1]]
+    )
+    made = soft_labels(tf.range(10), 10, 0.91, 0.01)
+    assert made.dtype == tf.float32
+    np.testing.assert_allclose(np.sum(made, axis=1), 1, atol=1e-6)
+
+
+def test_soft_labels_that_are_one_hot():
+    labels = np.array([3, 1, 0, 4])
+    made = soft_labels(labels, K, 1, 0)
+    np.testing.assert_array_equal(made, np.eye(K)[labels])
+    logits = np.random.default_rng(0).normal(size=(4, K))
+    soft = keras.losses.CategoricalCrossentropy(from_logits=True)(made, logits)
+    hard = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(labels, logits)
+    np.testing.assert_allclose(soft, hard, rtol=1e-6)
+
+
+@pytest.mark.parametrize("pq", [(0.91, 0.01), (1.2, -0.05), (-0.2, 0.3), (math.nan, 0.0)])
+def test_soft_labels_that_are_no_probabilities(pq):
+    with pytest.raises(DataError, match=r"must sum to 1.* q = \(1 - p\)"):
+        soft_labels(np.zeros(2, np.int32), K, *pq)
+
+
+def test_why_soft_labels_must_sum_to_one():
+    """TensorFlow's gradient is softmax - target, which is that of its value only for sum 1."""
+    logits = tf.constant([[0.3, -0.2, 1.0]])
+    for total, right in ((1.0, True), (2.0, False)):
+        target = tf.constant([[0.5, 0.25, 0.25]]) * total
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            value = tf.nn.softmax_cross_entropy_with_logits(target, logits)
+        truth = total * tf.nn.softmax(logits) - target
+        assert np.allclose(tape.gradient(value, logits), truth, atol=1e-6) == right
+
+
+# ---- reading ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("none", ()),
+        ("double", (Corruption("double"),)),
+        ("label_noise:0.2", (Corruption("label_noise", 0.2),)),
+        ("some_noise", (Corruption("some_noise", 7),)),
+        ("some_noise:3", (Corruption("some_noise", 3),)),
+        ("gaussian:1e-3", (Corruption("gaussian", 0.001),)),
+        (
+            "double + scrambled+gaussian:0.5",
+            (Corruption("double"), Corruption("scrambled"), Corruption("gaussian", 0.5)),
+        ),
+        # Labels do not mind whether noise on inputs comes first.
+        ("all_noise+scrambled", (Corruption("all_noise"), Corruption("scrambled"))),
+    ],
+)
+def test_reading(text, expected):
+    assert parse_corruptions(text) == expected
+    if expected:
+        assert parse_corruptions("+".join(map(str, expected))) == expected
+
+
+def test_writing():
+    assert str(Corruption("some_noise", 7.0)) == "some_noise:7"
+    assert str(Corruption("gaussian", 0.1)) == "gaussian:0.1"
+    assert str(Corruption("label_noise")) == "label_noise:0"
+    assert str(Corruption("double")) == "double"
+    huge = Corruption("gaussian", 1e20)
+    assert parse_corruptions(str(huge)) == (huge,)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", r"no corruption ''; choose none, or .* of double, scrambled, label_noise, all_noise"),
+        ("salt", "no corruption 'salt'"),
+        ("none+double", "no corruption 'none'"),
+        ("double+", "no corruption ''"),
+        ("double:2", "double takes no number, and has '2'"),
+        ("scrambled:", "scrambled takes no number"),
+        ("label_noise", "label_noise needs its rate, as in label_noise:0.2"),
+        ("gaussian", "gaussian needs its standard deviation"),
+        ("label_noise:1.5", "rate of label_noise must be from 0 to 1, not 1.5"),
+        ("label_noise:-0.1", "must be from 0 to 1, not -0.1"),
+        ("label_noise:nan", "must be from 0 to 1, not nan"),
+        ("label_noise:x", "must be from 0 to 1, not 'x'"),
+        ("label_noise:", "must be from 0 to 1, not ''"),
+        ("some_noise:2.5", "rows and columns of some_noise must be a whole number, 0 or more"),
+        ("some_noise:-1", "must be a whole number"),
+        ("some_noise:inf", "must be a whole number"),
+        ("gaussian:inf", "deviation of gaussian must be a finite number"),
+        ("gaussian:-1", "must be a finite number, 0 or more, not -1"),
+        ("gaussian:1+scrambled+gaussian:2", "gaussian stands there twice"),
+        ("gaussian:1+double", "double acts before preprocessing and gaussian after it: write dou"),
+        ("some_noise:1+scrambled+pixel_shuffle", "pixel_shuffle acts before .* and some_noise"),
+        ("all_noise+random_pixels", "random_pixels acts before"),
+    ],
+)
+def test_texts_that_make_no_sense(text, says):
+    with pytest.raises(DataError, match=says) as error:
+        parse_corruptions(text)
+    sentence = str(error.value)
+    assert "\n" not in sentence
+    assert sentence.endswith(".")
+
+
+def test_corruptions_made_by_hand_are_checked_too():
+    with pytest.raises(DataError, match="no corruption 'salt'"):
+        Corruption("salt")
+    with pytest.raises(DataError, match="all_noise takes no number"):
+        Corruption("all_noise", 1)
+    with pytest.raises(DataError, match="from 0 to 1"):
+        Corruption("label_noise", 2)
+
+
+def test_every_kind_can_be_read():
+    for kind in CORRUPTIONS:
+        number = ":0.5" if kind in ("label_noise", "gaussian") else ""
+        assert parse_corruptions(kind + number)[0].kind == kind
+
+
+def test_reading_needs_no_tensorflow():
+    code = (
+        "import sys; from esgd_tf.data import CORRUPTIONS, parse_corruptions, corrupt_data;"
+        "parse_corruptions('label_noise:0.2+gaussian:1'); sys.exit('tensorflow' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
