@@ -54,6 +54,9 @@ class Experiment:
         scoping: Relative growth of the scope per outer update.
         noise: Thermal noise; the term added is sqrt(2 langevin_lr) noise N(0, I).
         averaging: Weight of the old mean of the Langevin weights.
+        corrupt: What is done to the data set before training, as `parse_corruptions` of
+            `esgd_tf.data` reads it.
+        corruption_seed: Of that; the same for all seeds of an experiment.
         outer_momentum: Nesterov momentum of the outer update.
         replicas: y, interacting copies of the network.
         coupling_gamma: Strength of the coupling at the start: gamma of rsgd (None measures it),
@@ -87,6 +90,8 @@ class Experiment:
     scoping: float = 0.0
     noise: float = 1e-4  # answer; the paper's text says 1e-3 for MNIST
     averaging: float = 0.75  # lua: weight of the OLD mean; the paper prints 0.75 for the new sample
+    corrupt: str = "none"
+    corruption_seed: int = 0
     outer_momentum: float = 0.0  # lua: none in the outer update; the paper says Nesterov's in both
     replicas: int = 1
     coupling_gamma: float | None = None

@@ -50,6 +50,9 @@ class Batches:
             batch_size=experiment.batch_size,
             preprocess=data.preprocessor(experiment.preprocessing, images),
             augmentation=experiment.augmentation,
+            corrupt=data.input_corruption(
+                data.parse_corruptions(experiment.corrupt), seed=experiment.corruption_seed
+            ),
         )
         self._seed = seed
         self._one_pass = data.steps_per_epoch(len(images.train_labels), experiment.batch_size)
@@ -95,7 +98,7 @@ class Batches:
             "train": (images.train_images, images.train_labels),
             "test": (images.test_images, images.test_labels),
         }
-        return {
+        batches = {
             name: data.evaluation_batches(
                 x[:count],
                 y[:count],
@@ -104,6 +107,10 @@ class Batches:
             )
             for name, (x, y) in pairs.items()
         }
+        corrupt = self._training.keywords["corrupt"]
+        if corrupt is not None:
+            batches["train"] = data.corrupt_in_order(batches["train"], corrupt)
+        return batches
 
 
 def replica_seed(seed: int, a: int) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import flags
 
-from esgd_tf.data import AUGMENTATIONS, DATASETS, PREPROCESSINGS
+from esgd_tf.data import AUGMENTATIONS, CORRUPTIONS, DATASETS, PREPROCESSINGS
 from esgd_tf.models import names as model_names
 
 __all__ = [
@@ -59,7 +59,8 @@ _GROUPS = (
     ),
     _Group(
         "Data",
-        ("data_dir", "raw_dir", "download", "preprocessing", "augmentation", "bn_reestimate"),
+        ("data_dir", "raw_dir", "download", "preprocessing", "augmentation", "corrupt",
+         "corruption_seed", "bn_reestimate"),
     ),
     _Group(
         "Devices",
@@ -156,6 +157,9 @@ def define_flags() -> flags.FlagValues:
     switch("download", True, "whether to download a data set that is not there")
     choice("preprocessing", PREPROCESSINGS, None, "of the images")
     choice("augmentation", AUGMENTATIONS, None, "of the training images")
+    text("corrupt", None, f"what is done to the data first: {', '.join(CORRUPTIONS)}, some with a "
+         "number (label_noise:0.2), several joined by +; see docs/corruption.png")  # fmt: skip
+    integer("corruption_seed", 0, "of --corrupt, apart from --seed: several runs see one data set")
     integer("bn_reestimate", 0, "training batches from which BatchNorm statistics are estimated "
             "before each evaluation; 0 keeps the moving averages")  # fmt: skip
 

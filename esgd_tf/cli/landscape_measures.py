@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 
 from esgd_tf import landscape
-from esgd_tf.cli.stored_network import StoredNetwork, load_stored_network, reestimation_batches
+from esgd_tf.cli.stored_network import (
+    StoredNetwork,
+    load_stored_network,
+    reestimation_batches,
+    stored_input_corruption,
+)
 from esgd_tf.cli.stored_run import StoredRun
 from esgd_tf.data.pipeline import evaluation_batches
 from esgd_tf.landscape import Result
@@ -76,7 +82,12 @@ class Measures:
             run,
             network,
             {
-                "train": self._chosen(network, source.train_images, source.train_labels),
+                "train": self._chosen(
+                    network,
+                    source.train_images,
+                    source.train_labels,
+                    stored_input_corruption(run.experiment),
+                ),
                 "test": self._chosen(network, source.test_images, source.test_labels),
             },
         )
@@ -219,7 +230,13 @@ class Measures:
             )
         return self._operators[key]
 
-    def _chosen(self, network: StoredNetwork, images: NDArray[Any], labels: NDArray[Any]) -> Arrays:
+    def _chosen(
+        self,
+        network: StoredNetwork,
+        images: NDArray[Any],
+        labels: NDArray[Any],
+        corrupt: Callable[..., Any] | None = None,
+    ) -> Arrays:
         count = min(self._fv.samples, len(labels))
         chosen = np.random.default_rng(self._fv.seed).choice(len(labels), count, replace=False)
         chosen.sort()
@@ -227,6 +244,9 @@ class Measures:
             images[chosen], labels[chosen], batch_size=count, preprocess=network.preprocess
         )
         ((x, y),) = batches.as_numpy_iterator()
+        if corrupt is not None:
+            with tf.device("/CPU:0"):
+                x = corrupt(x, chosen).numpy()
         return x, y
 
     def _settle(self, measured: Measured) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 from absl import flags
 
 from esgd_tf.cli.flags import FlagError
+from esgd_tf.data import DataError, parse_corruptions
 from esgd_tf.models import check_name
 
 __all__ = [
@@ -36,7 +37,10 @@ _OF_THE_RUN = (
     "mixed_precision", "checkpoint_steps", "keep_every", "on_nan", "limit_steps", "monitor",
 )  # fmt: skip
 # Not worth a place in the table.
-_QUIET = {"strategy": "auto", "scale_lr": False, "sync_bn": False, "on_nan": "stop"}
+_QUIET = {
+    "strategy": "auto", "scale_lr": False, "sync_bn": False, "on_nan": "stop", "corrupt": "none",
+    "corruption_seed": 0,
+}  # fmt: skip
 
 REPLICATED = ("rsgd", "easgd", "parle")
 _INNER_LOOP = ("langevin_steps", "langevin_lr", "gamma", "scoping", "averaging")
@@ -141,6 +145,10 @@ def make_settings(fv: flags.FlagValues, presets: Presets) -> Settings:
         given[rate] = given.get(rate, getattr(experiment, rate)) * factor
     experiment = dataclasses.replace(experiment, **given)
     _check_replicas(experiment)
+    try:
+        parse_corruptions(experiment.corrupt)
+    except DataError as error:
+        raise FlagError(f"--corrupt={experiment.corrupt}: {str(error).rstrip('.')}") from None
     try:
         check_name(experiment.model)
     except ValueError as error:

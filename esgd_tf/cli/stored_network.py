@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,8 @@ def load_stored_network(run: StoredRun, checkpoint: Path, fv: Any) -> StoredNetw
     images = data.load(
         experiment["dataset"], data_dir=fv.data_dir, raw_dir=fv.raw_dir, download=fv.download
     )
+    corruptions, seed = stored_corruptions(experiment)
+    images = data.corrupt_data(images, corruptions, seed=seed)
     expected = (None, *images.train_images.shape[1:]), (None, images.num_classes)
     found = tuple(model.input_shape), tuple(model.output_shape)
     if found != expected:
@@ -124,4 +127,26 @@ def reestimation_batches(
         epochs=1,
         preprocess=preprocess,
         augmentation=run.experiment["augmentation"],
+        corrupt=stored_input_corruption(run.experiment),
     ).take(count)
+
+
+def stored_input_corruption(experiment: Mapping[str, Any]) -> Callable[..., Any] | None:
+    """Return what a run did to its preprocessed training inputs; None for nothing.
+
+    Args:
+        experiment: Of its config.json.
+    """
+    corruptions, seed = stored_corruptions(experiment)
+    return data.input_corruption(corruptions, seed=seed)
+
+
+def stored_corruptions(experiment: Mapping[str, Any]) -> tuple[tuple[data.Corruption, ...], int]:
+    """Return what a run did to its data set, and by which seed.
+
+    Args:
+        experiment: Of its config.json.
+    """
+    # Runs of before know of no corruption.
+    text, seed = experiment.get("corrupt", "none"), experiment.get("corruption_seed", 0)
+    return data.parse_corruptions(text), seed

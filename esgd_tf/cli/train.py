@@ -224,11 +224,11 @@ def _last_run(logdir: Path) -> Path:
 
 def _preset_table(presets: Mapping[str, Mapping[str, Any]]) -> str:
     def rows() -> Iterator[str]:
-        yield f"{'preset':<15} {'optimizer':<13} {'data set':<20} {'model':<10} {'epochs':>6}   lr"
+        yield f"{'preset':<14} {'optimizer':<12} {'data set':<19} {'model':<15} {'epochs':>6}   lr"
         for name, by_optimizer in presets.items():
             for optimizer, e in by_optimizer.items():
                 yield (
-                    f"{name:<15} {optimizer:<13} {e.dataset:<20} {e.model:<10} {e.epochs:>6}"
+                    f"{name:<14} {optimizer:<12} {e.dataset:<19} {e.model:<15} {e.epochs:>6}"
                     f"   {e.lr:g}"
                 )
 

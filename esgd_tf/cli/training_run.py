@@ -90,6 +90,8 @@ def run_training(
         )
 
     images = data.load(experiment.dataset, data_dir=data_dir, raw_dir=raw_dir, download=download)
+    corruptions = data.parse_corruptions(experiment.corrupt)
+    images = data.corrupt_data(images, corruptions, seed=experiment.corruption_seed)
     batches = Batches(images, experiment, seed, limit)
     model = _make_model(settings, images, batches, strategy)
     folder = RunFolder(path, checkpoint_dir)

@@ -75,7 +75,7 @@ def test_every_preset_has_every_optimizer_with_its_own_name():
     assert set(config.PRESETS) >= {"mnistfc", "lenet", "allcnn-cifar10", "wrn-cifar10",
                                    "wrn-cifar100", "conv-cifar10", "quickstart"}  # fmt: skip
     for by_optimizer in config.PRESETS.values():
-        assert tuple(by_optimizer) == OPTIMIZERS
+        assert set(by_optimizer) == set(OPTIMIZERS)
         for name, experiment in by_optimizer.items():
             assert experiment.optimizer == name
             has_inner_loop = name.startswith("entropy-") or name == "parle"
@@ -192,3 +192,12 @@ def test_an_epoch_of_replicas_is_shared_or_each():
     assert epoch_steps(469, 3, "each") == 469
     assert epoch_steps(469, 1, "shared") == 469
     assert epoch_steps(1, 3, "shared") == 1
+
+
+def test_corruptions_are_checked_shown_and_kept():
+    chosen = settings("--corrupt", "label_noise:0.2+gaussian:0.5", "--corruption_seed", "7")
+    assert "corrupt*: label_noise:0.2+gaussian:0.5" in settings_table(chosen)
+    assert chosen.to_dict()["experiment"]["corruption_seed"] == 7
+    assert "corrupt" not in settings_table(settings())
+    with pytest.raises(FlagError, match="--corrupt=label_noise:2: "):
+        settings("--corrupt", "label_noise:2")
