@@ -11,6 +11,7 @@ from esgd_tf.landscape.fisher import FisherOperator
 from esgd_tf.landscape.full_spectrum import FullSpectrum, full_spectrum
 from esgd_tf.landscape.gauss_newton import GaussNewtonOperator
 from esgd_tf.landscape.interpolation import Interpolation, interpolate
+from esgd_tf.landscape.laplace import laplace_local_entropy
 from esgd_tf.landscape.local_energy import (
     LocalEnergy,
     PacBayesSigma,
@@ -20,7 +21,6 @@ from esgd_tf.landscape.local_energy import (
 from esgd_tf.landscape.local_entropy import (
     LocalEntropyEstimate,
     NotConvergedWarning,
-    laplace_local_entropy,
     local_entropy,
 )
 from esgd_tf.landscape.operator import CurvatureOperator, DiagonalEstimate, HessianOperator

@@ -2,9 +2,8 @@
 
     F(x, γ) = (1/β) log ∫ exp(-β [f(x') + γ/2 ‖x - x'‖²]) dx'
 
-Entropy-SGD descends -F with β = 1. Two estimates, both relative to a reference scope γ_ref:
-
-Thermodynamic integration. With ⟨·⟩ the mean over the Gibbs density in the integral, and n weights,
+Entropy-SGD descends -F with β = 1. Here F is estimated relative to a reference scope γ_ref, by
+thermodynamic integration. With ⟨·⟩ the mean over the Gibbs density in the integral, and n weights,
 
     dF/dγ = -1/2 ⟨‖d‖²⟩,   d = x' - x.
 
@@ -18,11 +17,7 @@ has mean 0 for certain and, where the proximal term dominates, nearly all of the
 is subtracted with the coefficient that leaves the least variance (a control variate). For f a
 multiple of ‖x' - x‖² nothing is left of the noise at all.
 
-Laplace. At a minimum, and to second order around any point,
-
-    F ≈ -f(x) + 1/2 g'(H + γ)^{-1} g - 1/(2β) Σ_i log(β (λ_i + γ) / 2π),
-
-with g the gradient and λ_i the eigenvalues of the Hessian: exact for quadratic f.
+The other estimate, to second order, is in `laplace.py`.
 
 Sources: Chaudhari et al., "Entropy-SGD", ICLR 2017, eq. 2 and appendix; Kirkwood 1935 and Gelman
 and Meng, "Simulating normalizing constants", 1998 (thermodynamic integration).
@@ -45,14 +40,11 @@ from esgd_tf.landscape._chains import Chains, effective_sample_size, r_hat
 from esgd_tf.landscape._objective import Objective, Selection
 from esgd_tf.landscape._progress import progress_bar
 from esgd_tf.landscape._result import Result, axes
-from esgd_tf.landscape.full_spectrum import FullSpectrum
-from esgd_tf.landscape.operator import CurvatureOperator
-from esgd_tf.landscape.spectral_density import SpectralDensity, lanczos, spectral_density
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["LocalEntropyEstimate", "NotConvergedWarning", "laplace_local_entropy", "local_entropy"]
+__all__ = ["LocalEntropyEstimate", "NotConvergedWarning", "checked_gammas", "local_entropy"]
 
 Array = NDArray[np.float64]
 
@@ -179,7 +171,7 @@ def local_entropy(
     Raises:
         ValueError: An argument is out of range, or the loss is not finite at these weights.
     """
-    gammas = _checked_gammas(gammas)
+    gammas = checked_gammas(gammas)
     for name, number, least in (("chains", chains, 2), ("samples", samples, 8)):
         if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < least:
             raise ValueError(f"`{name}` must be an integer of at least {least}; got {number!r}.")
@@ -356,106 +348,8 @@ def _integrated(logs: Array, slopes: Array, errors: Array) -> tuple[Array, Array
     return coefficients @ slopes, np.sqrt(coefficients**2 @ errors**2), quadrature
 
 
-def laplace_local_entropy(
-    operator: CurvatureOperator,
-    gammas: ArrayLike = (1.0, 10.0, 100.0),
-    *,
-    spectrum: FullSpectrum | SpectralDensity | None = None,
-    inverse_temperature: float = 1.0,
-    num_probes: int = 10,
-    num_steps: int = 100,
-    seed: int = 0,
-    progress: bool | None = None,
-) -> LocalEntropyEstimate:
-    """Estimate the local entropy to second order, from the eigenvalues of the Hessian.
-
-    Args:
-        operator: The Hessian.
-        gammas: [g] scopes > 0, at least 2 different ones; the largest is the reference.
-        spectrum: All eigenvalues or their density; None estimates the density.
-        inverse_temperature: β.
-        num_probes: For the density, if it is estimated here.
-        num_steps: Lanczos steps for it, and for the term with the gradient.
-        seed: Of the probes.
-        progress: Whether to show a bar; None for "on a terminal".
-
-    Returns:
-        The estimate; NaN at scopes where H + γ is not positive definite. The standard error is
-        that of the density over its probes.
-
-    Raises:
-        ValueError: An argument is out of range.
-    """
-    gammas = _checked_gammas(gammas)
-    beta = float(inverse_temperature)
-    if not (np.isfinite(beta) and beta > 0):
-        raise ValueError(f"`inverse_temperature` must be positive; got {inverse_temperature}.")
-    n = operator.shape[0]
-    if isinstance(num_steps, bool) or not isinstance(num_steps, int | np.integer) or num_steps < 1:
-        raise ValueError(f"`num_steps` must be a positive integer; got {num_steps!r}.")
-    if spectrum is None:
-        spectrum = spectral_density(operator, num_probes, num_steps, seed=seed, progress=progress)
-    of = spectrum.size if isinstance(spectrum, SpectralDensity) else len(spectrum.eigenvalues)
-    if of != n:
-        raise ValueError(f"`spectrum` is of {of:,} eigenvalues; the operator has dimension {n:,}.")
-    if isinstance(spectrum, FullSpectrum):
-        eigenvalues = spectrum.eigenvalues
-        spectrum = SpectralDensity(
-            nodes=eigenvalues,
-            weights=np.full(n, 1 / n),
-            probes=np.zeros(n, np.int64),
-            size=n,
-            lower_residual=0.0,
-            upper_residual=0.0,
-            matvecs=0,
-        )
-        exact = True
-    else:
-        exact = False
-    slope = operator.gradient()
-    length = np.linalg.norm(slope)
-    # g'(H + γ)^{-1} g for all γ at once: the Gauss quadrature of g's own spectral measure.
-    (rule,) = lanczos(operator, slope[None] / (length or 1.0), min(num_steps, n))
-    if length == 0:
-        rule = dataclasses.replace(rule, weights=0 * rule.weights)
-    values, errors = np.full(len(gammas), np.nan), np.full(len(gammas), np.nan)
-    for k, gamma in enumerate(gammas):
-        if min(spectrum.smallest, rule.nodes[0] if length else np.inf) + gamma <= 0:
-            continue
-        # Relative to the reference already here: then the errors of the two cancel where they can.
-        log_ratio = lambda t, g=gamma: np.log((t + g) / (t + gammas[-1]))  # noqa: E731
-        mean, error = spectrum.mean(log_ratio)
-        pull = (
-            0.5
-            * length**2
-            * (rule.weights @ (1 / (rule.nodes + gamma) - 1 / (rule.nodes + gammas[-1])))
-        )
-        values[k] = pull - n / (2 * beta) * mean
-        errors[k] = 0.0 if exact else n / (2 * beta) * error
-    nothing = np.zeros(0)
-    return LocalEntropyEstimate(
-        gammas=gammas,
-        values=values,
-        standard_errors=errors,
-        quadrature_errors=np.zeros(len(gammas)),
-        loss=operator.loss(),
-        size=n,
-        inverse_temperature=beta,
-        method="laplace",
-        nodes=nothing,
-        square_distance=nothing,
-        acceptance=nothing,
-        step_size=nothing,
-        ess=nothing,
-        r_hat=nothing,
-        chains=0,
-        burn_in=0,
-        samples=0,
-        converged=True,
-    )
-
-
-def _checked_gammas(gammas: ArrayLike) -> Array:
+def checked_gammas(gammas: ArrayLike) -> Array:
+    """Return the scopes, sorted, or raise a ValueError."""
     gammas = np.unique(np.asarray(gammas, np.float64))
     if len(gammas) < 2 or not np.all(np.isfinite(gammas) & (gammas > 0)):
         raise ValueError(

@@ -45,7 +45,10 @@ class Exchange:
         self.state: list[keras.Variable] = (
             list(weights)
             if coupling.keeps_center
-            else [keras.Variable(v.value, dtype=v.dtype, name=f"center_{v.name}") for v in weights]
+            # From an array: given a tf.Variable, Keras would wrap the model's own.
+            else [
+                keras.Variable(v.numpy(), dtype=v.dtype, name=f"center_{v.name}") for v in weights
+            ]
         )
         # A center with a state of its own needs the mean beside it.
         self._means = [tf.Variable(v) for v in self._center] if coupling.keeps_center else None
