@@ -113,9 +113,9 @@ class Replicas(Reading, keras.Model):
         self.local = list(range(first, first + len(self.devices)))
         self.build_model = build_model
         # What other processes train is kept in this one's main memory.
-        devices = ["CPU:0" if strategy else None] * count
-        devices[first : first + len(self.devices)] = self.devices
-        self.members = make_members(build_model, devices, same=initialization == "same")
+        self._places: list[str | None] = ["CPU:0" if strategy else None] * count
+        self._places[first : first + len(self.devices)] = self.devices
+        self.members = make_members(build_model, self._places, same=initialization == "same")
         self._center = copy_of(self.members[0], build_model)
         if strategy is None:
             self._exchange: Exchange = Exchange(self.coupling, self._center)
@@ -169,7 +169,9 @@ class Replicas(Reading, keras.Model):
             "auto_scale_loss": auto_scale_loss,
         }
         optimizers = inner_optimizers(optimizer, self.coupling, self.replicas)
-        for member, inner in zip([*self.members, self._center], [*optimizers, None], strict=True):
+        for member, inner, place in zip(
+            [*self.members, self._center], [*optimizers, None], [*self._places, None], strict=True
+        ):
             member.compile(
                 optimizer=inner,
                 loss=loss,
@@ -181,7 +183,9 @@ class Replicas(Reading, keras.Model):
                 auto_scale_loss=auto_scale_loss and inner is not None,
             )
             if inner is not None:
-                member.optimizer.build(member.trainable_variables)
+                # Where the weights are, there the slots must be.
+                with tf.device(place):
+                    member.optimizer.build(member.trainable_variables)
         super().compile(
             optimizer=ReplicasOptimizer(
                 optimizers,

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import threading
 
+import pytest
+
 from tests.faults import harness
 from tests.faults.harness import Job
 
@@ -22,6 +24,7 @@ def launched(job):
     )
 
 
+@pytest.mark.slow  # three jobs of two processes, a minute and a half; tests/distribute has others
 def test_one_of_two_workers_is_killed(tmp_path):
     job = Job(tmp_path, "killed", 1)
     with launched(job) as launcher:

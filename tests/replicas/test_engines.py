@@ -44,6 +44,9 @@ def test_one_replica_a_device_is_all_on_one(name, two_cpus, gathers):
     model = helpers.case(name, strategy=two_cpus)
     devices = [member.trainable_variables[0].value.device[-5:] for member in model.members]
     assert devices == ["CPU:0", "CPU:1"]
+    for member, device in zip(model.members, devices, strict=True):
+        slots = [v for v in member.optimizer.variables if len(v.shape) > 0]
+        assert {v.value.device[-5:] for v in slots} == {device}
     record = helpers.Record()
     found = helpers.fit(model, epochs=2, callbacks=[record]).history
     for ours, theirs in zip(record.kept, trajectory, strict=True):
