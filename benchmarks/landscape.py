@@ -12,8 +12,8 @@ their own; without, they are left out. PyHessian's density is not compared: it c
 which PyTorch removed in 1.13.
 
 Networks: lenet-10-20-128 (47,658 weights) on images of 28x28, and an MLP of three layers,
-784-128-128-10 (118,282 weights), in float32, with the same weights and the same 1,024 examples in
-batches of 512 on both sides; the script checks that the two losses and one product agree. The data
+784-128-128-10 (118,282 weights), in float32, with the same weights and the same 512 examples, one
+batch, on both sides; the script checks that the two losses and one product agree. The data
 are noise around ten class means, which the networks are trained on first, so that the Hessian has
 outliers as that of a trained network does.
 
@@ -46,7 +46,7 @@ from benchmarks._measure import Stepper, hardware, measure, report_ratio, torch
 from esgd_tf import models
 from esgd_tf.landscape import HessianOperator, eigenpairs, spectral_density
 
-_EXAMPLES, _BATCH, _CLASSES = 1024, 512, 10
+_EXAMPLES, _BATCH, _CLASSES = 512, 512, 10
 _K, _TOL = 5, 1e-3
 _PROBES, _STEPS = 10, 100
 

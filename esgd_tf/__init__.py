@@ -10,7 +10,7 @@ from esgd_tf._version import __version__
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["data", "landscape", "models", "optimizers", "replicas", "training"],
+    submodules=["data", "landscape", "models", "optimizers", "replicas", "training", "walkers"],
     submod_attrs={
         "optimizers": ["EntropyAdam", "EntropySGD", "LocalEntropy"],
         "replicas": ["Replicas"],

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "predict": ("esgd_tf.cli.predict", "classify image files with a run's network"),
     "export": ("esgd_tf.cli.export", "write a network that loads without esgd_tf"),
     "landscape": ("esgd_tf.cli.landscape", "how wide the valleys are that runs ended in"),
+    "walkers": ("esgd_tf.cli.walkers", "many networks at once, and what lies between them"),
     "compare": ("esgd_tf.cli.compare", "a table and a picture of several runs"),
 }
 

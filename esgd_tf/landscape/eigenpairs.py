@@ -86,7 +86,8 @@ def eigenpairs(
         progress: Whether to show a bar; None for "on a terminal".
 
     Returns:
-        The pairs. Those that did not converge are there too, and marked.
+        The pairs, with their residuals. Where SciPy stopped at `max_matvecs`, those that had come
+        to an end by then: they may be fewer than k.
 
     Raises:
         ValueError: `k` or `which` is out of range.

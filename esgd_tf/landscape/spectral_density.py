@@ -207,10 +207,18 @@ def lanczos(
             q = basis[p, : step + 1]
             scale = np.linalg.norm(product)
             alphas[p, step] = q[step] @ product
-            w = product
-            for _ in range(2):  # twice is enough (Kahan and Parlett)
-                w = w - q.T @ (q @ w)
+            w = product - alphas[p, step] * q[step]
+            if step:
+                w -= betas[p, step - 1] * q[step - 1]
+            before = np.linalg.norm(w)
+            w -= q.T @ (q @ w)
             betas[p, step] = np.linalg.norm(w)
+            # Only where most of it is gone has rounding left something of the others in it; twice
+            # is enough (Daniel, Gragg, Kaufman and Stewart; Kahan and Parlett). Each time reads
+            # the whole basis, which for small networks takes longer than the product.
+            if betas[p, step] < _LEFT * before:
+                w -= q.T @ (q @ w)
+                betas[p, step] = np.linalg.norm(w)
             # What is left is rounding: of the model's sums, or of float64.
             if betas[p, step] <= _BREAKDOWN * max(scale, np.abs(alphas[p]).max()):
                 lengths[p], betas[p, step] = step + 1, 0.0
@@ -231,3 +239,4 @@ def lanczos(
 
 
 _BREAKDOWN = 1e-10
+_LEFT = 0.7

@@ -18,7 +18,7 @@ COUPLED = {
 }
 
 
-@pytest.fixture(scope="module", params=COUPLED)
+@pytest.fixture(scope="module", params=["rsgd", pytest.param("parle", marks=pytest.mark.slow)])
 def whole(request, tmp_path_factory):
     logdir = tmp_path_factory.mktemp(request.param)
     assert train(*FLAGS, *COUPLED[request.param], "--logdir", logdir, "-n", "whole") == 0

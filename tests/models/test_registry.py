@@ -31,6 +31,7 @@ def test_names():
         "lenet-10-20-128",
         "mnistconv",
         "mnistfc",
+        "nn-100-2",
         "wrn-16-4",
         "wrn-28-10",
     )
@@ -63,6 +64,8 @@ def test_check_name_accepts(name):
     "name, sentence",
     [
         ("lenet-2-0-4", "has a layer without units"),
+        ("nn-0-2", "nn-0-2 has no hidden units"),
+        ("nn-5-0", "nn-5-0 has no hidden units"),
         ("lenet", "Unknown model 'lenet': choose one of allcnn, .*wrn-<depth>-<width>"),
         ("mnistfc2", "Unknown model"),
         ("MNISTFC", "Unknown model"),

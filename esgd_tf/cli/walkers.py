@@ -1,0 +1,296 @@
+"""`walkers`: train one or many networks beside each other, and measure the landscape they cross."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from esgd_tf.cli.command_line import CommandLine
+from esgd_tf.cli.flags import FlagError
+from esgd_tf.cli.startup import start_tensorflow
+from esgd_tf.training.errors import RunFolderError
+from esgd_tf.training.run_folder import RunFolder
+from esgd_tf.walkers.control import ControlError, checked, read_schedule
+from esgd_tf.walkers.settings import (
+    COUPLINGS,
+    LINES,
+    OPTIMIZATIONS,
+    OPTIMIZERS,
+    Settings,
+    SettingsError,
+)
+
+__all__ = ["main"]
+
+_DEFAULTS = Settings()
+# What a run that goes on may be told; the rest is as it was.
+_MAY_CHANGE = {"n_steps", "schedule", "user_input", "ask_every", "name", "logdir", "restore_last",
+               "data_dir", "raw_dir", "download", "help"}  # fmt: skip
+# Flags that are no settings, or not as they stand.
+_NOT_SETTINGS = (_MAY_CHANGE - {"n_steps"}) | {"explore_from"}
+
+
+class _Line(CommandLine):
+    """Flags with numbers, and with the defaults of `Settings`."""
+
+    def number(self, name: str, help: str) -> None:
+        """Define a flag with a number; its range is checked by `Settings`."""
+        default = getattr(_DEFAULTS, name)
+        flags.DEFINE_string(name, f"{default:g}", help, flag_values=self._fv)
+        self._names.append(name)
+
+    def whole(self, name: str, at_least: int, help: str, short: str | None = None) -> None:
+        """Define a flag with a whole number."""
+        self.integer(name, at_least, getattr(_DEFAULTS, name), help, short)
+
+    def named(self, name: str, help: str, short: str) -> None:
+        """Define a flag with any text, and a short name."""
+        flags.DEFINE_string(name, None, help, flag_values=self._fv, short_name=short)
+        self._names.append(name)
+
+    def one_of(self, name: str, choices: Sequence[str], help: str, short: str | None) -> None:
+        """Define a flag with one of several values, and a short name."""
+        default = getattr(_DEFAULTS, name)
+        flags.DEFINE_enum(
+            name, default, list(choices), help, flag_values=self._fv, short_name=short
+        )
+        self._names.append(name)
+
+    def on(self, name: str, help: str) -> None:
+        """Define a flag that is off without it."""
+        self.switch(name, False, help)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command.
+
+    Args:
+        argv: "walkers" and what follows it; "walkers plot RUN" draws what a run has measured.
+
+    Returns:
+        The exit status.
+    """
+    if list(argv[1:2]) == ["plot"]:
+        from esgd_tf.cli import walkers_plot
+
+        return walkers_plot.main(argv[1:])
+    line = _Line(
+        "walkers",
+        "[plot RUN]",
+        "Trains n networks beside each other, coupled or not, with gradient descent on all the "
+        "data beside them, and measures what lies around and between them: losses, distances, "
+        "lines, spectra of the Hessian, sharpness, random walks. Writes CSV files, a table of "
+        "everything (table.jsonl) and the networks into a folder; `walkers plot RUN` draws them.",
+        ["--n_workers 3 --alpha 0.1 --raw_dir DIR", "--hessian --explore --n_steps 500",
+         "-rl -n RUN --n_steps 1000", "plot runs/RUN"],
+        at_least=0, at_most=0,
+    )  # fmt: skip
+    _define(line)
+    return line.run(argv, _walkers)
+
+
+def _define(line: _Line) -> None:
+    line.text("dataset", _DEFAULTS.dataset, "data set")
+    line.whole("n_samples_train", 0, "training images, drawn at random; 0 for all")
+    line.whole("n_samples_test", 0, "test images, likewise")
+    line.text("preprocessing", _DEFAULTS.preprocessing, "of the images")
+    line.text("corrupt", "none", "corruption of the data: double, scrambled, label_noise:R, "
+              "all_noise, some_noise:K, gaussian:S, pixel_shuffle, random_pixels; several joined "
+              "by +")  # fmt: skip
+    line.on("soft_labels", "train on p at the label and q elsewhere")
+    line.number("p", "see --soft_labels")
+    line.number("q", "see --soft_labels")
+    line.text("teacher", None, "train on the outputs of the network in this .keras file instead")
+    line.text("model", _DEFAULTS.model, "nn, lenet, or an architecture of train.py")
+    line.whole("n_hidden", 1, "units of each hidden layer of nn")
+    line.whole("n_layers", 1, "hidden layers of nn")
+    line.number("weight_init_std", "each worker starts at N(0, std) weights of its own; at 0 all "
+                "start at the same weights")  # fmt: skip
+    line.whole("n_workers", 0, "stochastic workers beside worker 0; 0 for worker 0 alone")
+    line.number("alpha", "strength of the coupling; 0 for none, and worker 0 goes its own way")
+    line.one_of("coupling", COUPLINGS, "how alpha draws workers to worker 0, their center: as in "
+                "the original, or by Replicated-SGD, elastic averaging, Parle", None)  # fmt: skip
+    line.one_of("optimizer", OPTIMIZERS, "of the stochastic workers", "opt")
+    line.one_of("optimization", OPTIMIZATIONS, "of worker 0 at alpha 0; auto is GD, on all the "
+                "data, beside others and SGD alone", None)  # fmt: skip
+    line.whole("langevin_steps", 1, "L of entropy-sgd and entropy-adam", "L")
+    line.number("langevin_lr", "their inner step size")
+    line.number("lr", "learning rate; for entropy-* that of the outer update")
+    line.number("momentum", "of sgd; for entropy-* and parle of the inner loop")
+    line.whole("batch_size", 1, "images of a minibatch", "b")
+    line.whole("n_steps", 1, "minibatch steps of each worker")
+    line.whole("freq", 1, "steps between measurements of the losses")
+    line.whole("freq_i", 0, "steps between measurements of lines and distances; 0 for the end only")
+    line.whole("freq_h", 0, "steps between spectra, sharpness and walks; 0 for the end only")
+    line.one_of("lines", (*LINES, "none"), "kind of the lines between all workers", None)
+    line.whole("resolution", 1, "points of a line per unit of its coefficient")
+    line.number("c1", "where lines begin: 0 is one worker, 1 the other")
+    line.number("c2", "where lines end")
+    line.on("hessian", "measure the Hessian: eigenvalues at both ends, density")
+    line.whole("n_eigenvalues", 1, "at each end", "k")
+    line.whole("density_probes", 0, "random vectors for the density; 0 for none")
+    line.whole("density_steps", 2, "Lanczos steps of each")
+    line.on("full_spectrum", "with --hessian: all eigenvalues at the end, if the matrix fits")
+    line.on("sharpness", "measure the sharpness, by gradient ascent")
+    line.number("epsilon", "distance of the ascent")
+    line.number("ascent_lr", "step size of the ascent")
+    line.on("explore", "walk at random from the workers until the loss has risen")
+    line.text("explore_from", None, "from these workers, such as 0,2; by default from all")
+    line.number("threshold", "rise of the training loss that ends a walk")
+    line.number("rw_step_size", "standard deviation of a step of a walk, for each weight")
+    line.whole("rw_steps", 1, "steps after which a walk ends in any case")
+    line.number("stop_grad", "stop below this norm of the gradient, mean over workers; 0 for never")
+    line.number("stop_cost", "stop below this training loss, mean over workers; 0 for never")
+    line.text("schedule", None, "JSON or CSV file of changes in mid-run: step, name, value; names "
+              "are lr, momentum, alpha, n_steps, walk, quit")  # fmt: skip
+    line.on("user_input", "ask what to change, in the terminal or a pipe")
+    line.integer("ask_every", 1, None, "steps between questions (default: those of --freq)")
+    line.whole("seed", 0, "of all that is random", "s")
+    line.named("name", "name of the run, and of its folder in --logdir", "n")
+    line.text("logdir", "runs", "where run folders lie")
+    line.switch("restore_last", False, "go on with the run --name from its saved state, with its "
+                "settings; its control.json shows what is in force", "rl")  # fmt: skip
+    line.data_flags()
+
+
+def _walkers(fv: Any, words: list[str]) -> None:
+    del words
+    folder = Path(fv.logdir).expanduser()
+    if fv.restore_last:
+        path, settings = _stored(fv, folder)
+    else:
+        settings = _settings(fv)
+        path = _new_folder(folder, fv.name, settings)
+    if fv.ask_every is not None and not fv.user_input:
+        raise FlagError("--ask_every belongs to --user_input")
+    start_tensorflow()
+
+    import tensorflow as tf
+
+    from esgd_tf.walkers import Experiment, Problem
+    from esgd_tf.walkers.measures import NotFiniteLossError
+
+    # It remarks on every measurement that has a graph of its own.
+    tf.get_logger().setLevel("ERROR")
+    problem = Problem.load(settings, data_dir=fv.data_dir, raw_dir=fv.raw_dir, download=fv.download)
+    n_steps = fv.n_steps if fv.restore_last and fv["n_steps"].present else None
+    experiment = Experiment(
+        settings,
+        path,
+        problem=problem,
+        resume=fv.restore_last,
+        n_steps=n_steps,
+        ask_every=(fv.ask_every or settings.freq) if fv.user_input else 0,
+        say=_say,
+    )
+    _say(f"run folder: {path}")
+    try:
+        experiment.run()
+    except KeyboardInterrupt:
+        print(f"\nGo on with:\n  {_again(path)}", file=sys.stderr)
+        raise
+    except NotFiniteLossError as error:
+        raise RunFolderError(str(error)) from None
+    _say(f"done; draw it with:\n  python3 -m esgd_tf walkers plot {path}")
+
+
+def _settings(fv: Any) -> Settings:
+    """Return the settings that the flags say."""
+    values: dict[str, Any] = {}
+    for name, default in _DEFAULTS.to_dict().items():
+        if name in _NOT_SETTINGS:
+            continue
+        value = getattr(fv, name)
+        if isinstance(default, float):
+            value = _number(name, value)
+        values[name] = "" if value is None else value
+    values["explore_from"] = _numbers(fv.explore_from)
+    try:
+        settings = Settings(**values)
+    except SettingsError as error:
+        raise FlagError(f"--{error}") from None
+    return _with_schedule(settings, fv)
+
+
+def _with_schedule(settings: Settings, fv: Any) -> Settings:
+    if fv.schedule is None:
+        return settings
+    try:
+        schedule = read_schedule(fv.schedule)
+        for _, name, value in schedule:
+            checked(name, value, n_workers=settings.n_workers, coupling=settings.coupling)
+    except ControlError as error:
+        raise FlagError(f"--schedule={fv.schedule}: {error}") from None
+    return Settings.from_dict({**settings.to_dict(), "schedule": schedule})
+
+
+def _stored(fv: Any, logdir: Path) -> tuple[Path, Settings]:
+    """Return the folder and the settings of a run that goes on."""
+    if fv.name is None:
+        raise FlagError("--restore_last needs the --name of the run")
+    given = [name for name in fv if fv[name].present and name not in _MAY_CHANGE]
+    given = [name for name in given if fv[name].name == name]
+    if given:
+        raise FlagError(
+            f"--{given[0]}: a run that goes on keeps its settings; change it by --schedule, or in "
+            "its control.json while it runs"
+        )
+    path = logdir / fv.name
+    config = RunFolder(path).read_config()
+    if not isinstance(config, dict) or config.get("command") != "walkers":
+        raise RunFolderError(f"{path} is no run of walkers.")
+    try:
+        settings = Settings.from_dict(config["settings"])
+    except (SettingsError, TypeError, KeyError) as error:
+        raise RunFolderError(
+            f"{path / 'config.json'} is damaged or of another version ({error})."
+        ) from None
+    return path, _with_schedule(settings, fv)
+
+
+def _new_folder(logdir: Path, name: str | None, settings: Settings) -> Path:
+    if logdir.exists() and not logdir.is_dir():
+        raise FlagError(f"--logdir={logdir}: is a file; name a folder")
+    if name is not None:
+        if not name or Path(name).name != name:
+            raise FlagError(f"--name={name}: must be the name of a folder, without slashes")
+        if (logdir / name / "config.json").exists():
+            raise RunFolderError(
+                f"{logdir / name} holds a run already: go on with it by -rl, or choose another -n."
+            )
+        return logdir / name
+    stem, number = f"walkers-{settings.network}", 1
+    while (path := logdir / (stem if number == 1 else f"{stem}-{number}")).exists():
+        number += 1
+    return path
+
+
+def _number(name: str, text: Any) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise FlagError(f"--{name}={text}: must be a number")
+    return value
+
+
+def _numbers(text: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        raise FlagError(f"--explore_from={text}: must be numbers, separated by commas") from None
+
+
+def _again(path: Path) -> str:
+    words = ["python3", "-m", "esgd_tf", "walkers", "-rl", "--logdir", str(path.parent)]
+    return " ".join([*words, "-n", path.name])
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

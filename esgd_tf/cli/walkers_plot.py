@@ -1,0 +1,40 @@
+"""`walkers plot`: the figure page of a run. Loads no TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from esgd_tf.cli.command_line import CommandLine
+from esgd_tf.cli.flags import FlagError
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command.
+
+    Args:
+        argv: "plot" and what follows it.
+
+    Returns:
+        The exit status.
+    """
+    line = CommandLine(
+        "walkers plot",
+        "RUN",
+        "Draws what a run of `walkers` has measured, also while it goes on: losses, distances, "
+        "barriers and lines between the workers, spectra, sharpness, random walks.",
+        ["runs/walkers-nn-100-2", "RUN --out page.png"],
+    )
+    line.text("out", None, "the picture (default: walkers.png in the folder of the run)")
+    return line.run(argv, _plot)
+
+
+def _plot(fv: Any, words: list[str]) -> None:
+    if fv.out is not None and Path(fv.out).suffix not in (".png", ".pdf", ".svg"):
+        raise FlagError(f"--out={fv.out}: must end in .png, .pdf or .svg")
+    from esgd_tf.walkers.figures import figure_page
+
+    print(figure_page(words[0], fv.out))

@@ -1,0 +1,242 @@
+"""Hyperparameters that change while workers train: schedules, and a file that is edited.
+
+A change is (step, name, value): from after so many steps on, the value holds.
+
+    lr, momentum, alpha     as in `Settings`
+    n_steps                 the steps in all: fewer or more are to go
+    walk                    the number of a worker: a random walk from it is measured, once
+    quit                    true: the run ends here, with its last measurements
+
+No TensorFlow here.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from esgd_tf.training.run_folder import replaced_when_whole
+
+__all__ = ["HELD", "NAMES", "Change", "ControlError", "ControlFile", "checked", "read_schedule"]
+
+#: What has a value at every time; "walk" and "quit" are asked for once.
+HELD = ("lr", "momentum", "alpha", "n_steps")
+NAMES = (*HELD, "walk", "quit")
+
+
+class ControlError(ValueError):
+    """A change makes no sense; the message is one sentence without its full stop."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """One change.
+
+    Attributes:
+        name: One of `NAMES`.
+        value: Its new value.
+        source: Where it came from: "schedule", "control.json" or "prompt".
+    """
+
+    name: str
+    value: Any
+    source: str
+
+
+def checked(name: str, value: Any, *, n_workers: int, coupling: str = "elastic") -> Any:
+    """Return the value of a change, of the type that it must have.
+
+    Args:
+        name: One of `NAMES`.
+        value: A number, a truth value, or the text of one.
+        n_workers: There are workers 0 ... n.
+        coupling: Of the workers: decides how large alpha may be.
+
+    Raises:
+        ControlError: There is no such name, or the value is out of range.
+    """
+    if name not in NAMES:
+        raise ControlError(f"there is no {name!r}; there are {', '.join(NAMES)}")
+    if name == "quit":
+        if value in (True, "true", "yes", "1", "") and value is not None:
+            return True
+        if value in (False, "false", "no", "0"):
+            return False
+        raise ControlError(f"quit must be true or false, not {value!r}")
+    number = _number(name, value)
+    if name in ("n_steps", "walk"):
+        if number != int(number):
+            raise ControlError(f"{name} must be a whole number, not {value}")
+        number = int(number)
+    if name == "walk" and not 0 <= number <= n_workers:
+        raise ControlError(f"walk must name a worker, 0 ... {n_workers}, not {value}")
+    if name == "n_steps" and number < 1:
+        raise ControlError(f"n_steps must be at least 1, not {value}")
+    if name == "lr" and number <= 0:
+        raise ControlError(f"lr must be above 0, not {value}")
+    if name == "momentum" and not 0 <= number < 1:
+        raise ControlError(f"momentum must be at least 0 and below 1, not {value}")
+    if name == "alpha":
+        most = 1.0 if coupling in ("elastic", "easgd") else math.inf
+        if not 0 <= number <= most:
+            limit = f" and at most {most:g}" if most < math.inf else ""
+            raise ControlError(f"alpha must be at least 0{limit}, not {value}")
+    return number
+
+
+def read_schedule(path: str | Path) -> tuple[tuple[int, str, Any], ...]:
+    """Read a schedule of changes.
+
+    A `.json` file holds a list of [step, name, value] or of {"step": ..., "name": ..., "value":
+    ...}; any other is CSV with the columns step, name, value (a first line that names them may be
+    left out).
+
+    Returns:
+        The changes by step; of one step, in the order of the file.
+
+    Raises:
+        ControlError: The file is missing, or an entry makes no sense; names its place.
+    """
+    path = Path(path).expanduser()
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ControlError(f"{path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise ControlError(f"{path} is no text") from None
+    rows = _json_rows(path, text) if path.suffix == ".json" else _csv_rows(path, text)
+    changes = []
+    for place, (step, name, value) in rows:
+        try:
+            at = _number("step", step)
+            if at < 0 or at != int(at):
+                raise ControlError(f"step must be a whole number, 0 or more, not {step}")
+            if name not in NAMES:
+                raise ControlError(f"there is no {name!r}; there are {', '.join(NAMES)}")
+            # Which workers and coupling there are is known later, and checked then.
+            good = checked(name, value, n_workers=10**9, coupling="rsgd")
+        except ControlError as error:
+            raise ControlError(f"{path}, {place}: {error}") from None
+        changes.append((int(at), str(name), good))
+    return tuple(sorted(changes, key=lambda change: change[0]))
+
+
+def _json_rows(path: Path, text: str) -> list[tuple[str, tuple[Any, Any, Any]]]:
+    try:
+        entries = json.loads(text)
+    except ValueError as error:
+        raise ControlError(f"{path} is no JSON ({error})") from None
+    if not isinstance(entries, list):
+        raise ControlError(f"{path} must hold a list of changes")
+    rows = []
+    for number, given in enumerate(entries, start=1):
+        named = isinstance(given, dict) and set(given) == {"step", "name", "value"}
+        entry = [given["step"], given["name"], given["value"]] if named else given
+        if not isinstance(entry, list) or len(entry) != 3 or not isinstance(entry[1], str):
+            raise ControlError(f"{path}, entry {number}: must have a step, a name and a value")
+        rows.append((f"entry {number}", (entry[0], entry[1], entry[2])))
+    return rows
+
+
+def _csv_rows(path: Path, text: str) -> list[tuple[str, tuple[Any, Any, Any]]]:
+    rows = []
+    for number, line in enumerate(csv.reader(text.splitlines()), start=1):
+        cells = [cell.strip() for cell in line]
+        if not any(cells) or (number == 1 and cells == ["step", "name", "value"]):
+            continue
+        if len(cells) != 3:
+            raise ControlError(f"{path}, line {number}: must have a step, a name and a value")
+        rows.append((f"line {number}", (cells[0], cells[1], cells[2])))
+    return rows
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        number = float(value) if not isinstance(value, bool) else math.nan
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ControlError(f"{name} must be a number, not {value!r}")
+    return number
+
+
+class ControlFile:
+    """A JSON file that says what is in force and may be edited while the run goes on.
+
+    What somebody writes into it differs from what was last written or read, and only that counts:
+    the run may change a value too, without undoing an edit of another.
+
+    Args:
+        path: The file.
+        n_workers: There are workers 0 ... n.
+        coupling: See `checked`.
+    """
+
+    def __init__(self, path: Path, n_workers: int, coupling: str) -> None:
+        self._path, self._n_workers, self._coupling = path, n_workers, coupling
+        self._known: dict[str, Any] = {}
+        self._signature: Any = None
+        self._text = ""
+
+    def write(self, held: Mapping[str, Any]) -> None:
+        """Write the values that are in force.
+
+        Args:
+            held: By name, those of `HELD`.
+        """
+        self._known = {**{name: held[name] for name in HELD}, "walk": None, "quit": False}
+        text = json.dumps(self._known, indent=2) + "\n"
+        with replaced_when_whole(self._path) as partial:
+            partial.write_text(text)
+        self._text, self._signature = text, self._look()
+
+    def read(self) -> tuple[list[Change], list[str]]:
+        """Return what has been changed in the file since the last look, and complaints.
+
+        It costs one system call where nothing has changed. Bad content gives one complaint, and
+        changes nothing, until the file changes again.
+        """
+        signature = self._look()
+        if signature == self._signature:
+            return [], []
+        self._signature = signature
+        if signature is None:
+            return [], [f"{self._path.name} is gone: it comes back with the next change"]
+        try:
+            text = self._path.read_text()
+            if text == self._text:
+                return [], []
+            self._text = text
+            found = json.loads(text)
+        except (OSError, ValueError) as error:
+            return [], [f"{self._path.name} is no JSON and changes nothing ({error})"]
+        if not isinstance(found, dict):
+            return [], [f"{self._path.name} holds no names and values, and changes nothing"]
+        changes, complaints = [], []
+        for name, value in found.items():
+            if name in self._known and value == self._known[name]:
+                continue
+            if name in ("walk", "quit") and value in (None, False):
+                self._known[name] = value
+                continue
+            try:
+                new = checked(name, value, n_workers=self._n_workers, coupling=self._coupling)
+            except ControlError as error:
+                complaints.append(f"{self._path.name}: {error}; it is left as it was")
+                continue
+            if self._known.get(name) != new:
+                changes.append(Change(name, new, self._path.name))
+            self._known[name] = new
+        return changes, ["; ".join(complaints)] if complaints else []
+
+    def _look(self) -> Any:
+        try:
+            stat = self._path.stat()
+        except OSError:
+            return None
+        return stat.st_mtime_ns, stat.st_size, stat.st_ino

@@ -1,0 +1,111 @@
+"""A coupling whose strength can be set while workers train."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from esgd_tf.replicas import ElasticAveraging, Parle, ReplicatedSGD
+from esgd_tf.replicas.coupling import Coupling
+from esgd_tf.replicas.focusing import CouplingSchedule
+from esgd_tf.walkers.settings import Settings
+
+__all__ = ["Adjustable", "make_coupling"]
+
+
+class _Held(CouplingSchedule):
+    """The strength that a variable holds: a traced step reads it anew each time."""
+
+    def __init__(self, value: float) -> None:
+        self.variable = tf.Variable(value, dtype=tf.float64, trainable=False)
+
+    def __call__(self, step: Any, gamma_zero: Any) -> tf.Tensor:
+        """Return it."""
+        del step, gamma_zero
+        return tf.identity(self.variable)
+
+
+class Adjustable(Coupling):
+    """Another coupling, with a strength of one's own in place of its.
+
+    Args:
+        coupling: What says how the workers are drawn to their center.
+        strength: How strongly, at the start.
+    """
+
+    def __init__(self, coupling: Coupling, strength: float) -> None:
+        self.inner = coupling
+        self._held = _Held(strength)
+        self.every = coupling.every
+        self.enters_gradient = coupling.enters_gradient
+        self.pulls_after = coupling.pulls_after
+        self.keeps_center = coupling.keeps_center
+        self.rescales_center = coupling.rescales_center
+        #: Of "easgd", what its center moves by.
+        self.center_rate = getattr(coupling, "center_rate", None)
+
+    @property
+    def strength(self) -> CouplingSchedule:
+        """What the variable holds."""
+        return self._held
+
+    @property
+    def value(self) -> float:
+        """The strength now in force; may be set."""
+        return float(self._held.variable.numpy())
+
+    @value.setter
+    def value(self, value: float) -> None:
+        self._held.variable.assign(value)
+
+    def factor(self, gamma: tf.Tensor) -> tf.Tensor:
+        """Return what (w^a - c) is multiplied by."""
+        return self.inner.factor(gamma)
+
+    def inner_optimizer(
+        self, optimizer: keras.optimizers.Optimizer, replicas: int
+    ) -> keras.optimizers.Optimizer:
+        """Return the optimizer of each worker."""
+        return self.inner.inner_optimizer(optimizer, replicas)
+
+    def for_replicas(self, replicas: int) -> Coupling:
+        """Fill in what depends on the number of workers."""
+        return Adjustable(self.inner.for_replicas(replicas), self.value)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {
+            "coupling": keras.saving.serialize_keras_object(self.inner),
+            "strength": self.value,
+        }
+
+
+def make_coupling(settings: Settings) -> Adjustable:
+    """Return the coupling of an experiment.
+
+    "elastic", the walkers' own: after each step w^a moves by alpha of its way to the center of
+    before the step, which is the mean of the workers rescaled to their mean norm. "rsgd": alpha is
+    gamma. "easgd": the center moves too, by beta = n alpha of its way to the mean. "parle": alpha
+    is rho, which does not grow here.
+
+    Args:
+        settings: Name, strength, and the inner loop of Parle.
+    """
+    alpha = settings.alpha
+    inner: Coupling
+    if settings.coupling == "elastic":
+        inner = ElasticAveraging(alpha, center="norm_mean")
+    elif settings.coupling == "rsgd":
+        inner = ReplicatedSGD(alpha)
+    elif settings.coupling == "easgd":
+        inner = ElasticAveraging(alpha)
+    else:
+        inner = Parle(
+            settings.langevin_steps,
+            rho=alpha,
+            langevin_learning_rate=settings.langevin_lr,
+            momentum=settings.momentum or 1e-30,  # for a velocity, should it change
+        )
+    return Adjustable(inner, alpha)

@@ -1,0 +1,161 @@
+"""One experiment: its workers, trained, measured and written down."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from esgd_tf.training.errors import CheckpointError
+from esgd_tf.training.run_folder import RunFolder, replaced_when_whole
+from esgd_tf.walkers.conductor import Conductor, ConductorCallback
+from esgd_tf.walkers.control import ControlFile
+from esgd_tf.walkers.measures import Measures
+from esgd_tf.walkers.problem import Problem, cross_entropy, error
+from esgd_tf.walkers.prompt import Prompt
+from esgd_tf.walkers.records import Records
+from esgd_tf.walkers.settings import Settings
+from esgd_tf.walkers.workers import Workers
+
+__all__ = ["Experiment"]
+
+
+class Experiment:
+    """Workers on a loss landscape.
+
+    Example:
+        >>> experiment = Experiment(Settings(n_workers=3, alpha=0.1, hessian=True), "runs/three")
+        >>> experiment.run()
+        >>> [row["train"]["loss"] for row in experiment.rows if row["kind"] == "stats"]
+        >>> network = experiment.network(0)                     # the center
+
+    Args:
+        settings: What to do.
+        folder: Where to write; None writes nothing, and cannot be resumed.
+        problem: What to train on; None for what the settings name.
+        build: Returns a new network for a seed; None for what the settings name.
+        loss: A function of (y, outputs) that gives each example's loss.
+        metric: A function of (y, outputs) that gives 1 for each example that is wrong.
+        resume: Whether to go on from the state in the folder.
+        n_steps: Of a run that goes on: its steps in all, if they are to be others.
+        ask_every: Steps from one question of a prompt on the standard input to the next; 0 for
+            none.
+        say: Prints a line; None for nothing.
+
+    Raises:
+        RunFolderError: There is nothing to go on from.
+        CheckpointError: The state is that of another experiment.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        folder: str | Path | None = None,
+        *,
+        problem: Problem | None = None,
+        build: Callable[[int], keras.Model] | None = None,
+        loss: Callable[[Any, Any], Any] = cross_entropy,
+        metric: Callable[[Any, Any], Any] = error,
+        resume: bool = False,
+        n_steps: int | None = None,
+        ask_every: int = 0,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        self.settings = settings
+        self._folder = None if folder is None else RunFolder(Path(folder))
+        self.problem = Problem.load(settings) if problem is None else problem
+        self.workers = Workers(settings, self.problem, build, loss)
+        measures = Measures(self.workers.new_network(), self.problem, settings, loss, metric)
+        self._records, control = None, None
+        if self._folder is not None:
+            path = self._folder.path
+            name = path.absolute().name
+            self._records = Records(path, name, settings.n_workers, settings.resolution)
+            control = ControlFile(path / "control.json", settings.n_workers, settings.coupling)
+        prompt = Prompt(ask_every, settings.n_workers, settings.coupling) if ask_every else None
+        self._resume, self._n_steps = resume, n_steps
+        self._conductor = Conductor(
+            settings, self.workers, measures, self._records, control, prompt, say or _nothing
+        )
+        self._say = say or _nothing
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """What was measured by this process, as in table.jsonl."""
+        return self._conductor.rows
+
+    @property
+    def ended_by(self) -> str:
+        """What ended the run before its steps were done: "" if nothing did."""
+        return self._conductor.ended_by
+
+    def network(self, k: int) -> keras.Model:
+        """Return the network of worker k, a copy.
+
+        Args:
+            k: 0 for the center or what stands in its place.
+        """
+        network = self.workers.new_network()
+        self.workers.copy_to(k, network)
+        return network
+
+    def run(self) -> None:
+        """Train and measure to the end.
+
+        Raises:
+            NotFiniteLossError: A worker's loss is not finite any more.
+        """
+        with self._folder or contextlib.nullcontext():
+            if self._resume:
+                self._restore()
+            else:
+                if self._records is not None and self._folder is not None:
+                    self._folder.write_config(
+                        {"command": "walkers", "settings": self.settings.to_dict()}
+                    )
+                    self._records.begin(self.settings.to_dict())
+                self._conductor.begin()
+            self._train()
+            self._save_networks()
+
+    def _train(self) -> None:
+        workers, conductor = self.workers, self._conductor
+        while not conductor.is_over:
+            if workers.model is None:
+                workers.advance()
+                conductor.after_step()
+                continue
+            # Steps that are added in mid-run are those of another `fit`.
+            workers.model.fit(
+                workers.minibatches(),
+                steps_per_epoch=conductor.n_steps - workers.steps,
+                callbacks=[ConductorCallback(conductor, workers)],
+                verbose=0,
+            )
+
+    def _restore(self) -> None:
+        if self._records is None:
+            raise ValueError("Without a folder there is nothing to go on from.")
+        arrays, extra = self._records.restore()
+        try:
+            self.workers.set_state(arrays)
+        except ValueError as reason:
+            raise CheckpointError(f"{self._records.state_file}: {reason}") from None
+        if self._n_steps is not None:
+            extra["n_steps"] = max(self._n_steps, self.workers.steps)
+        self._conductor.resume(extra)
+        self._say(f"going on after {self.workers.steps} of {self._conductor.n_steps} steps")
+
+    def _save_networks(self) -> None:
+        if self._folder is None:
+            return
+        for k in self.workers.ids:
+            with replaced_when_whole(self._folder.checkpoints / f"worker_{k}.keras") as partial:
+                self.network(k).save(partial)
+
+
+def _nothing(line: str) -> None:
+    del line

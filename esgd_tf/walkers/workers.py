@@ -1,0 +1,285 @@
+"""The workers: n coupled stochastic ones as one Keras model, and worker 0.
+
+Worker 0 is the center of the others while something couples them; with the walkers' own coupling
+and alpha = 0 it is a network of its own (`worker_zero.py`). Where alpha comes to 0 in mid-run, it
+goes on from where the center was.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from esgd_tf import models
+from esgd_tf.optimizers import EntropyAdam, EntropySGD
+from esgd_tf.replicas import OwnMinibatches, Replicas
+from esgd_tf.replicas._members import state_of
+from esgd_tf.replicas.minibatches import shuffled
+from esgd_tf.walkers import worker_zero
+from esgd_tf.walkers.coupling import Adjustable, make_coupling
+from esgd_tf.walkers.problem import Problem, cross_entropy
+from esgd_tf.walkers.settings import Settings
+
+__all__ = ["Workers"]
+
+Array = NDArray[Any]
+# Keras' SGD keeps no velocity at momentum 0, and a later momentum would start from nothing. Times
+# this, the old velocity is lost in the rounding of the new one: the same step, to the last bit.
+_NO_MOMENTUM = 1e-30
+# Neighbouring seeds must not share their workers' orders.
+_STRIDE = 1_000_003
+
+
+class Workers:
+    """All networks of an experiment, and what trains them.
+
+    Args:
+        settings: The experiment.
+        problem: What they are trained on.
+        build: Returns a new network for a seed; None for the one that the settings name.
+        loss: A function of (y, outputs) that gives each example's loss.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        problem: Problem,
+        build: Callable[[int], keras.Model] | None = None,
+        loss: Callable[[Any, Any], Any] = cross_entropy,
+    ) -> None:
+        self._settings, self._problem = settings, problem
+        self._build = build or functools.partial(_network, settings.network, problem)
+        self.count = settings.n_workers
+        self.momentum, self._lr = settings.momentum, settings.lr
+        self.coupling: Adjustable | None = None
+        self.model: Replicas | None = None
+        if self.count:
+            self.model = self._make_replicas(loss)
+            self.coupling = self.model.coupling
+        self._alone = self._start(0)
+        x, y = problem.train
+        self._descent: worker_zero.Descent | None = None
+        if settings.method == "LBFGS":
+            self.zero: worker_zero.WorkerZero = worker_zero.QuasiNewton(self._alone, loss, x, y)
+        else:
+            batches = (
+                worker_zero.whole_batch(x, y)
+                if settings.method == "GD"
+                else worker_zero.minibatches(x, y, settings.batch_size, self._seed(0))
+            )
+            self._descent = worker_zero.Descent(self._alone, loss, _sgd(settings), batches)
+            self.zero = self._descent
+        self._steps = 0
+        self._set_momentum(settings.momentum)
+
+    # ---- who they are -------------------------------------------------------------------------
+
+    @property
+    def ids(self) -> range:
+        """Their numbers, 0 ... n."""
+        return range(self.count + 1)
+
+    @property
+    def zero_is_center(self) -> bool:
+        """Whether worker 0 is the center of the others."""
+        if self.coupling is None:
+            return False
+        return self._settings.coupling != "elastic" or self.coupling.value > 0
+
+    @property
+    def steps(self) -> int:
+        """Minibatch steps so far."""
+        return self._steps
+
+    def new_network(self) -> keras.Model:
+        """Return another network of the same architecture."""
+        return self._build(self._settings.seed)
+
+    def copy_to(self, k: int, network: keras.Model) -> None:
+        """Give a network the weights of worker k; of Entropy-SGD, its anchor.
+
+        Args:
+            k: Its number.
+            network: From `new_network`.
+        """
+        if k == 0 and not self.zero_is_center:
+            network.set_weights(self._alone.get_weights())
+        elif k == 0:
+            assert self.model is not None
+            self.model.settle()
+            network.set_weights(self.model._center.get_weights())
+        else:
+            assert self.model is not None
+            self.model.copy_replica(k - 1, network)
+
+    # ---- training -----------------------------------------------------------------------------
+
+    def minibatches(self) -> OwnMinibatches:
+        """Return the minibatches of the stochastic workers from the next step on."""
+        return OwnMinibatches(self._shuffled)
+
+    def _shuffled(self, a: int) -> Any:
+        dataset, _ = shuffled(
+            self._problem.train,
+            batch_size=self._settings.batch_size,
+            seed=self._seed(a + 1),
+            first_step=self._steps,
+            shuffle=True,
+        )
+        return dataset
+
+    def advance(self) -> None:
+        """Count a step of the stochastic workers, and let worker 0 take its own."""
+        if not self.zero_is_center:
+            self.zero.step(self._steps)
+        self._steps += 1
+
+    @property
+    def lr(self) -> float:
+        """The learning rate in force; may be set."""
+        return self._lr
+
+    @lr.setter
+    def lr(self, lr: float) -> None:
+        self._lr = lr
+        if self.model is not None:
+            self.model.optimizer.learning_rate = lr
+        if self._descent is not None:
+            self._descent.optimizer.learning_rate = lr
+
+    @property
+    def takes_momentum(self) -> bool:
+        """Whether any of the optimizers has a momentum."""
+        return self._has_momentum or self._descent is not None
+
+    @property
+    def _has_momentum(self) -> bool:
+        return self._settings.optimizer != "adam" or self._settings.coupling == "parle"
+
+    def set_momentum(self, momentum: float) -> None:
+        """Set the momentum, which is a constant of the traced step: it is traced anew."""
+        if momentum != self.momentum:
+            self._set_momentum(momentum)
+            if self.model is not None and self.model.train_function is not None:
+                self.model.make_train_function(force=True)
+
+    @property
+    def alpha(self) -> float:
+        """The strength of the coupling in force; may be set."""
+        return self._settings.alpha if self.coupling is None else self.coupling.value
+
+    @alpha.setter
+    def alpha(self, alpha: float) -> None:
+        if self.coupling is None:
+            return
+        was_center = self.zero_is_center
+        if was_center:
+            self.copy_to(0, self._alone)  # the center of now, should it be needed
+        self.coupling.value = alpha
+        if was_center and not self.zero_is_center:
+            self.zero.restart()
+
+    # ---- state --------------------------------------------------------------------------------
+
+    def state(self) -> list[Array]:
+        """Return everything that training depends on, as arrays."""
+        arrays = [np.array(self._steps), np.array(self.momentum), np.array(self.lr)]
+        arrays += [v.numpy() for v in self._variables()]
+        return arrays + list(self.zero.state())
+
+    def set_state(self, state: Sequence[Array]) -> None:
+        """Set what `state` returned, of workers with the same settings.
+
+        Raises:
+            ValueError: It is of others.
+        """
+        steps, momentum, lr, *rest = state
+        variables = self._variables()
+        if len(rest) < len(variables):
+            raise ValueError("The state is that of other workers.")
+        for variable, value in zip(variables, rest, strict=False):
+            if tuple(variable.shape) != value.shape:
+                raise ValueError("The state is that of other workers.")
+            variable.assign(value)
+        self._steps, self.lr = int(steps), float(lr)
+        self.zero.set_state(list(rest[len(variables) :]))
+        self._set_momentum(float(momentum))
+
+    def _variables(self) -> list[Any]:
+        variables = list(self._alone.variables)
+        if self.model is not None and self.coupling is not None:
+            for member in self.model.members:
+                variables += state_of(member)
+            variables += [*self.model._center.variables, *self.model.optimizer.variables]
+            variables.append(self.coupling.strength.variable)  # type: ignore[attr-defined]
+        return variables
+
+    # ---- parts --------------------------------------------------------------------------------
+
+    def _seed(self, k: int) -> int:
+        return (self._settings.seed + k * _STRIDE) % 2**31
+
+    def _start(self, k: int) -> keras.Model:
+        """Return the network that worker k starts with."""
+        network = self._build(self._settings.seed)
+        std = self._settings.weight_init_std
+        if std > 0:
+            rng = np.random.default_rng([self._settings.seed, 2, k])
+            for variable in network.trainable_variables:
+                variable.assign(std * rng.standard_normal(variable.shape))
+        return network
+
+    def _make_replicas(self, loss: Any) -> Replicas:
+        settings = self._settings
+        separate = settings.weight_init_std > 0
+        model = Replicas(
+            lambda a: self._start(a + 1),
+            self.count,
+            make_coupling(settings),
+            initialization="independent" if separate else "same",
+            seed=settings.seed,
+        )
+        # Without XLA: it takes longer to compile than most experiments take to run.
+        model.compile(_optimizer(settings), loss=loss, jit_compile=False)
+        return model
+
+    def _set_momentum(self, momentum: float) -> None:
+        self.momentum = momentum
+        if self._descent is not None:
+            # Its graph is only that of the gradient: the step reads the momentum anew.
+            self._descent.optimizer.momentum = momentum or _NO_MOMENTUM
+        if self.model is None or not self._has_momentum:
+            return
+        for optimizer in self.model.optimizer.replicas:
+            stepping = optimizer if optimizer.langevin_steps else optimizer.outer_optimizer
+            stepping.momentum = momentum or _NO_MOMENTUM
+
+
+def _network(name: str, problem: Problem, seed: int) -> keras.Model:
+    shape = problem.train[0].shape[1:]
+    return models.build(name, shape, problem.num_classes, seed=seed)
+
+
+def _sgd(settings: Settings) -> keras.optimizers.SGD:
+    return keras.optimizers.SGD(settings.lr, momentum=float(settings.momentum or _NO_MOMENTUM))
+
+
+def _optimizer(settings: Settings) -> keras.optimizers.Optimizer:
+    if settings.optimizer == "sgd":
+        outer = settings.coupling == "parle"  # momentum is that of the inner loop
+        return keras.optimizers.SGD(settings.lr) if outer else _sgd(settings)
+    if settings.optimizer == "adam":
+        return keras.optimizers.Adam(settings.lr)
+    kind = EntropySGD if settings.optimizer == "entropy-sgd" else EntropyAdam
+    return kind(
+        settings.lr,
+        langevin_steps=settings.langevin_steps,
+        langevin_learning_rate=settings.langevin_lr,
+        momentum=settings.momentum or _NO_MOMENTUM,
+        seed=settings.seed,
+    )

@@ -1,0 +1,209 @@
+#!/usr/bin/env python3
+"""Two findings with walkers on 1,000 digits: spectra of the Hessian, lines between workers.
+
+Command:          python3 results/walkers.py --raw_dir DIR    (DIR/mnist holds the archives)
+Expected time:    about 40 minutes on two cores; --quick, which proves nothing, 5 minutes
+Expected result:  results/walkers/table.md, spectrum_at_the_end.png, lines.png,
+                  and the figure page of each run
+
+(1) Sagun, Bottou and LeCun, "Eigenvalues of the Hessian in deep learning: singularity and beyond"
+(2016), and Sagun et al. (2017): at the end of training nearly all eigenvalues are near zero, the
+few that stick out are about as many as there are classes, and negative ones are small and shrink.
+Here: all eigenvalues of nn-10-2 (8,070 weights), exactly, and the ends of its spectrum meanwhile.
+
+(2) How high are the barriers on lines between workers, with and without elastic coupling? Here:
+four workers of nn-100-2 from one start or from separate ones, alpha 0 or 0.1, three seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from esgd_tf.training.figures import new_figure
+from esgd_tf.walkers import Experiment, Problem, Settings, figure_page
+
+ROOT = Path(__file__).resolve().parents[1]
+OUT = ROOT / "results" / "walkers"
+RUNS = ROOT / "runs" / "results-walkers"
+BASE = Settings(dataset="mnist", n_samples_train=1000, n_samples_test=2000, freq=50, seed=1)
+SEEDS = (1, 2, 3)
+# Outliers are looked for among so many of the largest eigenvalues.
+AMONG = 30
+
+
+def run(name: str, settings: Settings, raw_dir: str | None) -> Experiment:
+    """Run one experiment, draw its page, and return it."""
+    print(f"-- {name}", flush=True)
+    experiment = Experiment(
+        settings, RUNS / name, problem=Problem.load(settings, raw_dir=raw_dir), say=print
+    )
+    experiment.run()
+    figure_page(RUNS / name, OUT / f"{name}.png")
+    return experiment
+
+
+def rows(experiment: Experiment, kind: str) -> list[dict[str, Any]]:
+    """The rows of a kind."""
+    return [row for row in experiment.rows if row["kind"] == kind]
+
+
+def outliers(eigenvalues: np.ndarray) -> int:
+    """How many stand above the widest gap, by ratio, among the largest ones."""
+    top = np.sort(eigenvalues)[::-1][: AMONG + 1]
+    top = top[top > 0]
+    return int(np.argmax(top[:-1] / top[1:])) + 1
+
+
+def spectrum(raw_dir: str | None, quick: bool) -> list[str]:
+    """Finding 1."""
+    settings = dataclasses.replace(
+        BASE, n_workers=0, n_hidden=10, n_steps=200 if quick else 3000, hessian=True,
+        n_eigenvalues=12, density_probes=0, full_spectrum=True, freq_h=100 if quick else 500,
+        lines="none",
+    )  # fmt: skip
+    experiment = run("spectrum", settings, raw_dir)
+    measured = rows(experiment, "spectrum")
+    losses = {row["step"]: row for row in rows(experiment, "stats")}
+    all_of_them = np.array(measured[-1]["spectrum"])
+    top = all_of_them.max()
+    lines = [
+        "## 1. The spectrum of nn-10-2, 8,070 weights",
+        "",
+        "| step | training loss | test error (%) | largest | smallest | smallest / largest |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in measured:
+        at = losses[row["step"]]
+        error = 100 * (1 - at["test"]["correct"] / settings.n_samples_test)
+        largest, smallest = row["right"][0], row["left"][0]
+        lines.append(
+            f"| {row['step']} | {at['train']['loss']:.4f} | {error:.1f} | {largest:.3f} | "
+            f"{smallest:.4f} | {smallest / largest:.4f} |"
+        )
+    shares = ", ".join(
+        f"{100 * np.mean(np.abs(all_of_them) < t * top):.1f} % below {t:g}" for t in (1e-3, 1e-2)
+    )
+    lines += [
+        "",
+        f"At the end, of all {len(all_of_them):,} eigenvalues, in units of the largest and by "
+        f"magnitude: {shares}; {100 * np.mean(all_of_them < 0):.1f} % are negative. The widest gap "
+        f"(by ratio, among the {AMONG} largest) leaves **{outliers(all_of_them)} outliers**; there "
+        "are 10 classes. The largest:",
+        "",
+        "    " + " ".join(f"{v:.3g}" for v in np.sort(all_of_them)[::-1][:16]),
+        "",
+    ]
+    figure = new_figure(9.5, 3.8)
+    left, right = figure.subplots(1, 2)
+    left.hist(all_of_them, bins=150, log=True)
+    left.set(xlabel="eigenvalue", ylabel="number", title=f"all, at step {measured[-1]['step']}")
+    steps = [row["step"] for row in measured]
+    right.plot(steps, [row["right"][0] for row in measured], "o-", label="largest")
+    right.plot(steps, [-row["left"][0] for row in measured], "s-", label="minus the smallest")
+    right.set(xlabel="minibatch steps", ylabel="eigenvalue", yscale="log", title="ends")
+    right.legend()
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+    figure.savefig(OUT / "spectrum_at_the_end.png", dpi=130)
+    return lines
+
+
+def between(raw_dir: str | None, quick: bool) -> list[str]:
+    """Finding 2."""
+    lines = [
+        "## 2. Barriers between four workers of nn-100-2",
+        "",
+        "Training loss above the straight line between the two workers, in nats: mean over the six "
+        "pairs,\nand the largest; mean ± standard deviation over seeds.",
+        "",
+        "| start | alpha | distance | linear: mean | linear: largest | spherical: mean | "
+        "spherical: largest | training loss | center's |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    figure = new_figure(9.5, 3.8)
+    panels = figure.subplots(1, 2, sharey=True)
+    for panel, (start, std) in zip(panels, (("one", 0.0), ("separate", 0.05)), strict=True):
+        for n, alpha in enumerate((0.0, 0.1)):
+            found: list[list[float]] = []
+            for seed in SEEDS[:1] if quick else SEEDS:
+                settings = dataclasses.replace(
+                    BASE, n_workers=4, alpha=alpha, weight_init_std=std, lines="both", seed=seed,
+                    freq_i=0, n_steps=100 if quick else 1000,
+                )  # fmt: skip
+                experiment = run(f"{start}-alpha-{alpha:g}-seed-{seed}", settings, raw_dir)
+                pairs = [row for row in rows(experiment, "line") if row["j"] > 0]
+                by = {
+                    kind: [r["train"]["barrier"] for r in pairs if r["line"] == kind]
+                    for kind in ("linear", "spherical")
+                }
+                last = rows(experiment, "stats")[-5:]
+                found.append(
+                    [
+                        float(np.mean([r["distance"] for r in pairs])),
+                        *(f(by[k]) for k in ("linear", "spherical") for f in (np.mean, max)),
+                        float(np.mean([r["train"]["loss"] for r in last[1:]])),
+                        last[0]["train"]["loss"],
+                    ]
+                )
+                for row in (r for r in pairs if r["line"] == "linear" and seed == SEEDS[0]):
+                    label = f"alpha {alpha:g}" if (row["i"], row["j"]) == (2, 1) else None
+                    panel.plot(
+                        row["coefficients"], row["train"]["loss"], color=f"C{n}", lw=1, label=label
+                    )
+            mean, spread = np.mean(found, axis=0), np.std(found, axis=0)
+            cells = [f"{m:.3g} ± {s:.1g}" for m, s in zip(mean, spread, strict=True)]
+            if not alpha:
+                cells[-1] = "(full-batch GD) " + cells[-1]
+            lines.append(f"| {start} | {alpha:g} | {' | '.join(cells)} |")
+        panel.set(xlabel="0 is one worker, 1 the other", title=f"linear lines, {start} start")
+        panel.set_yscale("log")
+        panel.grid(alpha=0.3)
+        panel.legend()
+    panels[0].set_ylabel("training loss (nats)")
+    figure.savefig(OUT / "lines.png", dpi=130)
+    return [*lines, ""]
+
+
+def main() -> None:
+    """Run, tabulate, draw."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--raw_dir", help="folder with the archives of MNIST")
+    parser.add_argument("--quick", action="store_true", help="few steps, one seed: to try it out")
+    flags = parser.parse_args()
+    shutil.rmtree(RUNS, ignore_errors=True)
+    OUT.mkdir(exist_ok=True)
+    head = [
+        "# Walkers on 1,000 digits",
+        "",
+        "Made by",
+        "",
+        f"    python3 results/walkers.py --raw_dir DIR{' --quick' if flags.quick else ''}",
+        "",
+        f"on {os.cpu_count()} cores, Python {platform.python_version()}, TensorFlow "
+        f"{tf.__version__}, Keras {keras.__version__}. SGD, lr {BASE.lr:g}, momentum "
+        f"{BASE.momentum:g}, minibatches of {BASE.batch_size}.",
+        "",
+    ]
+    text = "\n".join(
+        [*head, *spectrum(flags.raw_dir, flags.quick), *between(flags.raw_dir, flags.quick)]
+    )
+    (OUT / "table.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

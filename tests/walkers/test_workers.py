@@ -1,0 +1,149 @@
+"""How workers step: against recursions in NumPy, with the minibatches that they saw."""
+
+import numpy as np
+import pytest
+
+from esgd_tf.replicas.minibatches import shuffled
+from esgd_tf.walkers import Settings
+from esgd_tf.walkers.workers import Workers
+from tests.walkers.helpers import (
+    TINY,
+    experiment,
+    gradient,
+    linear,
+    of_kind,
+    problem,
+    weights_of,
+)
+
+
+def norm(weights):
+    return np.sqrt(sum(np.sum(w**2) for w in weights))
+
+
+def minibatches(exp, k):
+    """The minibatches of stochastic worker k, as arrays."""
+    dataset = exp.workers.minibatches().make(k - 1)
+    return iter(dataset.as_numpy_iterator())
+
+
+def test_elastic_workers_follow_the_recursion_of_the_original():
+    """W_i <- W_i - alpha (W_i - W_0) with the old W_0, then W_0 <- mean, rescaled; by hand.
+
+    facts D: after every step of SGD, velocity untouched by the pull.
+    """
+    exp = experiment(n_workers=3, alpha=0.3, weight_init_std=0.4, n_steps=5, freq=5)
+    batches = [minibatches(exp, k) for k in (1, 2, 3)]
+    walkers = [weights_of(exp, k) for k in (1, 2, 3)]
+    assert norm([walkers[0][0] - walkers[1][0]]) > 0.1
+    velocities = [[np.zeros_like(w) for w in walker] for walker in walkers]
+
+    def center():
+        means = [np.mean(parts, axis=0) for parts in zip(*walkers, strict=True)]
+        return [m * np.mean([norm(w) for w in walkers]) / norm(means) for m in means]
+
+    zero = center()
+    for _ in range(5):
+        for walker, velocity, own in zip(walkers, velocities, batches, strict=True):
+            slopes = gradient(walker, *next(own))
+            for w, v, g, c in zip(walker, velocity, slopes, zero, strict=True):
+                v[...] = 0.5 * v - 0.2 * g
+                w[...] = w + v - 0.3 * (w + v - c)
+        zero = center()
+    exp.run()
+    for k, expected in enumerate([zero, *walkers]):
+        for found, wanted in zip(weights_of(exp, k), expected, strict=True):
+            np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=1e-6)
+
+
+def test_workers_start_as_one_and_see_other_minibatches():
+    exp = experiment(n_workers=2)
+    for k in (1, 2):
+        for a, b in zip(weights_of(exp, k), weights_of(exp, 0), strict=True):
+            np.testing.assert_array_equal(a, b)
+    first, second = (next(minibatches(exp, k))[0] for k in (1, 2))
+    assert not np.array_equal(first, second)
+
+
+def descended(weights, steps, batches):
+    """Gradient descent with momentum, by hand; batches(t) gives (x, y)."""
+    velocity = [np.zeros_like(w) for w in weights]
+    for t in range(steps):
+        slopes = gradient(weights, *batches(t))
+        velocity = [0.5 * v - 0.2 * g for v, g in zip(velocity, slopes, strict=True)]
+        weights = [w + v for w, v in zip(weights, velocity, strict=True)]
+    return weights
+
+
+def test_worker_zero_descends_on_all_the_data_and_alone_on_minibatches():
+    data = problem().train
+    exp = experiment(n_workers=1, freq=6)
+    expected = descended(weights_of(exp, 0), 6, lambda t: data)
+    exp.run()
+    for found, wanted in zip(weights_of(exp, 0), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+    alone = experiment(n_workers=0, freq=6)
+    assert alone.settings.method == "SGD"
+    x, y = data
+
+    def batch(t):
+        epoch, k = divmod(t, 3)
+        order = np.random.default_rng([0, epoch]).permutation(24)[8 * k : 8 * k + 8]
+        return x[order], y[order]
+
+    expected = descended(weights_of(alone, 0), 6, batch)
+    alone.run()
+    for found, wanted in zip(weights_of(alone, 0), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    assert [r["worker"] for r in of_kind(alone, "stats")] == [0, 0]
+
+
+def test_lbfgs_goes_the_way_of_scipy(tmp_path):
+    from scipy.optimize import minimize
+
+    exp = experiment(n_workers=0, optimization="LBFGS", n_steps=4, freq=4)
+    objective = exp.workers.zero._objective
+    start = objective.flatten(objective.start)
+    path = []
+    minimize(
+        objective.value_and_gradient, start, jac=True, method="L-BFGS-B",
+        callback=lambda x: path.append(np.array(x)), options={"maxiter": 4},
+    )  # fmt: skip
+    exp.run()
+    found = objective.flatten(weights_of(exp, 0))
+    np.testing.assert_allclose(found, path[3], rtol=1e-6, atol=1e-7)
+
+
+def test_a_minibatch_at_the_end_of_a_pass_is_filled_up():
+    data = Workers(Settings(**TINY, n_workers=1), problem(n=20), linear)
+    batches = data.minibatches().make(0).as_numpy_iterator()
+    sizes = [len(next(batches)[0]) for _ in range(4)]
+    assert sizes == [8] * 4
+    _, steps = shuffled(problem(n=20).train, batch_size=8, seed=0, first_step=0, shuffle=True)
+    assert steps == 3
+
+
+@pytest.mark.parametrize(
+    ("coupling", "optimizer", "lr"),
+    [("rsgd", "sgd", 0.1), ("easgd", "adam", 0.01), ("parle", "sgd", 0.5),
+     ("elastic", "entropy-sgd", 0.5)],
+)  # fmt: skip
+def test_other_couplings_and_optimizers_pull_together(coupling, optimizer, lr):
+    """Workers that start apart end nearer to each other."""
+    exp = experiment(
+        n_workers=2, alpha=0.3, coupling=coupling, optimizer=optimizer, n_steps=20, freq=20,
+        weight_init_std=1.0, langevin_steps=2, langevin_lr=0.01, lr=lr,
+    )  # fmt: skip
+
+    def apart():
+        return norm([a - b for a, b in zip(weights_of(exp, 1), weights_of(exp, 2), strict=True)])
+
+    before = apart()
+    exp.run()
+    assert exp.workers.zero_is_center
+    assert apart() < 0.8 * before
+    # Worker 0 is between them.
+    assert exp.workers.alpha == 0.3
+    rows = of_kind(exp, "distances")[-1]["distances"]
+    assert max(rows[0]) < rows[1][2] + 1e-6 or coupling == "easgd"
