@@ -57,10 +57,10 @@ def run_name(dataset: str, method: str, seed: int) -> str:
     return f"{dataset}-{method.replace(' ', '').lower()}-{seed}"
 
 
-def train(runs: Path, raw_dir: str | None, data_dir: str, datasets: Sequence[str]) -> None:
+def train(runs: Path, raw_dir: str | None, data_dir: str, flags: argparse.Namespace) -> None:
     """Train what is not there."""
-    for seed in SEEDS:
-        for dataset in datasets:
+    for seed in flags.seeds:
+        for dataset in flags.datasets:
             for method, own in METHODS.items():
                 name = run_name(dataset, method, seed)
                 if len(history(runs / name)) == EPOCHS:
@@ -134,10 +134,11 @@ def table(runs: Path, dataset: str, energies: dict[str, dict[str, Any]]) -> list
     return lines
 
 
-def draw(runs: Path) -> None:
+def draw(runs: Path, datasets: Sequence[str]) -> None:
     """Test error, and distance of the replicas to the center, against gradient evaluations."""
-    figure, axes = plt.subplots(2, 2, figsize=(9.5, 6.4), layout="constrained")
-    for row, dataset in zip(axes, DATASETS, strict=True):
+    size = (9.5, 3.4 * len(datasets))
+    figure, axes = plt.subplots(len(datasets), 2, figsize=size, layout="constrained", squeeze=False)
+    for row, dataset in zip(axes, datasets, strict=True):
         for number, method in enumerate(METHODS):
             rows = [history(runs / run_name(dataset, method, seed)) for seed in SEEDS]
             steps = [float(r["gradient_evaluations"]) for r in rows[0]]
@@ -170,15 +171,12 @@ def main() -> None:
     )
     parser.add_argument("--raw_dir", help="folder with the archives of Fashion-MNIST and CIFAR-10")
     parser.add_argument("--data_dir", default="tfrecords", help="where prepared data lie")
-    parser.add_argument("--train_only", choices=DATASETS, help="train on one data set, no more")
+    parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=DATASETS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="for --train_only")
+    parser.add_argument("--train_only", action="store_true", help="measure later")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "results-replicas")
     flags = parser.parse_args()
-    train(
-        flags.runs,
-        flags.raw_dir,
-        flags.data_dir,
-        DATASETS if flags.train_only is None else (flags.train_only,),
-    )
+    train(flags.runs, flags.raw_dir, flags.data_dir, flags)
     if flags.train_only:
         return
     OUT.mkdir(exist_ok=True)
@@ -192,11 +190,11 @@ def main() -> None:
         "    python3 results/replicas.py --raw_dir DIR",
         "",
     ]
-    for dataset in DATASETS:
+    for dataset in flags.datasets:
         energies = local_energies(flags.runs, dataset, flags.data_dir)
         lines += [f"## {dataset}", "", *table(flags.runs, dataset, energies), ""]
     (OUT / "table.md").write_text("\n".join(lines))
-    draw(flags.runs)
+    draw(flags.runs, flags.datasets)
     print("\n".join(lines))
 
 

@@ -12,7 +12,7 @@ __all__ = ["Curve", "new_figure", "plot_comparison", "plot_history"]
 
 Curve = tuple[str, Sequence[float], Sequence[float]]
 
-_TRAIN, _VALIDATION = "tab:gray", "tab:blue"
+_TRAIN, _VALIDATION, _ENSEMBLE = "tab:gray", "tab:blue", "tab:orange"
 
 
 def plot_history(rows: Sequence[Mapping[str, float]], path: Path, title: str) -> None:
@@ -23,14 +23,17 @@ def plot_history(rows: Sequence[Mapping[str, float]], path: Path, title: str) ->
 
     Args:
         rows: One mapping an effective epoch, with `gradient_evaluations`, `loss`, `accuracy`, and
-            `val_loss`, `val_accuracy`, `scope`, `outer_gradient_norm` and `gradient_norm` where
-            they are known.
+            `val_loss`, `val_accuracy`, `scope`, `outer_gradient_norm` and `gradient_norm`, or of
+            replicas `coupling`, `distance`, `norm_center`, `test_ensemble_loss` and
+            `test_ensemble_accuracy`, where they are known.
         path: A PNG file, replaced when the new one is whole.
         title: Drawn above the panels.
     """
     has_scope = any("scope" in row for row in rows)
-    figure = new_figure(10.5 if has_scope else 7.5, 3.4)
-    axes = figure.subplots(1, 3 if has_scope else 2)
+    has_replicas = any("coupling" in row for row in rows)
+    third = has_scope or has_replicas
+    figure = new_figure(10.5 if third else 7.5, 3.4)
+    axes = figure.subplots(1, 3 if third else 2)
 
     def draw(
         axis: Any, name: str, label: str, color: str, transform: Callable[[float], float] = float
@@ -45,14 +48,24 @@ def plot_history(rows: Sequence[Mapping[str, float]], path: Path, title: str) ->
 
     # Without an inner loop there is one set of weights, and nothing to tell apart.
     train, test = ("train, at x'", "test, at the anchor") if has_scope else ("train", "test")
+    if has_replicas:
+        train, test = "train, mean of the replicas", "test, at the center"
     draw(axes[0], "accuracy", train, _TRAIN, error)
     draw(axes[0], "val_accuracy", test, _VALIDATION, error)
+    draw(axes[0], "test_ensemble_accuracy", "test, ensemble", _ENSEMBLE, error)
     axes[0].set_ylabel("error (%)")
     draw(axes[1], "loss", train, _TRAIN)
     draw(axes[1], "val_loss", test, _VALIDATION)
+    draw(axes[1], "test_ensemble_loss", "test, ensemble", _ENSEMBLE)
     axes[1].set_ylabel("cross entropy (nats)")
     axes[1].set_yscale("log")
-    if has_scope:
+    if has_replicas:
+        draw(axes[2], "coupling", "coupling", "tab:green")
+        draw(axes[2], "distance", "rms distance to the center", "tab:red")
+        draw(axes[2], "norm_center", "rms weight of the center", "tab:purple")
+        axes[2].set_yscale("log")
+        axes[2].set_ylabel("replicas")
+    elif has_scope:
         draw(axes[2], "scope", r"scope $\gamma$", "tab:green")
         draw(axes[2], "gradient_norm", r"$\Vert\nabla f\Vert$", "tab:orange")
         draw(axes[2], "outer_gradient_norm", r"$\Vert x - \mu\Vert$", "tab:red")
