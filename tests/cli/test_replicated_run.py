@@ -100,6 +100,7 @@ def test_three_replicas_on_two_devices_are_refused(tmp_path, two_cpus, monkeypat
     assert "--replicas=3 and 2 devices" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_each_gives_every_replica_a_whole_budget(tmp_path):
     flags = (*FLAGS, *COUPLED["rsgd"], "--budget", "each", "-e", "1", "--logdir", tmp_path)
     assert train(*flags, "-n", "each") == 0

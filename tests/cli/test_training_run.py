@@ -188,6 +188,7 @@ def test_the_last_good_checkpoint_survives_a_later_nan(tmp_path, monkeypatch, ca
     assert all(np.isfinite(w).all() for w in weights if w.dtype.kind == "f")
 
 
+@pytest.mark.slow  # with processes of their own in tests/faults/test_storage.py
 def test_a_second_training_in_one_folder_is_refused(finished, capsys):
     from esgd_tf.training.run_folder import RunFolder
 

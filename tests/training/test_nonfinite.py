@@ -68,7 +68,10 @@ def around_nadam():
     )
 
 
-@pytest.mark.parametrize(("devices", "poison"), [("one", np.inf), ("two", np.nan)])
+@pytest.mark.parametrize(
+    ("devices", "poison"),
+    [pytest.param("one", np.inf, marks=pytest.mark.slow), ("two", np.nan)],
+)
 def test_as_if_it_had_not_been_there(poison, devices, two_cpus):
     strategy = {"one": tf.distribute.get_strategy(), "two": two_cpus}[devices]
     # Variables that `fit` makes while it traces are restored as well.
@@ -85,7 +88,7 @@ def test_as_if_it_had_not_been_there(poison, devices, two_cpus):
     [
         pytest.param(baseline, False, id="L=0"),
         pytest.param(baseline, True, id="L=0, eager", marks=pytest.mark.slow),
-        pytest.param(around_nadam, False, id="Nadam"),
+        pytest.param(around_nadam, False, id="Nadam", marks=pytest.mark.slow),
         pytest.param(around_nadam, True, id="Nadam, eager"),
     ],
 )

@@ -269,6 +269,7 @@ def test_xla_compiles_the_whole_step_of_wrn_28_10():
     np.testing.assert_allclose(tested, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_xla_leaves_float32_as_it_is_under_bfloat16(needs_bfloat16):
     def trained():
         keras.utils.set_random_seed(1)

@@ -56,7 +56,8 @@ def test_one_device():
         (("mirrored", ["CPU:0", "cpu:0"]), "twice"),
         (("none", ["CPU:0", "CPU:1"]), "one device"),
         (("multi_worker",), "launch --workers"),
-        (("tpu",), "no TPU here"),
+        # TensorFlow looks for one for a minute.
+        pytest.param(("tpu",), "no TPU here", marks=pytest.mark.slow),
         (("parameter_server",), "no strategy"),
     ],
 )
