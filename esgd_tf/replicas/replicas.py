@@ -54,7 +54,7 @@ class Replicas(Reading, keras.Model):
         * `loss` and metrics in the logs of training are means over the replicas. `evaluate`,
           `predict`, calling the model, and validation are at the center.
         * With an `EntropySGD` inside, replicas couple at their outer updates, by their anchors, and
-          schedules and `every` of the coupling count those; `Focusing` always counts minibatches.
+          `every` counts those; `Focusing` counts training steps in any case.
         * Gradient clipping of the optimizer by norm or value acts on the gradient with the
           coupling's part; `global_clipnorm` on the minibatch gradient alone.
 
