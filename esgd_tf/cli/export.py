@@ -62,7 +62,7 @@ def _export(fv: Any, words: list[str]) -> None:
     for kind, target in targets.items():
         _require_free(kind, target, overwrite=fv.overwrite)
     start_tensorflow()
-    from esgd_tf.cli.stored_network import load_stored_network
+    from esgd_tf.cli.stored_network import load_stored_network, stored_corruptions
     from esgd_tf.training.plain_network import plain_network, with_preprocessing
     from esgd_tf.training.run_folder import folder_when_whole, replaced_when_whole
 
@@ -87,6 +87,9 @@ def _export(fv: Any, words: list[str]) -> None:
     returns = "probabilities" if fv.softmax else "logits"
     print(f"run        {run.name}, {checkpoint.name}, BatchNorm {network.statistics}")
     print(f"input      float32 [n, {', '.join(map(str, shape))}], {takes}")
+    corruptions, seed = stored_corruptions(run.experiment)
+    if changed := "+".join(str(c) for c in corruptions if c.all_images):
+        print(f"           changed as in training, by --corrupt {changed} --corruption_seed {seed}")
     print(f"output     float32 [n, {model.output_shape[-1]}], {returns}, in the order of")
     names = ", ".join(network.images.label_names)
     print(textwrap.fill(names, 80, initial_indent=" " * 11, subsequent_indent=" " * 11))

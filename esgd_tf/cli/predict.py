@@ -29,8 +29,9 @@ def main(argv: Sequence[str]) -> int:
         "predict",
         "RUN IMAGE...",
         "Classifies image files (PNG, JPEG, BMP, GIF) with the network of a run, at the "
-        "anchor. They are converted to the data set's channels, resized to its size and "
-        "preprocessed as in training.",
+        "anchor. They are converted to the data set's channels, resized to its size, shuffled "
+        "if the run was trained with --corrupt pixel_shuffle, and preprocessed as in training; "
+        "after --corrupt double a file has to show a pair of images.",
         ["runs/quickstart-entropy-sgd shirt.png boot.jpg", "RUN *.png --top 1 --json"],
         at_least=2,
         at_most=None,
@@ -49,7 +50,8 @@ def _predict(fv: Any, words: list[str]) -> None:
     start_tensorflow()
     import numpy as np
 
-    from esgd_tf.cli.stored_network import load_stored_network
+    from esgd_tf import data
+    from esgd_tf.cli.stored_network import load_stored_network, stored_corruptions
     from esgd_tf.data.image_files import read_image
     from esgd_tf.training.metrics import log_softmax
 
@@ -58,7 +60,10 @@ def _predict(fv: Any, words: list[str]) -> None:
     height, width, channels = network.images.train_images.shape[1:]
     # All files are read before the first is classified: a bad one is named at once.
     files = [read_image(path, (height, width, channels)) for path in paths]
-    logits = network.logits(np.stack([file.pixels for file in files]), _BATCH)
+    corruptions, seed = stored_corruptions(run.experiment)
+    pixels = np.stack([file.pixels for file in files])
+    pixels = data.corrupt_new_images(pixels, corruptions, seed=seed)
+    logits = network.logits(pixels, _BATCH)
     if not np.isfinite(logits).all():
         raise ValueError(f"The outputs of {checkpoint} are not finite: take another checkpoint.")
     probabilities = np.exp(log_softmax(logits))

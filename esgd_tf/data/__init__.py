@@ -20,6 +20,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "CORRUPTIONS",
             "Corruption",
             "corrupt_data",
+            "corrupt_new_images",
             "parse_corruptions",
             "soft_labels",
         ],

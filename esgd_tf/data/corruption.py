@@ -58,11 +58,12 @@ class _Kind:
     default: float | None = None
     moves_pixels: bool = False
     draws_noise: bool = False
+    all_images: bool = False  # Test images too.
 
 
 # The place of a kind seeds its draws: new ones go to the end.
 _KINDS: dict[str, _Kind] = {
-    "double": _Kind(moves_pixels=True),
+    "double": _Kind(moves_pixels=True, all_images=True),
     "scrambled": _Kind(),
     "label_noise": _Kind("rate", "from 0 to 1", highest=1.0),
     "all_noise": _Kind(draws_noise=True),
@@ -74,7 +75,7 @@ _KINDS: dict[str, _Kind] = {
         draws_noise=True,
     ),
     "gaussian": _Kind("standard deviation", "a finite number, 0 or more", draws_noise=True),
-    "pixel_shuffle": _Kind(moves_pixels=True),
+    "pixel_shuffle": _Kind(moves_pixels=True, all_images=True),
     "random_pixels": _Kind(moves_pixels=True),
 }
 CORRUPTIONS: tuple[str, ...] = tuple(_KINDS)
@@ -110,6 +111,11 @@ class Corruption:
     def draws_noise(self) -> bool:
         """Whether it acts on preprocessed inputs, and `corrupt_data` passes it over."""
         return _KINDS[self.kind].draws_noise
+
+    @property
+    def all_images(self) -> bool:
+        """Whether test images, and so whatever a trained network is to see, are like that too."""
+        return _KINDS[self.kind].all_images
 
     def __str__(self) -> str:
         if not _KINDS[self.kind].amount:
@@ -155,8 +161,7 @@ def corrupt_data(
 
     Returns:
         The corrupted set, with the same numbers of images and classes. "double" makes images
-        [n, h, 2 w, c]; `label_names` stay what they were, although a sum of digits is all that
-        its labels mean.
+        [n, h, 2 w, c], and names its classes "sum 0" ... "sum K - 1": what they mean now.
 
     Raises:
         DataError: The seed does not fit, noise is followed by a kind that moves pixels, a kind
@@ -178,6 +183,35 @@ def corrupt_data(
         elif corruption.kind == "some_noise":
             check_lines(int(corruption.amount), images.train_images.shape[1:3])
     return images
+
+
+def corrupt_new_images(
+    images: NDArray[np.uint8], corruptions: Sequence[Corruption], *, seed: int = 0
+) -> NDArray[np.uint8]:
+    """Do to images of the user's what `corrupt_data` did to the test images, where it can be done.
+
+    That is the order of the pixels. What the pair of "double" is they must show themselves: two
+    images side by side.
+
+    Args:
+        images: uint8 [n, h, w, c], or [n, h, 2 w, c] if "double" is among the corruptions.
+        corruptions: What was done to the data set, in this order.
+        seed: Of the data set's corruption.
+
+    Returns:
+        Images of the same shape.
+
+    Raises:
+        DataError: The seed does not fit.
+    """
+    check_seed(seed)
+    kinds = [corruption.kind for corruption in corruptions]
+    if "pixel_shuffle" not in kinds:
+        return images
+    if "double" in kinds[kinds.index("pixel_shuffle") :]:  # paired after the shuffling
+        halves = np.split(images, 2, axis=2)
+        return np.concatenate([_shuffled(half, seed) for half in halves], axis=2)
+    return _shuffled(images, seed)
 
 
 def soft_labels(labels: Any, classes: int, p: float, q: float) -> Any:
@@ -304,6 +338,7 @@ def _double(data: ImageData, amount: float, seed: int) -> ImageData:
         train_labels=train_labels,
         test_images=test_images,
         test_labels=test_labels,
+        label_names=tuple(f"sum {k}" for k in range(data.num_classes)),
     )
 
 
@@ -328,17 +363,20 @@ def _label_noise(data: ImageData, amount: float, seed: int) -> ImageData:
 
 def _pixel_shuffle(data: ImageData, amount: float, seed: int) -> ImageData:
     del amount
-    height, width = data.train_images.shape[1:3]
-    order = generator(seed, "pixel_shuffle", BOTH).permutation(height * width)
-
-    def shuffle(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        # Not -1 for the channels: there may be no test images.
-        flat = images.reshape(len(images), height * width, images.shape[3])
-        return np.take(flat, order, axis=1).reshape(images.shape)
-
     return dataclasses.replace(
-        data, train_images=shuffle(data.train_images), test_images=shuffle(data.test_images)
+        data,
+        train_images=_shuffled(data.train_images, seed),
+        test_images=_shuffled(data.test_images, seed),
     )
+
+
+def _shuffled(images: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
+    """Return images with their pixels in the one order that belongs to their size and the seed."""
+    _, height, width, channels = images.shape
+    order = generator(seed, "pixel_shuffle", BOTH).permutation(height * width)
+    # Not -1 for the channels: there may be no test images.
+    flat = images.reshape(len(images), height * width, channels)
+    return np.take(flat, order, axis=1).reshape(images.shape)
 
 
 def _random_pixels(data: ImageData, amount: float, seed: int) -> ImageData:

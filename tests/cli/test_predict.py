@@ -10,7 +10,7 @@ import tensorflow as tf
 from esgd_tf import data
 from esgd_tf.data.image_files import read_image
 from esgd_tf.training.checkpoints import load_model
-from tests.cli.helpers import esgd_tf
+from tests.cli.helpers import SMALL, esgd_tf, interrupted_at, train
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,34 @@ def test_the_images_of_the_data_set_get_the_probabilities_of_the_network(
     assert images.label_names[expected[0].argmax()] in first
     assert f"{100 * expected[0].max():.2f} %" in first
     assert float(second.split()[0]) <= float(first.split()[0])
+
+
+@pytest.mark.parametrize("corrupt", ["pixel_shuffle", "double+pixel_shuffle"])
+def test_a_run_that_saw_shuffled_images_gets_the_files_shuffled(
+    images, corrupt, tmp_path, monkeypatch, capsys
+):
+    interrupted_at(monkeypatch, 1)
+    flags = ("--corrupt", corrupt, "--corruption_seed", 5)
+    assert train(*SMALL, *flags, "--logdir", tmp_path, "-n", "run") == 130
+    corruptions = data.parse_corruptions(corrupt)
+    shown = images if corrupt == "pixel_shuffle" else data.corrupt_data(
+        images, corruptions[:1], seed=5
+    )  # fmt: skip
+    (tmp_path / "0.png").write_bytes(tf.io.encode_png(shown.test_images[0]).numpy())
+    prepared = data.corrupt_data(images, corruptions, seed=5)
+    prepared = data.preprocessor("meanstd", prepared)(prepared.test_images[:1])
+    model = load_model(tmp_path / "run" / "checkpoints" / "last.keras", compile=False)
+    expected = np.asarray(keras.ops.softmax(model(prepared)))[0]
+    capsys.readouterr()
+    flags = ("--json", "--top", 10, "--bn_reestimate", 0)
+    assert esgd_tf("predict", tmp_path / "run", tmp_path / "0.png", *flags) == 0
+    (answer,) = json.loads(capsys.readouterr().out)
+    found = {t["label"]: t["probability"] for t in answer["top"]}
+    np.testing.assert_allclose([found[k] for k in range(10)], expected, rtol=1e-4)
+    assert ("sum" in answer["top"][0]["name"]) == ("double" in corrupt)
+    assert esgd_tf("export", tmp_path / "run", tmp_path / "net", "--format", "keras") == 0
+    said = f"changed as in training, by --corrupt {corrupt} --corruption_seed 5"
+    assert said in capsys.readouterr().out
 
 
 def test_a_colour_photograph_is_converted_and_resized_and_says_so(finished, tmp_path, capsys):

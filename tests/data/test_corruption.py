@@ -14,6 +14,7 @@ from esgd_tf.data import (
     DataError,
     ImageData,
     corrupt_data,
+    corrupt_new_images,
     parse_corruptions,
     soft_labels,
 )
@@ -53,7 +54,7 @@ def _corrupt(data, text, seed=0):
         assert getattr(made, name).dtype == array.dtype
         assert len(getattr(made, name)) == len(array)
         assert getattr(made, name).flags.c_contiguous
-    assert made.num_classes == K
+    assert made.num_classes == len(made.label_names) == K
     assert (made.name, made.folder) == (data.name, data.folder)
     return made
 
@@ -124,6 +125,11 @@ def test_double_is_two_images_of_a_split_and_their_sum(data):
         np.testing.assert_array_equal(right, sources[partners])
         for label, a, b in zip(labels, numbers, numbers[partners], strict=True):
             assert label == (a + b if a + b < K else a + b - K)
+
+
+def test_double_names_its_classes_by_what_they_are(data):
+    assert _corrupt(data, "double").label_names == ("sum 0", "sum 1", "sum 2", "sum 3", "sum 4")
+    assert _corrupt(data, "pixel_shuffle").label_names == data.label_names
 
 
 def test_scrambled_keeps_the_class_counts(data):
@@ -221,6 +227,20 @@ def test_several_are_applied_in_their_order(data):
     assert _changed(
         _corrupt(data, "label_noise:0.5+double"), _corrupt(data, "double+label_noise:0.5")
     ) == {"train_labels"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["none", "label_noise:0.5", "pixel_shuffle", "pixel_shuffle+double", "double+pixel_shuffle"],
+)
+def test_new_images_become_what_the_test_images_became(data, text):
+    corruptions, seed = parse_corruptions(text), 3
+    corrupted = _corrupt(data, text, seed).test_images
+    # The pairs, in their order of before.
+    paired = _corrupt(data, "double", seed).test_images if "double" in text else data.test_images
+    found = corrupt_new_images(paired, corruptions, seed=seed)
+    np.testing.assert_array_equal(found, corrupted)
+    assert np.array_equal(found, paired) == ("shuffle" not in text)
 
 
 def test_a_set_without_test_images(data):

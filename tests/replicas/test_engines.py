@@ -1,6 +1,7 @@
 """All replicas on one device, each on its own, and each in its own process: the same training."""
 
 import functools
+import subprocess
 import sys
 from pathlib import Path
 
@@ -54,6 +55,25 @@ def test_one_replica_a_device_is_all_on_one(name, two_cpus, gathers):
     np.testing.assert_allclose(found["loss"], history["loss"], rtol=1e-5)
     assert len(gathers) == 2 * STEPS_PER_EPOCH // PERIODS[name]
     assert_close(model.center().get_weights(), center, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["easgd"], pytest.param(["rsgd", "focused", "walkers", "parle"], marks=pytest.mark.slow)],
+)
+def test_three_devices_are_one(names, tmp_path):
+    """In a process of its own: here are two."""
+    command = [sys.executable, "-m", "tests.replicas.devices_job", tmp_path / "found.npz", *names]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = np.load(tmp_path / "found.npz")
+    for name in names:
+        assert list(found[f"{name}:three:devices"]) == ["CPU:0", "CPU:1", "CPU:2"]
+        assert set(found[f"{name}:one:devices"]) == {"CPU:0"}
+        for key in ("trajectory", "center", "distances", "loss"):
+            one, three = (found[f"{name}:{where}:{key}"] for where in ("one", "three"))
+            np.testing.assert_allclose(three, one, rtol=1e-5, atol=1e-6, err_msg=f"{name} {key}")
+        assert (found[f"{name}:one:distances"] > 1e-3).all()
 
 
 @pytest.mark.parametrize("name", ["easgd", pytest.param("focused", marks=pytest.mark.slow)])
