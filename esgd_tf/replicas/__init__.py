@@ -9,11 +9,14 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["coupling"],
     submod_attrs={
-        "coupling": ["Coupling", "ElasticAveraging", "Parle", "ReplicatedSGD"],
+        "coupling": ["Coupling"],
+        "elastic_averaging": ["ElasticAveraging"],
         "ensemble": ["ensemble_outputs"],
         "focusing": ["Focusing"],
         "minibatches": ["OwnMinibatches"],
         "monitor": ["ReplicaMonitor"],
+        "parle": ["Parle"],
         "replicas": ["Replicas"],
+        "replicated_sgd": ["ReplicatedSGD"],
     },
 )

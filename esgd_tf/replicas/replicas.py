@@ -26,8 +26,8 @@ from esgd_tf.replicas._members import (
 )
 from esgd_tf.replicas._optimizer import ReplicasOptimizer, inner_optimizers
 from esgd_tf.replicas._reading import Reading
+from esgd_tf.replicas._stepping import Stepping
 from esgd_tf.replicas.coupling import Coupling
-from esgd_tf.replicas.focusing import CouplingSchedule
 from esgd_tf.replicas.minibatches import make_minibatches
 
 __all__ = ["Replicas"]
@@ -38,7 +38,7 @@ _BATCH_NORM_BATCHES = 50
 
 
 @keras.saving.register_keras_serializable(package="esgd_tf")
-class Replicas(Reading, keras.Model):
+class Replicas(Stepping, Reading, keras.Model):
     """y interacting replicas of a network.
 
     Example:
@@ -350,73 +350,7 @@ class Replicas(Reading, keras.Model):
         """The metrics given to `compile`."""
         return self._compile_arguments.get("metrics")
 
-    # ---- Keras' hooks -------------------------------------------------------------------------
-
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """Return the outputs of the center."""
-        return self._center(inputs, training=training)
-
-    def train_step(self, data: Any) -> dict[str, Any]:
-        """Take one step in every replica of this process."""
-        optimizer = self.optimizer
-        due = self._is_due(optimizer.iterations.value)
-        if self._exchange.in_graph:
-            _if(due, self._exchange.gather)
-        gamma = optimizer.gamma
-        logs = []
-        for a, drawing, device, batch in zip(
-            self.local, self._drawings, self.devices, data, strict=True
-        ):
-            with tf.device(device):
-                drawing.now(due, gamma)
-                logs.append(self.members[a].train_step(batch))
-        if self.coupling.keeps_center:
-            _if(due, self._exchange.move_center)
-        optimizer.iterations.assign_add(1)
-        return {name: tf.add_n([log[name] for log in logs]) / len(logs) for name in logs[0]}
-
-    def test_step(self, data: Any) -> dict[str, Any]:
-        """Evaluate the center on one batch."""
-        return self._center.test_step(data)
-
-    def make_train_function(self, force: bool = False) -> None:
-        """Make the function that `fit` calls; with a strategy, replicas meet between its calls."""
-        if self.train_function is not None and not force:
-            return
-        super().make_train_function(force)
-        if self._exchange.in_graph:
-            return
-        step = self.train_function
-
-        def meet_and_step(iterator: Any) -> Any:
-            if self._is_due(self._step):
-                self._exchange.gather()
-            logs = step(iterator)
-            self._step += 1
-            return logs
-
-        self.train_function = meet_and_step
-
-    @property
-    def metrics(self) -> list[Any]:
-        """Metrics of all replicas and of the center."""
-        return [metric for model in [*self.members, self._center] for metric in model.metrics]
-
-    def _flatten_metrics_in_order(self, logs: dict[str, Any]) -> Any:
-        return self._center._flatten_metrics_in_order(logs)
-
-    def _get_metrics_result_or_logs(self, logs: Any) -> Any:
-        """Return an epoch's means over the replicas of all processes."""
-        if len(self.local) == self.replicas:
-            return logs
-        return {
-            name: self._exchange.mean_numbers([float(value)] * len(self.local))
-            for name, value in logs.items()
-        }
-
-    def get_metrics_result(self) -> dict[str, Any]:
-        """Return nothing: what each step returns are the means so far."""
-        return {}
+    # ---- saving and loading ----------------------------------------------------------------------
 
     def get_config(self) -> dict[str, Any]:
         """Return what a model without strategy is rebuilt from."""
@@ -463,45 +397,7 @@ class Replicas(Reading, keras.Model):
             **{name: keras.saving.deserialize_keras_object(v) for name, v in config.items()}
         )
 
-    # ---- parts --------------------------------------------------------------------------------
-
-    @property
-    def _has_inner_loop(self) -> bool:
-        return self.coupling_period > self.coupling.every
-
-    @property
-    def coupling_period(self) -> int:
-        """Training steps from one coupling to the next; known once it is compiled."""
-        return self.coupling.every * max(self.optimizer.replicas[0].langevin_steps, 1)
-
-    def _is_due(self, step: Any) -> Any:
-        """Tell whether the step after so many steps couples."""
-        if self.coupling_period == 1:
-            return True
-        if isinstance(step, int):
-            return (step + 1) % self.coupling_period == 0
-        return tf.equal((tf.cast(step, tf.int64) + 1) % self.coupling_period, 0)
-
-    def _clock(self) -> int:
-        return int(self.optimizer.iterations.numpy())
-
-    def _begin(self) -> None:
-        self._step = self._clock()
-        self._exchange.begin()
-
-    def _needs_gamma(self) -> bool:
-        strength = self.coupling.strength
-        measured = isinstance(strength, CouplingSchedule) and strength.is_measured
-        return measured and self.optimizer.gamma_zero == 0.0
-
 
 def _refuse_class_weight(options: dict[str, Any]) -> None:
     if options.get("class_weight") is not None:
         raise ValueError("`class_weight` is not taken: give `sample_weight` instead.")
-
-
-def _if(due: Any, action: Callable[[], tf.Tensor]) -> None:
-    if due is True:
-        action()
-    else:
-        tf.cond(due, action, lambda: tf.constant(0))

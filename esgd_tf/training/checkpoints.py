@@ -67,7 +67,8 @@ def load_model(path: str | Path, **options: Any) -> keras.Model:
     # For what they register.
     importlib.import_module("esgd_tf.models.batch_norm")
     importlib.import_module("esgd_tf.optimizers.entropy_sgd")
-    importlib.import_module("esgd_tf.replicas.replicas")
+    for name in ("elastic_averaging", "parle", "replicas", "replicated_sgd"):
+        importlib.import_module(f"esgd_tf.replicas.{name}")
     return keras.models.load_model(path, **options)
 
 

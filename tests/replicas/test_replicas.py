@@ -1,5 +1,8 @@
 """The Keras face of replicas: fit, evaluate, save, load, and what users ask them."""
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -564,3 +567,17 @@ def test_an_optimizer_may_be_named():
     assert repr(Replicas(helpers.network, 2, ReplicatedSGD(Focusing(3))).coupling).startswith(
         "ReplicatedSGD(gamma=Focusing(steps=3"
     )
+
+
+def test_a_new_process_loads_every_coupling(tmp_path):
+    """Only what was imported is known to Keras: `load_model` sees to it."""
+    for name in ("focused", "easgd", "parle"):
+        helpers.case(name).save(tmp_path / f"{name}.keras")
+    code = (
+        "import sys, pathlib, esgd_tf\n"
+        "for path in sorted(pathlib.Path(sys.argv[1]).glob('*.keras')):\n"
+        "    print(type(esgd_tf.load_model(path).coupling).__name__)\n"
+    )
+    command = [sys.executable, "-c", code, tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["ElasticAveraging", "ReplicatedSGD", "Parle"], done.stderr

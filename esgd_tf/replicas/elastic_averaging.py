@@ -1,0 +1,114 @@
+"""Elastic averaging: a pull of the weights themselves to a center that follows.
+
+Sources: Zhang, Choromanska and LeCun, "Deep learning with elastic averaging SGD", NeurIPS 2015,
+arXiv 1412.6651; L. Sagun's elementary-walkers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from esgd_tf.optimizers import _checks
+from esgd_tf.replicas.coupling import Coupling
+from esgd_tf.replicas.focusing import CouplingSchedule
+
+__all__ = ["ElasticAveraging"]
+
+
+@keras.saving.register_keras_serializable(package="esgd_tf")
+class ElasticAveraging(Coupling):
+    """Elastic averaging (EASGD; EAMSGD with a momentum optimizer inside).
+
+    At every tau-th update, all differences taken before anything moves,
+
+        w^a = w^a - alpha (w^a - c)
+        c   = c + beta (mean_a w^a - c)
+
+    and the inner optimizer's step, with the gradient at the old w^a. The pull stays out of its
+    momentum. c starts as the mean of the replicas.
+
+    With `center="norm_mean"`, the variant of the elementary-walkers code: c is the mean of the
+    replicas, rescaled so that |c| = (1/y) Σ_a |w^a|, and the pull comes after the step.
+
+    Sources: Zhang, Choromanska and LeCun, NeurIPS 2015, arXiv 1412.6651; elementary-walkers,
+    util-train.lua.
+
+    Args:
+        alpha: Share of the way to the center, in [0, 1]; eta rho in the paper.
+        every: tau >= 1, updates from one coupling to the next.
+        center_rate: beta in (0, 1]; None is y alpha, the paper's symmetric choice (at most 1).
+        center: "moving", or "norm_mean", which has no `center_rate`.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+
+    enters_gradient = False
+
+    def __init__(
+        self,
+        alpha: float = 0.3,
+        every: int = 1,
+        center_rate: float | None = None,
+        center: str = "moving",
+    ) -> None:
+        self.alpha = _checks.real("alpha", alpha, at_least=0)
+        if self.alpha > 1:
+            raise ValueError(
+                f"`alpha` must be at most 1: beyond, the pull overshoots; got {alpha}."
+            )
+        self.every = _checks.integer("every", every, at_least=1)
+        if center not in ("moving", "norm_mean"):
+            raise ValueError(f"`center` must be moving or norm_mean; got {center!r}.")
+        if center == "norm_mean" and center_rate is not None:
+            raise ValueError("`center_rate` has no meaning for center='norm_mean': leave it out.")
+        if center_rate is not None:
+            center_rate = _checks.real("center_rate", center_rate, above=0)
+            if center_rate > 1:
+                raise ValueError(f"`center_rate` must be at most 1; got {center_rate}.")
+        self.center_rate, self.center = center_rate, center
+
+    @property
+    def keeps_center(self) -> bool:  # type: ignore[override]
+        """Whether c is a state of its own."""
+        return self.center == "moving"
+
+    @property
+    def pulls_after(self) -> bool:  # type: ignore[override]
+        """Whether the pull comes after the step."""
+        return self.center == "norm_mean"
+
+    @property
+    def rescales_center(self) -> bool:  # type: ignore[override]
+        """Whether c is the rescaled mean."""
+        return self.center == "norm_mean"
+
+    @property
+    def strength(self) -> float | CouplingSchedule:
+        """What was given."""
+        return self.alpha
+
+    def for_replicas(self, replicas: int) -> Coupling:
+        """Fill in what depends on the number of replicas."""
+        if not self.keeps_center or self.center_rate is not None:
+            return self
+        rate = replicas * self.alpha
+        if rate > 1:
+            raise ValueError(
+                f"{replicas} replicas with alpha = {self.alpha:g} would move the center by "
+                f"beta = y alpha = {rate:g} of the way to their mean, beyond it: take an alpha of "
+                f"at most {1 / replicas:.3g}, or give `center_rate`."
+            )
+        # alpha = 0 leaves the center where it is.
+        return ElasticAveraging(self.alpha, self.every, rate) if rate > 0 else self
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {
+            "alpha": self.alpha,
+            "every": self.every,
+            "center_rate": self.center_rate,
+            "center": self.center,
+        }
