@@ -141,6 +141,7 @@ def _define(line: _Line) -> None:
     line.number("ascent_lr", "step size of the ascent")
     line.on("explore", "walk at random from the workers until the loss has risen")
     line.text("explore_from", None, "from these workers, such as 0,2; by default from all")
+    line.on("explore_moves", "let a worker go on from where its walk ended")
     line.number("threshold", "rise of the training loss that ends a walk")
     line.number("rw_step_size", "standard deviation of a step of a walk, for each weight")
     line.whole("rw_steps", 1, "steps after which a walk ends in any case")

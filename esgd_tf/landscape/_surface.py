@@ -52,6 +52,7 @@ class Surface:
         if metric is None:
             metric = ["loss", "error"] if isinstance(model, keras.Model) else "loss"
         self.names = named_metrics(metric)
+        self.takes_gradient = gradient
         # A gradient is that of the loss, whether or not its value is asked for.
         needed = {"loss": "loss", **self.names} if gradient else self.names
         self.splits = {

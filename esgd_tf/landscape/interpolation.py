@@ -136,10 +136,22 @@ def interpolate(
     if kind not in ("linear", "spherical"):
         raise ValueError(f"`kind` must be linear or spherical; got {kind!r}.")
     surface = Surface(model, loss, data, metric, batch_size, settle, gradient_norm)
+    return along(surface, weights_a, weights_b, c, kind, progress)
+
+
+def along(
+    surface: Surface,
+    weights_a: Any,
+    weights_b: Any,
+    c: Array,
+    kind: Literal["linear", "spherical"],
+    progress: bool | None,
+) -> Interpolation:
+    """Measure one line; a surface serves for many lines, and is traced once."""
     (a, others_a), (b, others_b) = surface.parts(weights_a), surface.parts(weights_b)
     norms = np.linalg.norm(a), np.linalg.norm(b)
     values = surface.empty(len(c))
-    slopes = {split: np.empty(len(c)) for split in surface.splits} if gradient_norm else {}
+    slopes = {split: np.empty(len(c)) for split in surface.splits} if surface.takes_gradient else {}
     norm = np.empty(len(c))
     with progress_bar(len(c), "interpolation", progress) as bar:
         for k, t in enumerate(c):

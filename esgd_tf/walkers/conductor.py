@@ -153,7 +153,7 @@ class Conductor:
         chosen = self._settings.lines
         if chosen == "none":
             return
-        kinds = ["spherical", "linear"] if chosen == "both" else [chosen]
+        kinds: Any = ["spherical", "linear"] if chosen == "both" else [chosen]
         # As in the original: i > j, and coefficient 1 is worker i.
         for i, j in ((b, a) for b in self._workers.ids for a in range(b)):
             rows = [
@@ -186,18 +186,21 @@ class Conductor:
                     f"after {found['steps']} steps ({found['stopped_by']})"
                 )
             if s.explore and (k in s.explore_from or not s.explore_from):
-                self._walk(k, step, weights[k])
+                self._walk(k, step, weights[k], last)
 
-    def _walk(self, k: int, step: int, weights: Any) -> None:
+    def _walk(self, k: int, step: int, weights: Any, last: bool) -> None:
         # Every walk of a run has steps of its own, whenever it is asked for.
         seed = (self._settings.seed * 1009 + k) * 10**6 + step
-        found = self._measures.walk(weights, seed)
-        self._add([{"kind": "walk", "step": step, "worker": k, **found}])
+        found, end = self._measures.walk(weights, seed)
+        # At the end of the run nobody goes on: what is stored is what was measured.
+        moved = self._settings.explore_moves and not last and self._workers.move(k, weights, end)
+        self._add([{"kind": "walk", "step": step, "worker": k, "moved": moved, **found}])
         escape = found["escape_step"]
         ended = (
             f"left by step {escape}" if escape > 0 else f"still in after {self._settings.rw_steps}"
         )
-        self._say(f"  walk from {k}: {ended}, {found['distances'][-1]:.4g} away")
+        goes_on = ", and goes on from there" if moved else ""
+        self._say(f"  walk from {k}: {ended}, {found['distances'][-1]:.4g} away{goes_on}")
 
     def _weights(self, k: int) -> Any:
         self._workers.copy_to(k, self._network)
@@ -236,7 +239,7 @@ class Conductor:
                 self._say(f"step {step}: the end, by {change.source}")
             return
         if name == "walk":
-            self._walk(value, step, self._weights(value))
+            self._walk(value, step, self._weights(value), step >= self.n_steps)
             return
         old = self.held[name]
         if name == "lr":

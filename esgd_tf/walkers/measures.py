@@ -14,6 +14,8 @@ import numpy as np
 
 from esgd_tf import landscape
 from esgd_tf.landscape._objective import Objective
+from esgd_tf.landscape._surface import Surface
+from esgd_tf.landscape.interpolation import along
 from esgd_tf.walkers.problem import Problem, cross_entropy, error
 from esgd_tf.walkers.settings import Settings
 
@@ -58,6 +60,7 @@ class Measures:
             split: Objective(network, loss, data, batch_size=_BATCH, metrics={"error": metric})
             for split, data in self._data.items()
         }
+        self._surface: Surface | None = None
         self._operator: landscape.HessianOperator | None = None
 
     def stats(self, weights: Weights) -> Row:
@@ -90,7 +93,7 @@ class Measures:
         flat = [self._flat(weights) for weights in workers]
         return [[float(np.linalg.norm(a - b)) for b in flat] for a in flat]
 
-    def line(self, start: Weights, end: Weights, kind: str) -> Row:
+    def line(self, start: Weights, end: Weights, kind: Literal["linear", "spherical"]) -> Row:
         """Return what is found on the line from one worker to another, and its barriers.
 
         Args:
@@ -100,18 +103,12 @@ class Measures:
         """
         s = self._settings
         numbers = np.arange(round(s.resolution * s.c1), round(s.resolution * s.c2) + 1)
-        found = landscape.interpolate(
-            self._network,
-            start,
-            end,
-            numbers / s.resolution,
-            loss=self._loss,
-            data=self._data,
-            kind=kind,  # type: ignore[arg-type]
-            metric=["loss", self._metric],
-            batch_size=_BATCH,
-            progress=False,
-        )
+        if self._surface is None:
+            metric = ["loss", self._metric]
+            self._surface = Surface(
+                self._network, self._loss, self._data, metric, _BATCH, settle=None, gradient=True
+            )
+        found = along(self._surface, start, end, numbers / s.resolution, kind, progress=False)
         row: Row = {
             "line": kind,
             "coefficients": found.coefficients.tolist(),
@@ -120,11 +117,11 @@ class Measures:
         }
         ends = {0.0, 1.0} <= set(np.round(found.coefficients, 9).tolist())
         for split, values in found.values.items():
-            metric = next(name for name in values if name != "loss")
+            by_name = next(name for name in values if name != "loss")
             row[split] = {
                 "loss": values["loss"].tolist(),
                 "gradient_norm": found.gradient_norm[split].tolist(),
-                "correct": [self._correct(split, e) for e in values[metric]],
+                "correct": [self._correct(split, e) for e in values[by_name]],
             }
             row[split]["barrier"] = found.barrier(split, "loss") if ends else None
         return row
@@ -186,8 +183,10 @@ class Measures:
             "stopped_by": found.stopped_by,
         }
 
-    def walk(self, weights: Weights, seed: int) -> Row:
+    def walk(self, weights: Weights, seed: int) -> tuple[Row, Weights]:
         """Return a free random walk until the training loss has risen by the threshold.
+
+        With it come the weights where it ended.
 
         Args:
             weights: Where it starts; they stay what they are.
@@ -210,7 +209,7 @@ class Measures:
         end = self._with_trainable(weights, found.end[0])
         steps = int(found.escape_steps[0])
         last = steps if steps > 0 else s.rw_steps
-        return {
+        row = {
             "threshold": found.threshold,
             "step_size": found.step_size,
             "escape_step": steps,
@@ -219,6 +218,7 @@ class Measures:
             "start": begin,
             "end": self.stats(end),
         }
+        return row, end
 
     # ---- parts --------------------------------------------------------------------------------
 

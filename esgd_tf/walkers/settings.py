@@ -80,6 +80,8 @@ class Settings:
         ascent_lr: Step size of the ascent.
         explore: Whether to walk at random, from the workers `explore_from`.
         explore_from: Numbers of workers; empty for all.
+        explore_moves: Whether a worker goes on from where its walk ended, as in the original, and
+            not from where it began. A center that is made of its workers stays.
         threshold: Rise of the loss that ends a walk.
         rw_step_size: Standard deviation of a step, for each weight.
         rw_steps: Steps after which a walk ends in any case.
@@ -134,6 +136,7 @@ class Settings:
     ascent_lr: float = 1e-4
     explore: bool = False
     explore_from: tuple[int, ...] = ()
+    explore_moves: bool = False
     threshold: float = 0.05
     rw_step_size: float = 0.005
     rw_steps: int = 1000

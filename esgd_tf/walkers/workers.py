@@ -117,6 +117,39 @@ class Workers:
             assert self.model is not None
             self.model.copy_replica(k - 1, network)
 
+    def move(self, k: int, start: Sequence[Array], end: Sequence[Array]) -> bool:
+        """Move worker k as its random walk did; Entropy-SGD's inner loop goes along.
+
+        Args:
+            k: Its number.
+            start: All weights of its network before.
+            end: And after.
+
+        Returns:
+            Whether it moved: a center that is made of its workers cannot.
+        """
+        network = self._alone
+        if k > 0 and self.model is not None:
+            network = self.model.members[k - 1]
+        elif self.zero_is_center:
+            return False
+        ids = {id(v): n for n, v in enumerate(network.weights)}
+        shifts = [
+            np.asarray(end[n]) - np.asarray(start[n])
+            for n in (ids[id(v)] for v in network.trainable_variables)
+        ]
+        moving = [network.trainable_variables]
+        if k > 0:
+            optimizer = network.optimizer
+            moving += [slots for slots in (optimizer._anchors, optimizer._means) if slots]
+        for variables in moving:
+            for variable, shift in zip(variables, shifts, strict=True):
+                if variable is not None:
+                    variable.assign_add(shift)
+        if k == 0 and isinstance(self.zero, worker_zero.QuasiNewton):
+            self.zero.restart()  # what it has learnt of the curvature was elsewhere
+        return True
+
     # ---- training -----------------------------------------------------------------------------
 
     def minibatches(self) -> OwnMinibatches:

@@ -63,7 +63,7 @@ class TestTwoWells:
         assert row["distance"] == 0
 
     def test_walk_leaves_the_well(self, measures):
-        row = measures.walk(self.at(1.0), seed=3)
+        row, _ = measures.walk(self.at(1.0), seed=3)
         assert row["escape_step"] > 1
         assert row["losses"][0] == pytest.approx(0.0, abs=1e-9)
         assert max(row["losses"][:-1]) <= row["threshold"] < row["losses"][-1]
@@ -188,6 +188,58 @@ class TestLoading:
     def test_too_many(self):
         with pytest.raises(data.DataError, match="There are 40 training images and not 41"):
             self.load(n_samples_train=41)
+
+
+# Steps so small that whoever moves does so by walking.
+STILL = {"lr": 1e-9, "langevin_lr": 1e-9, "langevin_steps": 3, "momentum": 0.0}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"n_workers": 1, "optimizer": "sgd"},
+        # Step 2 is amid an inner loop, and step 4 is after its outer update.
+        {"n_workers": 1, "optimizer": "entropy-sgd"},
+        {"n_workers": 0, "optimization": "LBFGS", "n_samples_train": 0},
+    ],
+    ids=["sgd", "entropy-sgd", "lbfgs"],
+)
+def test_a_worker_goes_on_from_where_its_walk_ended(kind):
+    walks = {"explore": True, "freq_h": 2, "n_steps": 4, "rw_step_size": 0.05, "threshold": 0.05}
+    moved = experiment(explore_moves=True, **walks, **{**STILL, **kind})
+    moved.run()
+    last = moved.settings.n_workers
+    first, second = (w for w in of_kind(moved, "walk") if w["worker"] == last)
+    assert (first["moved"], second["moved"]) == (True, False)
+    assert first["end"]["train"]["loss"] > first["threshold"]
+    stats = [row for row in of_kind(moved, "stats") if row["worker"] == last]
+    if "optimization" in kind:
+        # It descends from there: where it was before, it had gone further down.
+        assert stats[-1]["train"]["loss"] < first["end"]["train"]["loss"]
+    else:
+        at_end = [first["end"]["norm"], first["end"]["train"]["loss"]]
+        found = [stats[-1]["norm"], stats[-1]["train"]["loss"]]
+        np.testing.assert_allclose(found, at_end, rtol=1e-5)
+        assert second["start"]["train"]["loss"] == pytest.approx(at_end[1], rel=1e-5)
+    # What is stored is what was measured last, not the end of the last walk.
+    stored = np.sqrt(sum(np.sum(w**2.0) for w in weights_of(moved, last)))
+    np.testing.assert_allclose(stored, stats[-1]["norm"], rtol=1e-6)
+
+    stayed = experiment(**walks, **{**STILL, **kind})
+    stayed.run()
+    assert not any(w["moved"] for w in of_kind(stayed, "walk"))
+    if "optimization" not in kind:
+        norms = [row["norm"] for row in of_kind(stayed, "stats") if row["worker"] == last]
+        np.testing.assert_allclose(norms, norms[0], rtol=1e-5)
+
+
+def test_a_center_made_of_its_workers_does_not_move():
+    exp = experiment(n_workers=2, alpha=0.1, explore=True, explore_moves=True, freq_h=2, n_steps=4)
+    exp.run()
+    found = {(w["step"], w["worker"]): w["moved"] for w in of_kind(exp, "walk")}
+    assert found == {(2, 0): False, (2, 1): True, (2, 2): True} | {
+        (4, k): False for k in range(3)
+    }  # fmt: skip
 
 
 def read(path):
