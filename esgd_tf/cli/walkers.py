@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -187,7 +188,7 @@ def _walkers(fv: Any, words: list[str]) -> None:
         resume=fv.restore_last,
         n_steps=n_steps,
         ask_every=(fv.ask_every or settings.freq) if fv.user_input else 0,
-        say=_say,
+        say=_say_wrapped,
     )
     _say(f"run folder: {path}")
     try:
@@ -295,3 +296,8 @@ def _again(path: Path) -> str:
 
 def _say(line: str) -> None:
     print(line, flush=True)
+
+
+def _say_wrapped(line: str) -> None:
+    indent = " " * (len(line) - len(line.lstrip()) + 4)
+    _say(textwrap.fill(line, 80, subsequent_indent=indent, break_on_hyphens=False))
