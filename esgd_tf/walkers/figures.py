@@ -91,7 +91,9 @@ def _ticks(axis: Any, steps: Sequence[int], aside: float = 0.0) -> None:
 
 
 def _color(k: int) -> str:
-    return "black" if k == 0 else f"C{(k - 1) % 10}"
+    # Without the grey one, which a faded black looks like.
+    colors = [f"C{n}" for n in range(10) if n != 7]
+    return "black" if k == 0 else colors[(k - 1) % len(colors)]
 
 
 def _finish(axis: Any, title: str, x: str, y: str, *, legend: bool = True) -> None:
@@ -249,7 +251,10 @@ def _sharpness(axis: Any, rows: Rows) -> None:
             values = [row[split] for row in own]
             axis.plot([r["step"] for r in own], values, style, color=_color(k), label=label)
     _ticks(axis, [row["step"] for row in rows])
-    _finish(axis, "sharpness: train, test dashed", "minibatch steps", "100 Δf / (1 + f)")
+    title, scale = "sharpness: train, test dashed", "100 Δf / (1 + f)"
+    # Beside many lines: the colours are those of the losses.
+    few = max(row["worker"] for row in rows) <= 4
+    _finish(axis, title, "minibatch steps", scale, legend=few)
 
 
 def _walks(axis: Any, rows: Rows) -> None:
@@ -265,14 +270,16 @@ def _walks(axis: Any, rows: Rows) -> None:
 
 def _mark_changes(axis: Any, rows: Rows) -> None:
     """Mark, on the first panel, where hyperparameters were changed."""
+    changes: dict[int, list[str]] = {}
     for row in rows:
         if row["kind"] == "control":
-            axis.axvline(row["step"], color="tab:red", lw=0.7, ls=":")
-            axis.annotate(
-                f"{row['name']} {row['value']:g}", (row["step"], 0.98),
-                xycoords=("data", "axes fraction"), rotation=90, fontsize=6, color="tab:red",
-                ha="right", va="top",
-            )  # fmt: skip
+            changes.setdefault(row["step"], []).append(f"{row['name']} {row['value']:g}")
+    for step, words in changes.items():
+        axis.axvline(step, color="tab:red", lw=0.7, ls=":")
+        axis.annotate(
+            ", ".join(words), (step, 0.98), xycoords=("data", "axes fraction"), rotation=90,
+            fontsize=6, color="tab:red", ha="right", va="top",
+        )  # fmt: skip
 
 
 def _or_nan(value: float | None) -> float:
