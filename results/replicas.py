@@ -2,7 +2,7 @@
 r"""Replicas against one network, at equal numbers of gradient evaluations.
 
 Command:          python3 results/replicas.py --raw_dir DIR    (DIR: the archives of both data sets)
-Expected time:    an hour and a half on two cores: 36 runs of one to four minutes, then measuring
+Expected time:    two hours on two cores: 42 runs of one to six minutes, then measuring
 Expected result:  results/replicas/table.md and curves.png: errors, distances, local energies
 
 LeNet (lenet-10-20-128, without BatchNorm) on the full Fashion-MNIST and, for 32x32 colour images,
@@ -11,9 +11,9 @@ on CIFAR-10 without augmentation, three seeds each, eight effective epochs. A ru
     python3 train.py --preset conv-cifar10 -d DATASET -m lenet-10-20-128 -opt OPTIMIZER -e 8 \
         --lr_drops 5,7 --lr 0.05 --augmentation none -s N
 
-with the flags of `METHODS`, and one that is there already is not trained again. Local energy: the
-increase of the test error under multiplicative noise, at the center (or anchor), 15 draws, 1,024
-test images.
+with the flags of `METHODS`; what is there already is neither trained nor measured again. Local
+energy: the increase of the test error under multiplicative noise, at the center (or anchor), 15
+draws, 1,024 test images.
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
+import platform
 import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +49,8 @@ METHODS: dict[str, tuple[str, ...]] = {
     "EASGD": ("-opt", "easgd"),
     "Parle": ("-opt", "parle", "--lr", "1", "--langevin_lr", "0.05"),
     "rSGD x 3": ("-opt", "rsgd", "--focusing_growth", "100", "--budget", "each"),
+    # What three budgets do without replicas.
+    "SGD x 3": ("-opt", "momentum", "-e", str(3 * EPOCHS), "--lr_drops", "15,21"),
 }
 REPLICATED = ("rSGD", "EASGD", "Parle", "rSGD x 3")
 SIGMAS = (0.1, 0.2, 0.3)
@@ -63,7 +68,7 @@ def train(runs: Path, raw_dir: str | None, data_dir: str, flags: argparse.Namesp
         for dataset in flags.datasets:
             for method, own in METHODS.items():
                 name = run_name(dataset, method, seed)
-                if len(history(runs / name)) == EPOCHS:
+                if len(history(runs / name)) == EPOCHS * (3 if method == "SGD x 3" else 1):
                     continue
                 command = [sys.executable, "train.py", *COMMON, *own, "-d", dataset]
                 command += ["-s", str(seed), "--logdir", str(runs), "-n", name]
@@ -88,21 +93,29 @@ def spread(values: Sequence[float], digits: int) -> str:
 
 
 def local_energies(runs: Path, dataset: str, data_dir: str) -> dict[str, dict[str, Any]]:
-    """The local energy of every run of a data set, by the landscape command."""
+    """The local energy of every run of a data set, by the landscape command; measured once."""
     out = runs / f"landscape-{dataset}"
     names = [run_name(dataset, method, seed) for method in METHODS for seed in SEEDS]
     command = [sys.executable, "-m", "esgd_tf", "landscape", "--local_energy", "-N", str(IMAGES)]
     command += ["--perturbations", "15", "--sigmas", ",".join(map(str, SIGMAS))]
     command += ["--out", str(out), "--data_dir", data_dir, *(str(runs / n) for n in names)]
-    subprocess.run(command, cwd=ROOT, check=True)
-    found = json.loads((out / "landscape.json").read_text())["results"]
+    if set(energies := read_energies(out)) != set(names):
+        subprocess.run(command, cwd=ROOT, check=True)
+        energies = read_energies(out)
+    return energies
+
+
+def read_energies(out: Path) -> dict[str, dict[str, Any]]:
+    """What the landscape command left; nothing if it was not there yet."""
+    path = out / "landscape.json"
+    found = json.loads(path.read_text())["results"] if path.exists() else []
     return {r["label"]: r["result"] for r in found if r["measure"] == "local_energy"}
 
 
 def table(runs: Path, dataset: str, energies: dict[str, dict[str, Any]]) -> list[str]:
     """One data set's table."""
     header = ["method", "gradient evaluations", "test error (%)", "test loss", "train loss"]
-    header += ["mean error of the replicas (%)", "error of the ensemble (%)", "distance"]
+    header += ["mean error of the replicas (%)", "error of the ensemble (%)", "distance / 10⁻⁴"]
     header += [f"local energy, σ = {sigma:g} (% points)" for sigma in SIGMAS]
     lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
     for method in METHODS:
@@ -123,7 +136,7 @@ def table(runs: Path, dataset: str, energies: dict[str, dict[str, Any]]) -> list
                 for row in last
             ]
             cells += [spread(of_replicas, 2), spread(errors("test_ensemble_accuracy"), 2)]
-            cells.append(spread(numbers("distance"), 4))
+            cells.append(spread([1e4 * d for d in numbers("distance")], 2))
         else:
             cells += ["", "", ""]
         own = [energies[run_name(dataset, method, seed)] for seed in SEEDS]
@@ -154,7 +167,6 @@ def draw(runs: Path, datasets: Sequence[str]) -> None:
                 axis.fill_between(steps, low, high, color=f"C{number}", alpha=0.2, lw=0)
         row[0].set_ylabel(f"{dataset}: test error (%)")
         row[1].set_ylabel("rms distance to the center")
-        row[0].set_yscale("log")
         row[1].set_yscale("log")
         for axis in row:
             axis.set_xlabel("gradient evaluations, of all replicas")
@@ -188,6 +200,9 @@ def main() -> None:
         f"errors of replicas and ensemble on {IMAGES:,} test images. Made by",
         "",
         "    python3 results/replicas.py --raw_dir DIR",
+        "",
+        f"on {os.cpu_count()} CPU cores, Python {platform.python_version()}, TensorFlow "
+        f"{version('tensorflow')}, Keras {version('keras')}.",
         "",
     ]
     for dataset in flags.datasets:
