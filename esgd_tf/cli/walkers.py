@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import sys
 import textwrap
@@ -17,6 +18,7 @@ from esgd_tf.cli.startup import start_tensorflow
 from esgd_tf.training.errors import RunFolderError
 from esgd_tf.training.run_folder import RunFolder
 from esgd_tf.walkers.control import ControlError, checked, read_schedule
+from esgd_tf.walkers.records import STATE_FILE
 from esgd_tf.walkers.settings import (
     COUPLINGS,
     LINES,
@@ -155,8 +157,9 @@ def _define(line: _Line) -> None:
     line.whole("seed", 0, "of all that is random", "s")
     line.named("name", "name of the run, and of its folder in --logdir", "n")
     line.text("logdir", "runs", "where run folders lie")
-    line.switch("restore_last", False, "go on with the run --name from its saved state, with its "
-                "settings; its control.json shows what is in force", "rl")  # fmt: skip
+    line.switch("restore_last", False, "go on with the run --name from its saved state (or start "
+                "it, if it died before that), with its settings; its control.json shows what is in "
+                "force", "rl")  # fmt: skip
     line.data_flags()
 
 
@@ -170,6 +173,11 @@ def _walkers(fv: Any, words: list[str]) -> None:
         path = _new_folder(folder, fv.name, settings)
     if fv.ask_every is not None and not fv.user_input:
         raise FlagError("--ask_every belongs to --user_input")
+    n_steps = fv.n_steps if fv.restore_last and fv["n_steps"].present else None
+    goes_on = fv.restore_last and (path / STATE_FILE).exists()
+    if fv.restore_last and not goes_on:
+        _say(f"{path} has no state yet: it starts anew, with its settings")
+        settings = settings if n_steps is None else dataclasses.replace(settings, n_steps=n_steps)
     start_tensorflow()
 
     import tensorflow as tf
@@ -180,12 +188,11 @@ def _walkers(fv: Any, words: list[str]) -> None:
     # It remarks on every measurement that has a graph of its own.
     tf.get_logger().setLevel("ERROR")
     problem = Problem.load(settings, data_dir=fv.data_dir, raw_dir=fv.raw_dir, download=fv.download)
-    n_steps = fv.n_steps if fv.restore_last and fv["n_steps"].present else None
     experiment = Experiment(
         settings,
         path,
         problem=problem,
-        resume=fv.restore_last,
+        resume=goes_on,
         n_steps=n_steps,
         ask_every=(fv.ask_every or settings.freq) if fv.user_input else 0,
         say=_say_wrapped,

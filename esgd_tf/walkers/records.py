@@ -37,7 +37,10 @@ from numpy.typing import NDArray
 from esgd_tf.training.errors import DamagedCheckpointError, RunFolderError
 from esgd_tf.training.run_folder import replaced_when_whole
 
-__all__ = ["Records", "read_table"]
+__all__ = ["STATE_FILE", "Records", "read_table"]
+
+#: In the folder of a run: what it goes on from.
+STATE_FILE = "state.npz"
 
 _STATS = ("cost_tr", "norm_tr", "corr_tr", "cost_te", "norm_te", "corr_te")
 _RESULTS = ("i", "opt.lr", "evalCounter", "normWeights", "tr_cost", "tr_normGrad", "tr_correct",
@@ -63,7 +66,7 @@ class Records:
     def __init__(self, folder: Path, name: str, n_workers: int, resolution: int) -> None:
         self._folder, self._name = folder, name
         self._n_workers, self._resolution = n_workers, resolution
-        self.state_file = folder / "state.npz"
+        self.state_file = folder / STATE_FILE
 
     # ---- rows ---------------------------------------------------------------------------------
 

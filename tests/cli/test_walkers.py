@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from esgd_tf.walkers.records import Records
 from tests.cli.helpers import esgd_tf
 
 TINY = ("--dataset", "fashion_mnist_small", "--n_samples_train", "60", "--n_samples_test", "40",
@@ -112,6 +113,21 @@ def test_questions_through_a_pipe_and_going_on(tmp_path, capsys, monkeypatch):
 )
 def test_bad_flags(capsys, flags, sentence):
     assert sentence in refused(capsys, 2, *flags)
+
+
+def test_a_run_that_died_before_its_first_state_starts(tmp_path, capsys, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device", "state.npz")
+
+    run = ("--logdir", tmp_path, "-n", "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(Records, "save", full)
+        assert esgd_tf("walkers", *TINY, "--n_workers", "0", *run) == 1
+    err = capsys.readouterr().err
+    assert "No space left on device: state.npz" in err
+    assert esgd_tf("walkers", "-rl", *run, "--n_steps", "2") == 0
+    assert "has no state yet: it starts anew" in capsys.readouterr().out
+    assert rows(tmp_path / "run")[-1] == {"kind": "end", "step": 2, "by": "n_steps"}
 
 
 def test_a_schedule_for_workers_that_are_not_there(tmp_path, capsys):
