@@ -2,9 +2,9 @@
 """Two findings with walkers on 1,000 digits: spectra of the Hessian, lines between workers.
 
 Command:          python3 results/walkers.py --raw_dir DIR    (DIR/mnist holds the archives)
-Expected time:    about 40 minutes on two cores; --quick, which proves nothing, 5 minutes
+Expected time:    about 40 minutes on one core; --quick, which proves nothing, 5 minutes
 Expected result:  results/walkers/table.md, spectrum_at_the_end.png, lines.png,
-                  and the figure page of each run
+                  and the figure page of each run with seed 1; what was run before (runs/) is kept
 
 (1) Sagun, Bottou and LeCun, "Eigenvalues of the Hessian in deep learning: singularity and beyond"
 (2016), and Sagun et al. (2017): at the end of training nearly all eigenvalues are near zero, the
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import os
 import platform
 import shutil
@@ -35,7 +36,7 @@ import numpy as np
 import tensorflow as tf
 
 from esgd_tf.training.figures import new_figure
-from esgd_tf.walkers import Experiment, Problem, Settings, figure_page
+from esgd_tf.walkers import Experiment, Problem, Settings, figure_page, read_table
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "results" / "walkers"
@@ -46,21 +47,34 @@ SEEDS = (1, 2, 3)
 AMONG = 30
 
 
-def run(name: str, settings: Settings, raw_dir: str | None) -> Experiment:
-    """Run one experiment, draw its page if it has the first seed, and return it."""
-    print(f"-- {name}", flush=True)
-    experiment = Experiment(
-        settings, RUNS / name, problem=Problem.load(settings, raw_dir=raw_dir), say=print
-    )
-    experiment.run()
+def run(name: str, settings: Settings, raw_dir: str | None) -> list[dict[str, Any]]:
+    """Run an experiment, unless it was run before, and return its table.
+
+    The page of one with the first seed is drawn.
+    """
+    folder = RUNS / name
+    if not is_done(folder, settings):
+        print(f"-- {name}", flush=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        problem = Problem.load(settings, raw_dir=raw_dir)
+        Experiment(settings, folder, problem=problem, say=print).run()
     if settings.seed == SEEDS[0]:
-        figure_page(RUNS / name, OUT / f"{name}.png")
-    return experiment
+        figure_page(folder, OUT / f"{name}.png")
+    return read_table(folder)
 
 
-def rows(experiment: Experiment, kind: str) -> list[dict[str, Any]]:
+def is_done(folder: Path, settings: Settings) -> bool:
+    """Whether an experiment of these settings came to its end there."""
+    if not (folder / "table.jsonl").exists():
+        return False
+    begin, *_, end = read_table(folder)
+    asked = json.loads(json.dumps({"kind": "settings", "step": 0, **settings.to_dict()}))
+    return begin == asked and end["kind"] == "end"
+
+
+def of_kind(table: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     """The rows of a kind."""
-    return [row for row in experiment.rows if row["kind"] == kind]
+    return [row for row in table if row["kind"] == kind]
 
 
 def outliers(eigenvalues: np.ndarray) -> tuple[int, int]:
@@ -82,7 +96,7 @@ def spectrum(raw_dir: str | None, quick: bool) -> list[str]:
         n_eigenvalues=12, density_probes=0, full_spectrum=True, freq_h=100 if quick else 500,
         lines="none",
     )  # fmt: skip
-    experiments = {
+    tables = {
         seed: run(f"spectrum-seed-{seed}", dataclasses.replace(settings, seed=seed), raw_dir)
         for seed in (SEEDS[:1] if quick else SEEDS)
     }
@@ -95,15 +109,15 @@ def spectrum(raw_dir: str | None, quick: bool) -> list[str]:
         "-smallest / largest |",
         "|---|---|---|---|---|---|---|",
     ]
-    for seed, experiment in experiments.items():
-        losses = {row["step"]: row for row in rows(experiment, "stats")}
-        for row in rows(experiment, "spectrum"):
+    for seed, table in tables.items():
+        losses = {row["step"]: row for row in of_kind(table, "stats")}
+        for row in of_kind(table, "spectrum"):
             at = losses[row["step"]]
             error = 100 * (1 - at["test"]["correct"] / settings.n_samples_test)
             largest, smallest = row["right"][0], row["left"][0]
             lines.append(
                 f"| {seed} | {row['step']} | {at['train']['loss']:.4f} | {error:.1f} | "
-                f"{largest:.3f} | {smallest:.4f} | {-smallest / largest:.4f} |"
+                f"{largest:.3g} | {smallest:.2g} | {-smallest / largest:.2g} |"
             )
     lines += [
         "",
@@ -116,8 +130,8 @@ def spectrum(raw_dir: str | None, quick: bool) -> list[str]:
         "|---|---|---|---|---|---|---|",
     ]
     spectra = {
-        seed: np.sort(rows(experiment, "spectrum")[-1]["spectrum"])[::-1]
-        for seed, experiment in experiments.items()
+        seed: np.sort(of_kind(table, "spectrum")[-1]["spectrum"])[::-1]
+        for seed, table in tables.items()
     }
     for seed, values in spectra.items():
         shares = [np.mean(values < 0)] + [
@@ -126,20 +140,26 @@ def spectrum(raw_dir: str | None, quick: bool) -> list[str]:
         cells = [f"{100 * share:.1f} %" for share in shares]
         cells += [*map(str, outliers(values)), " ".join(f"{v:.3g}" for v in values[:12])]
         lines.append(f"| {seed} | {' | '.join(cells)} |")
-    figure = new_figure(9.5, 3.8)
-    left, right = figure.subplots(1, 2)
+    figure = new_figure(13.0, 3.8)
+    left, middle, right = figure.subplots(1, 3)
     left.hist(spectra[SEEDS[0]], bins=150, log=True)
     title = f"all, at step {settings.n_steps}, seed {SEEDS[0]}"
     left.set(xlabel="eigenvalue", ylabel="number", title=title)
-    for n, (seed, experiment) in enumerate(experiments.items()):
-        measured = rows(experiment, "spectrum")
+    for seed, values in spectra.items():
+        middle.plot(range(1, 41), values[:40], ".-", label=f"seed {seed}")
+    middle.axvline(10, color="0.5", ls=":", lw=1)
+    title = "the largest, by rank (dotted: 10)"
+    middle.set(xlabel="rank", ylabel="eigenvalue", yscale="log", title=title)
+    middle.legend(fontsize="small")
+    for n, (seed, table) in enumerate(tables.items()):
+        measured = of_kind(table, "spectrum")
         steps = [row["step"] for row in measured]
         largest, smallest = ([row[side][0] for row in measured] for side in ("right", "left"))
         right.plot(steps, largest, "o-", color=f"C{n}", label=f"largest, seed {seed}")
         right.plot(steps, np.negative(smallest), "s--", color=f"C{n}", label="minus the smallest")
     right.set(xlabel="minibatch steps", ylabel="eigenvalue", yscale="log", title="ends")
     right.legend(fontsize="small")
-    for axis in (left, right):
+    for axis in (left, middle, right):
         axis.grid(alpha=0.3)
     figure.savefig(OUT / "spectrum_at_the_end.png", dpi=130)
     return [*lines, ""]
@@ -167,13 +187,13 @@ def between(raw_dir: str | None, quick: bool) -> list[str]:
                     BASE, n_workers=4, alpha=alpha, weight_init_std=std, lines="both", seed=seed,
                     freq_i=0, n_steps=100 if quick else 1000,
                 )  # fmt: skip
-                experiment = run(f"{start}-alpha-{alpha:g}-seed-{seed}", settings, raw_dir)
-                pairs = [row for row in rows(experiment, "line") if row["j"] > 0]
+                table = run(f"{start}-alpha-{alpha:g}-seed-{seed}", settings, raw_dir)
+                pairs = [row for row in of_kind(table, "line") if row["j"] > 0]
                 by = {
                     kind: [r["train"]["barrier"] for r in pairs if r["line"] == kind]
                     for kind in ("linear", "spherical")
                 }
-                last = rows(experiment, "stats")[-5:]
+                last = of_kind(table, "stats")[-5:]
                 found.append(
                     [
                         float(np.mean([r["distance"] for r in pairs])),
@@ -210,7 +230,6 @@ def main() -> None:
     parser.add_argument("--raw_dir", help="folder with the archives of MNIST")
     parser.add_argument("--quick", action="store_true", help="few steps, one seed: to try it out")
     flags = parser.parse_args()
-    shutil.rmtree(RUNS, ignore_errors=True)
     OUT.mkdir(exist_ok=True)
     head = [
         "# Walkers on 1,000 digits",

@@ -17,6 +17,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "experiment": ["Experiment"],
         "figures": ["figure_page"],
         "problem": ["Problem"],
+        "records": ["read_table"],
         "settings": ["Settings", "SettingsError"],
     },
 )
