@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shlex
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -115,12 +116,13 @@ def _define(line: _Line) -> None:
     line.number("weight_init_std", "each worker starts at N(0, std) weights of its own; at 0 all "
                 "start at the same weights")  # fmt: skip
     line.whole("n_workers", 0, "stochastic workers beside worker 0; 0 for worker 0 alone")
-    line.number("alpha", "strength of the coupling; 0 for none, and worker 0 goes its own way")
+    line.number("alpha", "strength of the coupling; 0 for none: with elastic worker 0 then goes "
+                "its own way")  # fmt: skip
     line.one_of("coupling", COUPLINGS, "how alpha draws workers to worker 0, their center: as in "
                 "the original, or by Replicated-SGD, elastic averaging, Parle", None)  # fmt: skip
     line.one_of("optimizer", OPTIMIZERS, "of the stochastic workers", "opt")
-    line.one_of("optimization", OPTIMIZATIONS, "of worker 0 at alpha 0; auto is GD, on all the "
-                "data, beside others and SGD alone", None)  # fmt: skip
+    line.one_of("optimization", OPTIMIZATIONS, "of worker 0, with elastic at alpha 0; auto is "
+                "GD, on all the data, beside others and SGD alone", None)  # fmt: skip
     line.whole("langevin_steps", 1, "L of entropy-sgd and entropy-adam", "L")
     line.number("langevin_lr", "their inner step size")
     line.number("lr", "learning rate; for entropy-* that of the outer update")
@@ -201,7 +203,7 @@ def _walkers(fv: Any, words: list[str]) -> None:
     try:
         experiment.run()
     except KeyboardInterrupt:
-        print(f"\nGo on with:\n  {_again(path)}", file=sys.stderr)
+        print(f"\nGo on with:\n  {_again(path, fv)}", file=sys.stderr)
         raise
     except NotFiniteLossError as error:
         raise RunFolderError(str(error)) from None
@@ -296,9 +298,13 @@ def _numbers(text: str | None) -> tuple[int, ...]:
         raise FlagError(f"--explore_from={text}: must be numbers, separated by commas") from None
 
 
-def _again(path: Path) -> str:
+def _again(path: Path, fv: Any) -> str:
     words = ["python3", "-m", "esgd_tf", "walkers", "-rl", "--logdir", str(path.parent)]
-    return " ".join([*words, "-n", path.name])
+    words += ["-n", path.name]
+    for name in ("data_dir", "raw_dir"):
+        if fv[name].present:
+            words += [f"--{name}", str(getattr(fv, name))]
+    return shlex.join([*words, *([] if fv.download else ["--nodownload"])])
 
 
 def _say(line: str) -> None:

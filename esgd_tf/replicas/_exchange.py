@@ -54,6 +54,10 @@ class Exchange:
         self._means = [tf.Variable(v) for v in self._center] if coupling.keeps_center else None
         self.optimizers: list[LocalEntropy] = []
 
+    def use(self, optimizers: Sequence[LocalEntropy]) -> None:
+        """Take these for the optimizers of the replicas of this process."""
+        self.optimizers = list(optimizers)
+
     @property
     def in_graph(self) -> bool:
         """Whether `gather` belongs into the training graph, not between two of its runs."""
@@ -130,9 +134,13 @@ class StrategyExchange(Exchange):
                     self._means_on.append([tf.Variable(v) for v in self._center])
         several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
         self._first = strategy.cluster_resolver.task_id * len(self._devices) if several else 0
+        self._sum = tf.function(self._summed, autograph=False)
+
+    def use(self, optimizers: Sequence[LocalEntropy]) -> None:
+        """Take these for the optimizers; what was traced knows the ones of before."""
+        super().use(optimizers)
         self._gather = tf.function(lambda: self._run(self._gather_in_replica), autograph=False)
         self._mean = tf.function(lambda: self._run(self._mean_in_replica), autograph=False)
-        self._sum = tf.function(self._summed, autograph=False)
 
     @property
     def in_graph(self) -> bool:
@@ -244,6 +252,6 @@ def _rescaled(means: Weights, mean_norm: tf.Tensor) -> list[tf.Tensor]:
 
 
 def _move(coupling: Coupling, center: Sequence[tf.Variable], means: Sequence[tf.Variable]) -> None:
-    rate = getattr(coupling, "center_rate", None) or 0.0
     for variable, mean in zip(center, means, strict=True):
-        variable.assign(elastic_center(variable, mean, tf.constant(rate, variable.dtype)))
+        rate = tf.cast(coupling.center_step, variable.dtype)
+        variable.assign(elastic_center(variable, mean, rate))

@@ -112,6 +112,11 @@ class Coupling:
     rescales_center: bool = False
 
     @property
+    def center_step(self) -> tf.Tensor:
+        """What share of the way to the mean a center with a state of its own moves: float64."""
+        return tf.constant(0.0, tf.float64)
+
+    @property
     def strength(self) -> float | CouplingSchedule:
         """gamma, alpha or rho, as it was given."""
         raise NotImplementedError

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from esgd_tf.optimizers import _checks
 from esgd_tf.replicas.coupling import Coupling
@@ -84,6 +85,11 @@ class ElasticAveraging(Coupling):
     def rescales_center(self) -> bool:  # type: ignore[override]
         """Whether c is the rescaled mean."""
         return self.center == "norm_mean"
+
+    @property
+    def center_step(self) -> tf.Tensor:
+        """Return beta: 0 where it depends on y, and alpha is 0."""
+        return tf.constant(self.center_rate or 0.0, tf.float64)
 
     @property
     def strength(self) -> float | CouplingSchedule:

@@ -42,7 +42,8 @@ def kind_for(loss: Any) -> str:
     """Return how the outputs of networks trained with this loss are averaged."""
     if not getattr(loss, "from_logits", False):
         return "mean"
-    return "binary_logits" if isinstance(loss, keras.losses.BinaryCrossentropy) else "logits"
+    binary = (keras.losses.BinaryCrossentropy, keras.losses.BinaryFocalCrossentropy)
+    return "binary_logits" if isinstance(loss, binary) else "logits"
 
 
 @keras.saving.register_keras_serializable(package="esgd_tf")

@@ -8,6 +8,7 @@ evaluation in every replica. What is evaluated, saved for use and exported is th
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -200,7 +201,7 @@ class Replicas(Stepping, Reading, keras.Model):
             auto_scale_loss=False,
         )
         own = [optimizers[a] for a in self.local]
-        self._exchange.optimizers = own
+        self._exchange.use(own)
         self._drawings = []
         for a, inner in enumerate(own):
             inner.coupling = Drawing(self.coupling, inner, self._exchange.center_of(a))
@@ -249,7 +250,8 @@ class Replicas(Stepping, Reading, keras.Model):
         _refuse_class_weight(options)
         if options.get("validation_split"):
             raise ValueError("`validation_split` is not taken: give `validation_data` instead.")
-        batches, steps = make_minibatches(
+        make = functools.partial(
+            make_minibatches,
             x,
             y,
             sample_weight,
@@ -257,21 +259,21 @@ class Replicas(Stepping, Reading, keras.Model):
             local=self.local,
             replicas=self.replicas,
             seed=self.seed,
-            first_epoch=initial_epoch,
             steps_per_epoch=steps_per_epoch,
             shuffle=shuffle,
         )
+        batches, steps = make(first_epoch=initial_epoch)
         execution = self.steps_per_execution
         if steps and steps % execution:
             raise ValueError(
                 f"`steps_per_execution` = {execution} does not go into the {steps} steps of an "
                 "epoch: the last execution would run over."
             )
-        self._batch_norm_data = (
-            batches.map(lambda *parts: parts[0]).take(_BATCH_NORM_BATCHES)
-            if batch_norm_data is None
-            else batch_norm_data
-        )
+        if batch_norm_data is None:
+            # Those of the first epoch: a run that goes on must not estimate from others.
+            first = make(first_epoch=0)[0] if initial_epoch else batches
+            batch_norm_data = first.map(lambda *parts: parts[0]).take(_BATCH_NORM_BATCHES)
+        self._batch_norm_data = batch_norm_data
         if self._needs_gamma():
             own = [self.members[a] for a in self.local]
             center = self._center.get_weights()

@@ -8,7 +8,7 @@ saved where something was measured or somebody changed something.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -60,6 +60,8 @@ class Conductor:
         self.rows: list[Row] = []
         self.ended_by = ""
         self._measured: dict[str, int] = {}  # the last step at which each was
+        self._walks = 0
+        self._moves: dict[int, tuple[Any, Any]] = {}  # of this step, if the run goes on
         self._dirty = False
 
     @property
@@ -79,16 +81,32 @@ class Conductor:
             self._control.write(self.held)
         self.after_step()
 
-    def resume(self, extra: Row) -> None:
-        """Go on from what `extra` returned, the workers being in that state already."""
-        self.n_steps = extra["n_steps"]
+    def resume(self, extra: Row, added: Sequence[tuple[int, str, Any]] = ()) -> None:
+        """Go on from what `extra` returned, the workers being in that state already.
+
+        Args:
+            extra: From `extra`.
+            added: What the schedule has that it had not before. What is for the step at hand is
+                applied now; it has passed the others already.
+        """
+        self.n_steps, self._walks = extra["n_steps"], extra["walks"]
         self._measured = dict(extra["measured"])
+        step = self._workers.steps
+        for at, name, value in added:
+            if at < step:
+                self._say(f"WARNING: the schedule's {name} {value:g} at step {at} is in the past")
+        for change in self._schedule.get(step, ()):
+            if (step, change.name, change.value) in added:
+                self._apply(change, step)
+        self._go_on()
         if self._control is not None:
             self._control.write(self.held)
+        # It may have other steps or another schedule now.
+        self._save()
 
     def extra(self) -> Row:
         """Return what `resume` needs beside the state of the workers."""
-        return {"n_steps": self.n_steps, "measured": self._measured}
+        return {"n_steps": self.n_steps, "measured": self._measured, "walks": self._walks}
 
     def after_step(self) -> None:
         """Do what is due after the steps taken so far."""
@@ -99,11 +117,28 @@ class Conductor:
             self._check_bounds(stats)
         if self.is_over:
             self._measure(step, last=True)
+            self._full_spectra(step)
             if self._records is not None:
                 self._add([{"kind": "end", "step": step, "by": self.ended_by or "n_steps"}])
-        if self._dirty and self._records is not None:
+        else:
+            self._go_on()
+        if self._dirty:
+            self._save()
+
+    def _go_on(self) -> None:
+        """Move those who walked: now it is known that there is a next step."""
+        moves, self._moves = self._moves, {}
+        if self.is_over:
+            return
+        for k, (begin, end) in moves.items():
+            if self._workers.move(k, begin, end):
+                self._add([{"kind": "move", "step": self._workers.steps, "worker": k}])
+                self._say(f"  {k} goes on from the end of its walk")
+
+    def _save(self) -> None:
+        if self._records is not None:
             self._records.save(self._workers.state(), self.extra())
-            self._dirty = False
+        self._dirty = False
 
     # ---- measurements -------------------------------------------------------------------------
 
@@ -125,20 +160,22 @@ class Conductor:
         if not (losses or lines or slow):
             return []
         weights = {k: self._weights(k) for k in w.ids}
+        # Before anything is written, and the last good state replaced.
+        for k in w.ids:
+            try:
+                self._measures.require_finite(weights[k])
+            except NotFiniteLossError as error:
+                raise NotFiniteLossError(
+                    f"Worker {k} has left after {step} steps: {error}. Take a smaller --lr or "
+                    "--momentum."
+                ) from None
         stats = []
         if losses:
-            for k in w.ids:
-                try:
-                    found = self._measures.stats(weights[k])
-                except NotFiniteLossError as error:
-                    raise NotFiniteLossError(
-                        f"Worker {k} has left after {step} steps: {error}. Take a smaller --lr or "
-                        "--momentum."
-                    ) from None
-                stats.append(
-                    {"kind": "stats", "step": step, "worker": k, "lr": w.lr,
-                     "momentum": w.momentum, "alpha": w.alpha, **found}
-                )  # fmt: skip
+            stats = [
+                {"kind": "stats", "step": step, "worker": k, "lr": w.lr, "momentum": w.momentum,
+                 "alpha": w.alpha, **self._measures.stats(weights[k])}
+                for k in w.ids
+            ]  # fmt: skip
             self._add(stats)
             self._say(_line(step, self.n_steps, stats, w))
         if lines:
@@ -146,7 +183,7 @@ class Conductor:
             self._add([{"kind": "distances", "step": step, "distances": distances}])
             self._lines(step, weights)
         if slow:
-            self._slow(step, weights, last or step >= self.n_steps)
+            self._slow(step, weights)
         return stats
 
     def _lines(self, step: int, weights: dict[int, Any]) -> None:
@@ -167,17 +204,14 @@ class Conductor:
                 + ", ".join(f"{_short(r['train']['barrier'])} ({r['line']})" for r in rows)
             )
 
-    def _slow(self, step: int, weights: dict[int, Any], last: bool) -> None:
+    def _slow(self, step: int, weights: dict[int, Any]) -> None:
         s = self._settings
         for k in self._workers.ids:
             if s.hessian:
-                full = s.full_spectrum and last
-                found = self._measures.spectrum(weights[k], full=full)
+                found = self._measures.spectrum(weights[k])
                 self._add([{"kind": "spectrum", "step": step, "worker": k, **found}])
                 right, left = found["right"], found["left"]
                 self._say(f"  Hessian of {k}: largest {_list(right)}, smallest {_list(left)}")
-                if "too_large" in found:
-                    self._say(f"  {found['too_large']}")
             if s.sharpness:
                 found = self._measures.sharpness(weights[k])
                 self._add([{"kind": "sharpness", "step": step, "worker": k, **found}])
@@ -186,21 +220,34 @@ class Conductor:
                     f"after {found['steps']} steps ({found['stopped_by']})"
                 )
             if s.explore and (k in s.explore_from or not s.explore_from):
-                self._walk(k, step, weights[k], last)
+                self._walk(k, step, weights[k])
 
-    def _walk(self, k: int, step: int, weights: Any, last: bool) -> None:
+    def _full_spectra(self, step: int) -> None:
+        """Take all eigenvalues, once, where the run ends."""
+        s = self._settings
+        if not (s.hessian and s.full_spectrum and self._due("full", step, 0, last=True)):
+            return
+        for k in self._workers.ids:
+            try:
+                values = self._measures.full_spectrum(self._weights(k))
+            except MemoryError as reason:
+                self._say(f"  {reason}")
+                return
+            row = {"kind": "full_spectrum", "step": step, "worker": k, "eigenvalues": values}
+            self._add([row])
+
+    def _walk(self, k: int, step: int, weights: Any) -> None:
         # Every walk of a run has steps of its own, whenever it is asked for.
-        seed = (self._settings.seed * 1009 + k) * 10**6 + step
-        found, end = self._measures.walk(weights, seed)
-        # At the end of the run nobody goes on: what is stored is what was measured.
-        moved = self._settings.explore_moves and not last and self._workers.move(k, weights, end)
-        self._add([{"kind": "walk", "step": step, "worker": k, "moved": moved, **found}])
+        self._walks += 1
+        found, end = self._measures.walk(weights, self._settings.seed * 10**6 + self._walks)
+        if self._settings.explore_moves:
+            self._moves[k] = weights, end
+        self._add([{"kind": "walk", "step": step, "worker": k, **found}])
         escape = found["escape_step"]
         ended = (
             f"left by step {escape}" if escape > 0 else f"still in after {self._settings.rw_steps}"
         )
-        goes_on = ", and goes on from there" if moved else ""
-        self._say(f"  walk from {k}: {ended}, {found['distances'][-1]:.4g} away{goes_on}")
+        self._say(f"  walk from {k}: {ended}, {found['distances'][-1]:.4g} away")
 
     def _weights(self, k: int) -> Any:
         self._workers.copy_to(k, self._network)
@@ -215,21 +262,24 @@ class Conductor:
     # ---- changes ------------------------------------------------------------------------------
 
     def _changes(self, step: int) -> None:
-        before = self.held
         for change in self._schedule.get(step, ()):
             self._apply(change, step)
-        if self._control is not None:
-            changes, complaints = self._control.read()
-            for sentence in complaints:
-                self._say(f"WARNING: {sentence}")
-                self._add([{"kind": "complaint", "step": step, "text": sentence}])
-            for change in changes:
-                self._apply(change, step)
+        self._read_control(step)
         if self._prompt is not None and step < self.n_steps and self._prompt.is_due(step):
             for change in self._prompt.ask(step, self.held):
                 self._apply(change, step)
-        if self._control is not None and self.held != before:
+            self._read_control(step)  # an edit made while the prompt waited
+        if self._control is not None and not self._control.shows(self.held):
             self._control.write(self.held)
+
+    def _read_control(self, step: int) -> None:
+        if self._control is None:
+            return
+        changes, complaints = self._control.read()
+        for sentence in complaints:
+            self._complain(step, sentence)
+        for change in changes:
+            self._apply(change, step)
 
     def _apply(self, change: Change, step: int) -> None:
         w, name, value = self._workers, change.name, change.value
@@ -239,18 +289,18 @@ class Conductor:
                 self._say(f"step {step}: the end, by {change.source}")
             return
         if name == "walk":
-            self._walk(value, step, self._weights(value), step >= self.n_steps)
+            self._walk(value, step, self._weights(value))
             return
         old = self.held[name]
         if name == "lr":
             w.lr = value
         elif name == "momentum" and not w.takes_momentum:
-            self._say(f"WARNING: adam has no momentum: {change.source} changes nothing")
+            self._complain(step, f"adam has no momentum: {change.source} changes nothing")
             return
         elif name == "momentum":
             w.set_momentum(value)
         elif name == "alpha" and not w.count:
-            self._say(f"WARNING: one worker has no center: {change.source} changes nothing")
+            self._complain(step, f"one worker has no center: {change.source} changes nothing")
             return
         elif name == "alpha":
             w.alpha = value
@@ -261,6 +311,10 @@ class Conductor:
             [{"kind": "control", "step": step, "name": name, "value": value, "old": old,
               "source": change.source}]
         )  # fmt: skip
+
+    def _complain(self, step: int, sentence: str) -> None:
+        self._say(f"WARNING: {sentence}")
+        self._add([{"kind": "complaint", "step": step, "text": sentence}])
 
     def _check_bounds(self, stats: list[Row]) -> None:
         gradient, cost = means(stats)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from esgd_tf.training.run_folder import replaced_when_whole
+from esgd_tf.walkers.settings import highest_alpha
 
 __all__ = ["HELD", "NAMES", "Change", "ControlError", "ControlFile", "checked", "read_schedule"]
 
@@ -82,7 +83,7 @@ def checked(name: str, value: Any, *, n_workers: int, coupling: str = "elastic")
     if name == "momentum" and not 0 <= number < 1:
         raise ControlError(f"momentum must be at least 0 and below 1, not {value}")
     if name == "alpha":
-        most = 1.0 if coupling in ("elastic", "easgd") else math.inf
+        most = highest_alpha(coupling, n_workers)
         if not 0 <= number <= most:
             limit = f" and at most {most:g}" if most < math.inf else ""
             raise ControlError(f"alpha must be at least 0{limit}, not {value}")
@@ -184,16 +185,31 @@ class ControlFile:
         self._text = ""
 
     def write(self, held: Mapping[str, Any]) -> None:
-        """Write the values that are in force.
+        """Write the values that are in force, unless somebody has just edited the file.
 
         Args:
             held: By name, those of `HELD`.
         """
+        if self._signature is not None and self._look() != self._signature:
+            return  # read first
         self._known = {**{name: held[name] for name in HELD}, "walk": None, "quit": False}
         text = json.dumps(self._known, indent=2) + "\n"
         with replaced_when_whole(self._path) as partial:
             partial.write_text(text)
         self._text, self._signature = text, self._look()
+
+    def shows(self, held: Mapping[str, Any]) -> bool:
+        """Whether the file says what is in force, and asks for nothing more; bad content does.
+
+        Args:
+            held: As for `write`.
+        """
+        try:
+            found = json.loads(self._text)
+        except ValueError:
+            return True  # an edit that somebody will want to mend
+        asked = {**{name: held[name] for name in HELD}, "walk": None, "quit": False}
+        return not isinstance(found, dict) or found == asked
 
     def read(self) -> tuple[list[Change], list[str]]:
         """Return what has been changed in the file since the last look, and complaints.
@@ -221,7 +237,7 @@ class ControlFile:
         for name, value in found.items():
             if name in self._known and value == self._known[name]:
                 continue
-            if name in ("walk", "quit") and value in (None, False):
+            if name in ("walk", "quit") and (value is None or value is False):
                 self._known[name] = value
                 continue
             try:

@@ -43,8 +43,12 @@ class Adjustable(Coupling):
         self.pulls_after = coupling.pulls_after
         self.keeps_center = coupling.keeps_center
         self.rescales_center = coupling.rescales_center
-        #: Of "easgd", what its center moves by.
-        self.center_rate = getattr(coupling, "center_rate", None)
+        self._workers = 0
+
+    @property
+    def center_step(self) -> tf.Tensor:
+        """Return beta = n alpha for the alpha in force."""
+        return tf.identity(self._held.variable) * self._workers
 
     @property
     def strength(self) -> CouplingSchedule:
@@ -72,7 +76,9 @@ class Adjustable(Coupling):
 
     def for_replicas(self, replicas: int) -> Coupling:
         """Fill in what depends on the number of workers."""
-        return Adjustable(self.inner.for_replicas(replicas), self.value)
+        coupling = Adjustable(self.inner.for_replicas(replicas), self.value)
+        coupling._workers = replicas
+        return coupling
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,10 +113,8 @@ class Experiment:
             if self._resume:
                 self._restore()
             else:
-                if self._records is not None and self._folder is not None:
-                    self._folder.write_config(
-                        {"command": "walkers", "settings": self.settings.to_dict()}
-                    )
+                self._write_config()
+                if self._records is not None:
                     self._records.begin(self.settings.to_dict())
                 self._conductor.begin()
             self._train()
@@ -131,6 +130,7 @@ class Experiment:
             # Steps that are added in mid-run are those of another `fit`.
             workers.model.fit(
                 workers.minibatches(),
+                batch_norm_data=workers.batch_norm_data,
                 steps_per_epoch=conductor.n_steps - workers.steps,
                 callbacks=[ConductorCallback(conductor, workers)],
                 verbose=0,
@@ -144,10 +144,20 @@ class Experiment:
             self.workers.set_state(arrays)
         except ValueError as reason:
             raise CheckpointError(f"{self._records.state_file}: {reason}") from None
+        assert self._folder is not None  # there are records
+        before = Settings.from_dict((self._folder.read_config() or {})["settings"])
+        added = [change for change in self.settings.schedule if change not in before.schedule]
         if self._n_steps is not None:
             extra["n_steps"] = max(self._n_steps, self.workers.steps)
-        self._conductor.resume(extra)
-        self._say(f"going on after {self.workers.steps} of {self._conductor.n_steps} steps")
+            self.settings = dataclasses.replace(self.settings, n_steps=self._n_steps)
+        # The next time, too, it is to go on with these.
+        self._write_config()
+        self._say(f"going on after {self.workers.steps} of {extra['n_steps']} steps")
+        self._conductor.resume(extra, added)
+
+    def _write_config(self) -> None:
+        if self._folder is not None:
+            self._folder.write_config({"command": "walkers", "settings": self.settings.to_dict()})
 
     def _save_networks(self) -> None:
         if self._folder is None:

@@ -57,7 +57,7 @@ def figure_page(folder: str | Path, path: str | Path | None = None) -> Path:
 
 def _has(kind: str, row: Row) -> bool:
     if kind == "density":
-        return "density" in row or "spectrum" in row
+        return "density" in row or row["kind"] == "full_spectrum"
     return row["kind"] == kind
 
 
@@ -122,7 +122,7 @@ def _losses(axis: Any, rows: Rows) -> None:
 
 def _distances(axis: Any, rows: Rows) -> None:
     steps = [row["step"] for row in rows]
-    all_pairs = np.array([row["distances"] for row in rows])
+    all_pairs = np.array([row["distances"] for row in rows], dtype=float)  # None is NaN
     count = all_pairs.shape[1]
     for k in range(1, count):
         label = "worker k to 0" if k == 1 else None
@@ -222,13 +222,15 @@ def _spectra(axis: Any, rows: Rows) -> None:
 
 def _density(axis: Any, rows: Rows) -> None:
     last = max(row["step"] for row in rows)
-    for row in (row for row in rows if row["step"] == last):
-        if row["worker"] > _NAMED:
+    rows = [row for row in rows if row["step"] == last and row["worker"] <= _NAMED]
+    exact = {row["worker"] for row in rows if row["kind"] == "full_spectrum"}
+    for row in rows:
+        if row["kind"] == "spectrum" and row["worker"] in exact:
             continue
         color, label = _color(row["worker"]), f"worker {row['worker']}"
-        if "spectrum" in row:
+        if row["kind"] == "full_spectrum":
             axis.hist(
-                row["spectrum"], bins=120, density=True, histtype="step", color=color,
+                row["eigenvalues"], bins=120, density=True, histtype="step", color=color,
                 label=f"{label}, all", log=True,
             )  # fmt: skip
             continue

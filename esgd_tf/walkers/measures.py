@@ -63,22 +63,29 @@ class Measures:
         self._surface: Surface | None = None
         self._operator: landscape.HessianOperator | None = None
 
+    def require_finite(self, weights: Weights) -> None:
+        """Raise NotFiniteLossError if the training loss is not finite.
+
+        Args:
+            weights: All weights of a network.
+        """
+        self._network.set_weights(weights)
+        loss = self._objectives["train"].reread().evaluate()["loss"]
+        if not np.isfinite(loss):
+            raise NotFiniteLossError(f"its training loss is {loss}")
+
     def stats(self, weights: Weights) -> Row:
         """Return loss, gradient norm and correct examples of both splits, and ‖w‖.
 
         Args:
             weights: All weights of a network.
 
-        Raises:
-            NotFiniteLossError: The training loss is not finite.
         """
         self._network.set_weights(weights)
         row: Row = {}
         for split, objective in self._objectives.items():
             here = objective.reread()
             found = here.evaluate()
-            if split == "train" and not np.isfinite(found["loss"]):
-                raise NotFiniteLossError(f"its training loss is {found['loss']}")
             _, gradient = here.value_and_gradient()
             row[split] = {
                 "loss": found["loss"],
@@ -126,12 +133,11 @@ class Measures:
             row[split]["barrier"] = found.barrier(split, "loss") if ends else None
         return row
 
-    def spectrum(self, weights: Weights, *, full: bool) -> Row:
+    def spectrum(self, weights: Weights) -> Row:
         """Return the ends of the spectrum of the Hessian of the training loss, and its density.
 
         Args:
             weights: All weights of a network.
-            full: Whether to take all eigenvalues too, where the matrix fits.
         """
         s = self._settings
         operator = self._hessian(weights)
@@ -152,13 +158,19 @@ class Measures:
                 seed=s.seed, progress=False,
             )  # fmt: skip
             row["density"] = density.to_dict()
-        if full:
-            try:
-                spectrum = landscape.full_spectrum(operator, progress=False)
-                row["spectrum"] = spectrum.eigenvalues.tolist()
-            except MemoryError as reason:
-                row["too_large"] = str(reason)
         return row
+
+    def full_spectrum(self, weights: Weights) -> list[float]:
+        """Return all eigenvalues of the Hessian of the training loss, in ascending order.
+
+        Args:
+            weights: All weights of a network.
+
+        Raises:
+            MemoryError: The matrix does not fit.
+        """
+        found = landscape.full_spectrum(self._hessian(weights), progress=False)
+        return found.eigenvalues.tolist()
 
     def sharpness(self, weights: Weights) -> Row:
         """Return the sharpness by ascent on the training loss, on both splits."""

@@ -55,8 +55,9 @@ class Settings:
             worker is pulled after each step; 0 for none.
         coupling: "elastic" (see `ElasticAveraging`, norm_mean), "rsgd", "easgd" or "parle".
         optimizer: Of the stochastic workers.
-        optimization: Of worker 0, while alpha is 0: "SGD", "GD" on all the data, or "LBFGS"; auto
-            is GD beside others and SGD alone.
+        optimization: Of worker 0, while alpha is 0 ("elastic" only; with others worker 0 is the
+            center at any alpha): "SGD", "GD" on all the data, or "LBFGS"; auto is GD beside others
+            and SGD alone.
         langevin_steps: L of entropy-sgd and entropy-adam.
         langevin_lr: Their inner step size.
         lr: Learning rate; of entropy-*, the outer one.
@@ -163,9 +164,12 @@ class Settings:
             raise SettingsError(name, getattr(self, name), f"must be {must_be}")
 
     def _check_ranges(self) -> None:
-        elastic = self.coupling in ("elastic", "easgd")
-        pulls = not elastic or self.alpha <= 1
-        self._refuse_unless(pulls, "alpha", "at most 1: beyond, the pull overshoots")
+        most = highest_alpha(self.coupling, self.n_workers)
+        wanted = f"at most {most:g}: beyond, {self.coupling} overshoots"
+        self._refuse_unless(self.alpha <= most, "alpha", wanted)
+        alone = self.optimization == "auto" or self.coupling == "elastic"
+        wanted = f"auto: with {self.coupling} worker 0 is the center at any alpha"
+        self._refuse_unless(alone, "optimization", wanted)
         self._refuse_unless(self.momentum < 1, "momentum", "below 1")
         self._refuse_unless(self.c1 < self.c2, "c2", f"above c1, which is {self.c1:g}")
         for name in ("c1", "c2"):
@@ -228,6 +232,13 @@ class Settings:
         if "explore_from" in values:
             values["explore_from"] = tuple(values["explore_from"])
         return cls(**values)
+
+
+def highest_alpha(coupling: str, n_workers: int) -> float:
+    """Return the largest alpha: of "easgd" the center moves by n alpha of its way to the mean."""
+    if coupling == "easgd":
+        return 1.0 / max(n_workers, 1)
+    return 1.0 if coupling == "elastic" else math.inf
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {

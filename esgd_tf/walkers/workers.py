@@ -33,6 +33,7 @@ Array = NDArray[Any]
 _NO_MOMENTUM = 1e-30
 # Neighbouring seeds must not share their workers' orders.
 _STRIDE = 1_000_003
+_BATCH_NORM_BATCHES = 50
 
 
 class Workers:
@@ -128,11 +129,9 @@ class Workers:
         Returns:
             Whether it moved: a center that is made of its workers cannot.
         """
-        network = self._alone
-        if k > 0 and self.model is not None:
-            network = self.model.members[k - 1]
-        elif self.zero_is_center:
+        if k == 0 and self.zero_is_center:
             return False
+        network = self._alone if k == 0 else self._member(k)
         ids = {id(v): n for n, v in enumerate(network.weights)}
         shifts = [
             np.asarray(end[n]) - np.asarray(start[n])
@@ -146,7 +145,9 @@ class Workers:
             for variable, shift in zip(variables, shifts, strict=True):
                 if variable is not None:
                     variable.assign_add(shift)
-        if k == 0 and isinstance(self.zero, worker_zero.QuasiNewton):
+        if self.model is not None and k > 0:
+            self.model.optimizer.is_settled = False  # the center is to be made anew
+        elif isinstance(self.zero, worker_zero.QuasiNewton):
             self.zero.restart()  # what it has learnt of the curvature was elsewhere
         return True
 
@@ -156,12 +157,18 @@ class Workers:
         """Return the minibatches of the stochastic workers from the next step on."""
         return OwnMinibatches(self._shuffled)
 
-    def _shuffled(self, a: int) -> Any:
+    @property
+    def batch_norm_data(self) -> Any:
+        """The inputs from which BatchNormalization statistics are estimated: always the same."""
+        first = self._shuffled(0, first_step=0)
+        return first.map(lambda x, y: x).take(_BATCH_NORM_BATCHES)
+
+    def _shuffled(self, a: int, first_step: int | None = None) -> Any:
         dataset, _ = shuffled(
             self._problem.train,
             batch_size=self._settings.batch_size,
             seed=self._seed(a + 1),
-            first_step=self._steps,
+            first_step=self._steps if first_step is None else first_step,
             shuffle=True,
         )
         return dataset
@@ -254,6 +261,10 @@ class Workers:
 
     # ---- parts --------------------------------------------------------------------------------
 
+    def _member(self, k: int) -> keras.Model:
+        assert self.model is not None
+        return self.model.members[k - 1]
+
     def _seed(self, k: int) -> int:
         return (self._settings.seed + k * _STRIDE) % 2**31
 
@@ -279,6 +290,7 @@ class Workers:
         )
         # Without XLA: it takes longer to compile than most experiments take to run.
         model.compile(_optimizer(settings), loss=loss, jit_compile=False)
+        model._batch_norm_data = self.batch_norm_data  # also for what comes before `fit`
         return model
 
     def _set_momentum(self, momentum: float) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -12,7 +13,7 @@ import tensorflow as tf
 import esgd_tf
 from esgd_tf import Replicas
 from esgd_tf.cli import launch
-from esgd_tf.replicas import ReplicatedSGD
+from esgd_tf.replicas import Parle, ReplicatedSGD
 from esgd_tf.replicas._exchange import StrategyExchange
 from tests.optimizers.helpers import STEPS_PER_EPOCH, assert_close, data
 from tests.replicas import helpers, job
@@ -103,6 +104,20 @@ def test_a_run_on_two_devices_goes_on_on_one(name, two_cpus, tmp_path):
 @pytest.mark.slow
 def test_batch_norm_statistics_of_the_center_on_two_devices(two_cpus):
     assert_same(job.train_batch_norm(two_cpus), expected("batch_norm"))
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_compiled_anew_on_two_devices(epochs, two_cpus):
+    """The mean is that of the new optimizers: after one epoch they are amid an inner loop."""
+    found = []
+    for strategy in (None, two_cpus):
+        model = helpers.replicas(Parle(langevin_steps=5), "sgd", strategy=strategy)
+        helpers.fit(model, epochs=epochs)
+        model.compile(keras.optimizers.SGD(0.3), loss="mse")
+        assert_close(model.center().get_weights(), model._exchange.mean(), atol=1e-7)
+        helpers.fit(model, epochs=epochs, steps_per_epoch=3)
+        found.append(helpers.weights(model) + model.center().get_weights())
+    assert_close(*found, atol=1e-6)
 
 
 def test_steps_cannot_be_put_together_where_replicas_meet_between_them(two_cpus):

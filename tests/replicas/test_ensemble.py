@@ -77,6 +77,7 @@ def test_other_kinds_are_refused():
         (keras.losses.CategoricalCrossentropy(from_logits=True), "logits"),
         (keras.losses.CategoricalCrossentropy(), "mean"),
         (keras.losses.BinaryCrossentropy(from_logits=True), "binary_logits"),
+        (keras.losses.BinaryFocalCrossentropy(from_logits=True), "binary_logits"),
         (keras.losses.BinaryCrossentropy(), "mean"),
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 
 from esgd_tf.walkers.control import Change, ControlError, ControlFile, checked, read_schedule
 from esgd_tf.walkers.prompt import Prompt
+from esgd_tf.walkers.settings import Settings, SettingsError
 from tests.walkers.helpers import experiment, gradient, of_kind, problem, weights_of
 
 HELD = {"lr": 0.1, "momentum": 0.5, "alpha": 0.0, "n_steps": 100}
@@ -69,8 +70,16 @@ def test_bad_values(name, value):
         checked(name, value, n_workers=2)
 
 
-def test_alpha_of_springs_may_be_large():
+def test_how_large_alpha_may_be():
     assert checked("alpha", 5, n_workers=2, coupling="rsgd") == 5.0
+    assert checked("alpha", 0.5, n_workers=2, coupling="easgd") == 0.5
+    # The center would go beyond the mean.
+    with pytest.raises(ControlError, match=r"at most 0\.333333"):
+        checked("alpha", 0.34, n_workers=3, coupling="easgd")
+    with pytest.raises(SettingsError, match=r"alpha=0.34: must be at most 0\.333333"):
+        Settings(n_workers=3, alpha=0.34, coupling="easgd")
+    with pytest.raises(SettingsError, match="optimization=LBFGS: must be auto"):
+        Settings(coupling="rsgd", optimization="LBFGS")
 
 
 class TestControlFile:
@@ -104,6 +113,23 @@ class TestControlFile:
         assert file.read() == ([], [])
         edit(lr=0.1)
         assert file.read()[0] == [Change("lr", 0.1, "control.json")]
+        edit(walk=0)  # a worker, and no "no"
+        assert file.read() == ([Change("walk", 0, "control.json")], [])
+
+    def test_shows_or_does_not(self, file, edit, tmp_path):
+        assert file.shows(HELD)
+        assert not file.shows({**HELD, "lr": 0.2})
+        edit(walk=1)
+        file.read()
+        assert not file.shows(HELD)
+        (tmp_path / "control.json").write_text("{")
+        file.read()
+        assert file.shows(HELD)  # nobody's edit is to be lost
+
+    def test_an_edit_that_was_not_read_is_not_written_over(self, file, edit):
+        edit(lr=0.05)
+        file.write({**HELD, "alpha": 0.5})
+        assert file.read()[0] == [Change("lr", 0.05, "control.json")]
 
     def test_bad_content_is_one_sentence(self, file, edit, tmp_path):
         (tmp_path / "control.json").write_text('{"lr": ')
@@ -227,6 +253,59 @@ def test_an_edit_while_it_runs(tmp_path):
     assert "step 2: lr is 0.7 now, was 0.2 (control.json)" in said
     assert {r["lr"] for r in of_kind(exp, "stats") if r["step"] > 2} == {0.7}
     assert {r["lr"] for r in of_kind(exp, "stats") if r["step"] <= 2} == {0.2}
+
+
+def test_an_edit_while_the_prompt_waits(tmp_path, monkeypatch):
+    path = tmp_path / "run" / "control.json"
+
+    class Answers(io.StringIO):
+        def readline(self, *size):
+            if not self.tell():
+                path.write_text(json.dumps({**json.loads(path.read_text()), "momentum": 0.75}))
+            return super().readline(*size)
+
+    monkeypatch.setattr("sys.stdin", Answers("lr 0.3\n\n"))
+    exp = experiment(tmp_path / "run", {"ask_every": 2}, n_workers=0)
+    exp.run()
+    assert (exp.workers.lr, exp.workers.momentum) == (0.3, 0.75)
+    assert [r["source"] for r in of_kind(exp, "control")] == ["prompt", "control.json"]
+    held = json.loads(path.read_text())
+    assert (held["lr"], held["momentum"]) == (0.3, 0.75)
+
+
+def test_what_cannot_be_changed_does_not_stay_in_the_file(tmp_path):
+    path = tmp_path / "run" / "control.json"
+
+    def say(line):
+        if line.startswith("step 2 of"):
+            path.write_text('{"alpha": 0.3, "lr": -1}')
+
+    exp = experiment(tmp_path / "run", {"say": say}, n_workers=0)
+    exp.run()
+    held = {"lr": 0.2, "momentum": 0.5, "alpha": 0.0, "n_steps": 6}
+    assert json.loads(path.read_text()) == {**held, "walk": None, "quit": False}
+    texts = [r["text"] for r in of_kind(exp, "complaint")]
+    assert ["lr must be above 0" in texts[0], "no center" in texts[1]] == [True, True]
+
+
+def test_the_center_of_easgd_follows_alpha():
+    """From 0 to 0.3 before the first step: as if it had been 0.3."""
+    late = experiment(n_workers=2, coupling="easgd", weight_init_std=0.5,
+                      schedule=((0, "alpha", 0.3),))  # fmt: skip
+    early = experiment(n_workers=2, coupling="easgd", weight_init_std=0.5, alpha=0.3)
+    for exp in (late, early):
+        exp.run()
+    for k in range(3):
+        for a, b in zip(weights_of(late, k), weights_of(early, k), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_two_walks_at_a_step_are_two(tmp_path):
+    exp = experiment(n_workers=0, rw_steps=3, schedule=((2, "walk", 0), (2, "walk", 0)))
+    exp.run()
+    first, second = of_kind(exp, "walk")
+    assert first["losses"][0] == second["losses"][0]
+    assert first["losses"][1] != second["losses"][1]
 
 
 def test_quit_and_walk_by_a_schedule():

@@ -72,14 +72,14 @@ class TestTwoWells:
 
     def test_curvature(self, measures):
         """f'' = 12 w² - 4."""
-        row = measures.spectrum(self.at(1.0), full=True)
+        row = measures.spectrum(self.at(1.0))
         assert row["right"] == pytest.approx([8.0], rel=1e-5)
         assert row["left"] == pytest.approx([8.0], rel=1e-5)
-        assert row["spectrum"] == pytest.approx([8.0], rel=1e-5)
+        assert measures.full_spectrum(self.at(1.0)) == pytest.approx([8.0], rel=1e-5)
 
     def test_a_loss_that_is_not_finite(self, measures):
         with pytest.raises(NotFiniteLossError, match="its training loss is nan"):
-            measures.stats(self.at(np.nan))
+            measures.require_finite(self.at(np.nan))
 
 
 def test_losses_gradients_and_counts():
@@ -210,7 +210,8 @@ def test_a_worker_goes_on_from_where_its_walk_ended(kind):
     moved.run()
     last = moved.settings.n_workers
     first, second = (w for w in of_kind(moved, "walk") if w["worker"] == last)
-    assert (first["moved"], second["moved"]) == (True, False)
+    assert [(r["step"], r["worker"]) for r in of_kind(moved, "move")][-1:] == [(2, last)]
+    assert second["step"] == 4
     assert first["end"]["train"]["loss"] > first["threshold"]
     stats = [row for row in of_kind(moved, "stats") if row["worker"] == last]
     if "optimization" in kind:
@@ -227,7 +228,7 @@ def test_a_worker_goes_on_from_where_its_walk_ended(kind):
 
     stayed = experiment(**walks, **{**STILL, **kind})
     stayed.run()
-    assert not any(w["moved"] for w in of_kind(stayed, "walk"))
+    assert of_kind(stayed, "move") == []
     if "optimization" not in kind:
         norms = [row["norm"] for row in of_kind(stayed, "stats") if row["worker"] == last]
         np.testing.assert_allclose(norms, norms[0], rtol=1e-5)
@@ -236,10 +237,47 @@ def test_a_worker_goes_on_from_where_its_walk_ended(kind):
 def test_a_center_made_of_its_workers_does_not_move():
     exp = experiment(n_workers=2, alpha=0.1, explore=True, explore_moves=True, freq_h=2, n_steps=4)
     exp.run()
-    found = {(w["step"], w["worker"]): w["moved"] for w in of_kind(exp, "walk")}
-    assert found == {(2, 0): False, (2, 1): True, (2, 2): True} | {
-        (4, k): False for k in range(3)
-    }  # fmt: skip
+    assert [(w["step"], w["worker"]) for w in of_kind(exp, "walk")] == [
+        (step, k) for step in (2, 4) for k in range(3)
+    ]  # fmt: skip
+    assert [(w["step"], w["worker"]) for w in of_kind(exp, "move")] == [(2, 1), (2, 2)]
+
+
+def test_a_run_that_is_told_to_end_ends_as_it_was_measured():
+    """Its bounds and changes come after its measurements."""
+    exp = experiment(
+        n_workers=2, alpha=0.1, hessian=True, n_eigenvalues=2, density_probes=0, freq_h=2,
+        full_spectrum=True, explore=True, explore_moves=True, schedule=((2, "quit", True),),
+    )  # fmt: skip
+    exp.run()
+    rows = of_kind(exp, "full_spectrum")
+    assert [(r["step"], r["worker"]) for r in rows] == [(2, 0), (2, 1), (2, 2)]
+    ends = {r["worker"]: (r["left"][0], r["right"][0]) for r in of_kind(exp, "spectrum")}
+    for row in rows:
+        values = row["eigenvalues"]
+        np.testing.assert_allclose(
+            (values[0], values[-1]), ends[row["worker"]], rtol=1e-2, atol=1e-3
+        )
+    assert of_kind(exp, "move") == []
+    norms = {r["worker"]: r["norm"] for r in of_kind(exp, "stats") if r["step"] == 2}
+    for k in range(3):
+        stored = np.sqrt(sum(np.sum(w**2.0) for w in weights_of(exp, k)))
+        np.testing.assert_allclose(stored, norms[k], rtol=1e-5)
+
+
+def test_the_center_is_that_of_the_workers_who_have_moved():
+    exp = experiment(n_workers=2, alpha=0.1, explore=True, explore_moves=True, freq_h=2, n_steps=4)
+    go_on = exp._conductor._go_on
+    norms = []
+
+    def look():
+        go_on()
+        norms.append([np.sqrt(sum(np.sum(w**2.0) for w in weights_of(exp, k))) for k in range(3)])
+
+    exp._conductor._go_on = look
+    exp.run()
+    for zero, *workers in norms:
+        assert zero == pytest.approx(np.mean(workers), rel=1e-5)  # rescaled to their mean norm
 
 
 def read(path):
@@ -328,6 +366,32 @@ def test_a_worker_that_diverges_is_named(monkeypatch):
     exp.workers.model.members[0].trainable_variables[0].assign(np.full((3, 2), np.nan))
     with pytest.raises(NotFiniteLossError, match="Worker 1 has left after 0 steps"):
         exp.run()
+
+
+def test_nothing_is_written_of_a_worker_that_diverged_between_two_losses(tmp_path):
+    exp = experiment(tmp_path / "run", n_workers=2, freq=100, freq_i=2, n_steps=4)
+    count = exp.workers.advance
+
+    def advance():
+        count()
+        if exp.workers.steps == 2:
+            exp.workers.model.members[1].trainable_variables[0].assign(np.full((3, 2), np.nan))
+
+    exp.workers.advance = advance
+    with pytest.raises(NotFiniteLossError, match="Worker 2 has left after 2 steps: its training"):
+        exp.run()
+    assert {row["step"] for row in read_table(tmp_path / "run")} == {0}
+    # What it would go on from is still good.
+    with np.load(tmp_path / "run" / "state.npz") as stored:
+        assert all(np.isfinite(stored[name]).all() for name in stored.files if name != "note")
+
+
+def test_a_page_with_numbers_that_are_not_there(tmp_path):
+    from esgd_tf.walkers import figure_page
+
+    row = {"kind": "distances", "step": 1, "distances": [[0, 1, 2], [1, 0, None], [2, None, 0]]}
+    (tmp_path / "table.jsonl").write_text(json.dumps(row) + "\n")
+    assert figure_page(tmp_path).read_bytes()[:4] == b"\x89PNG"
 
 
 def test_settings_refuse():
