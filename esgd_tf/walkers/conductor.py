@@ -7,16 +7,16 @@ saved where something was measured or somebody changed something.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 
 from esgd_tf.walkers.control import Change, ControlFile, checked
-from esgd_tf.walkers.measures import Measures, NotFiniteLossError, means
+from esgd_tf.walkers.measures import Measures, means
 from esgd_tf.walkers.prompt import Prompt
 from esgd_tf.walkers.records import Records
+from esgd_tf.walkers.rounds import Rounds
 from esgd_tf.walkers.settings import Settings
 from esgd_tf.walkers.workers import Workers
 
@@ -48,10 +48,10 @@ class Conductor:
         prompt: Prompt | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
-        self._settings, self._workers, self._measures = settings, workers, measures
+        self._settings, self._workers = settings, workers
+        self._rounds = Rounds(settings, workers, measures, self._add, say)
         self._records, self._control, self._prompt = records, control, prompt
         self._say = say
-        self._network = workers.new_network()
         self._schedule: dict[int, list[Change]] = {}
         for step, name, value in settings.schedule:
             new = checked(name, value, n_workers=settings.n_workers, coupling=settings.coupling)
@@ -59,9 +59,6 @@ class Conductor:
         self.n_steps = settings.n_steps
         self.rows: list[Row] = []
         self.ended_by = ""
-        self._measured: dict[str, int] = {}  # the last step at which each was
-        self._walks = 0
-        self._moves: dict[int, tuple[Any, Any]] = {}  # of this step, if the run goes on
         self._dirty = False
 
     @property
@@ -89,8 +86,8 @@ class Conductor:
             added: What the schedule has that it had not before. What is for the step at hand is
                 applied now; it has passed the others already.
         """
-        self.n_steps, self._walks = extra["n_steps"], extra["walks"]
-        self._measured = dict(extra["measured"])
+        self.n_steps = extra["n_steps"]
+        self._rounds.walks, self._rounds.measured = extra["walks"], dict(extra["measured"])
         step = self._workers.steps
         for at, name, value in added:
             if at < step:
@@ -106,18 +103,19 @@ class Conductor:
 
     def extra(self) -> Row:
         """Return what `resume` needs beside the state of the workers."""
-        return {"n_steps": self.n_steps, "measured": self._measured, "walks": self._walks}
+        rounds = self._rounds
+        return {"n_steps": self.n_steps, "measured": rounds.measured, "walks": rounds.walks}
 
     def after_step(self) -> None:
         """Do what is due after the steps taken so far."""
         step = self._workers.steps
-        stats = self._measure(step)
+        stats = self._rounds.measure(step, self.n_steps)
         self._changes(step)
         if not self.ended_by and stats:
             self._check_bounds(stats)
         if self.is_over:
-            self._measure(step, last=True)
-            self._full_spectra(step)
+            self._rounds.measure(step, self.n_steps, last=True)
+            self._rounds.full_spectra(step)
             if self._records is not None:
                 self._add([{"kind": "end", "step": step, "by": self.ended_by or "n_steps"}])
         else:
@@ -127,7 +125,7 @@ class Conductor:
 
     def _go_on(self) -> None:
         """Move those who walked: now it is known that there is a next step."""
-        moves, self._moves = self._moves, {}
+        moves, self._rounds.moves = self._rounds.moves, {}
         if self.is_over:
             return
         for k, (begin, end) in moves.items():
@@ -139,119 +137,6 @@ class Conductor:
         if self._records is not None:
             self._records.save(self._workers.state(), self.extra())
         self._dirty = False
-
-    # ---- measurements -------------------------------------------------------------------------
-
-    def _due(self, what: str, step: int, every: int, last: bool) -> bool:
-        due = last or (every > 0 and step % every == 0)
-        if not due or self._measured.get(what) == step:
-            return False
-        self._measured[what] = step
-        return True
-
-    def _measure(self, step: int, last: bool = False) -> list[Row]:
-        """Measure what is due and return the rows of losses, if they were."""
-        s, w = self._settings, self._workers
-        # Of everything but the losses, the start is not worth its time.
-        late = step > 0
-        losses = self._due("stats", step, s.freq, last)
-        lines = late and self._due("lines", step, s.freq_i, last)
-        slow = late and self._due("slow", step, s.freq_h, last)
-        if not (losses or lines or slow):
-            return []
-        weights = {k: self._weights(k) for k in w.ids}
-        # Before anything is written, and the last good state replaced.
-        for k in w.ids:
-            try:
-                self._measures.require_finite(weights[k])
-            except NotFiniteLossError as error:
-                raise NotFiniteLossError(
-                    f"Worker {k} has left after {step} steps: {error}. Take a smaller --lr or "
-                    "--momentum."
-                ) from None
-        stats = []
-        if losses:
-            stats = [
-                {"kind": "stats", "step": step, "worker": k, "lr": w.lr, "momentum": w.momentum,
-                 "alpha": w.alpha, **self._measures.stats(weights[k])}
-                for k in w.ids
-            ]  # fmt: skip
-            self._add(stats)
-            self._say(_line(step, self.n_steps, stats, w))
-        if lines:
-            distances = self._measures.distances([weights[k] for k in w.ids])
-            self._add([{"kind": "distances", "step": step, "distances": distances}])
-            self._lines(step, weights)
-        if slow:
-            self._slow(step, weights)
-        return stats
-
-    def _lines(self, step: int, weights: dict[int, Any]) -> None:
-        chosen = self._settings.lines
-        if chosen == "none":
-            return
-        kinds: Any = ["spherical", "linear"] if chosen == "both" else [chosen]
-        # As in the original: i > j, and coefficient 1 is worker i.
-        for i, j in ((b, a) for b in self._workers.ids for a in range(b)):
-            rows = [
-                {"kind": "line", "step": step, "i": i, "j": j, "main_line": kinds[0],
-                 **self._measures.line(weights[j], weights[i], kind)}
-                for kind in kinds
-            ]  # fmt: skip
-            self._add(rows)
-            self._say(
-                f"  line from {j} to {i}: distance {rows[0]['distance']:.4g}, barrier "
-                + ", ".join(f"{_short(r['train']['barrier'])} ({r['line']})" for r in rows)
-            )
-
-    def _slow(self, step: int, weights: dict[int, Any]) -> None:
-        s = self._settings
-        for k in self._workers.ids:
-            if s.hessian:
-                found = self._measures.spectrum(weights[k])
-                self._add([{"kind": "spectrum", "step": step, "worker": k, **found}])
-                right, left = found["right"], found["left"]
-                self._say(f"  Hessian of {k}: largest {_list(right)}, smallest {_list(left)}")
-            if s.sharpness:
-                found = self._measures.sharpness(weights[k])
-                self._add([{"kind": "sharpness", "step": step, "worker": k, **found}])
-                self._say(
-                    f"  sharpness of {k}: train {found['train']:.4g}, test {found['test']:.4g}, "
-                    f"after {found['steps']} steps ({found['stopped_by']})"
-                )
-            if s.explore and (k in s.explore_from or not s.explore_from):
-                self._walk(k, step, weights[k])
-
-    def _full_spectra(self, step: int) -> None:
-        """Take all eigenvalues, once, where the run ends."""
-        s = self._settings
-        if not (s.hessian and s.full_spectrum and self._due("full", step, 0, last=True)):
-            return
-        for k in self._workers.ids:
-            try:
-                values = self._measures.full_spectrum(self._weights(k))
-            except MemoryError as reason:
-                self._say(f"  {reason}")
-                return
-            row = {"kind": "full_spectrum", "step": step, "worker": k, "eigenvalues": values}
-            self._add([row])
-
-    def _walk(self, k: int, step: int, weights: Any) -> None:
-        # Every walk of a run has steps of its own, whenever it is asked for.
-        self._walks += 1
-        found, end = self._measures.walk(weights, self._settings.seed * 10**6 + self._walks)
-        if self._settings.explore_moves:
-            self._moves[k] = weights, end
-        self._add([{"kind": "walk", "step": step, "worker": k, **found}])
-        escape = found["escape_step"]
-        ended = (
-            f"left by step {escape}" if escape > 0 else f"still in after {self._settings.rw_steps}"
-        )
-        self._say(f"  walk from {k}: {ended}, {found['distances'][-1]:.4g} away")
-
-    def _weights(self, k: int) -> Any:
-        self._workers.copy_to(k, self._network)
-        return self._network.get_weights()
 
     def _add(self, rows: list[Row]) -> None:
         self.rows += rows
@@ -289,7 +174,7 @@ class Conductor:
                 self._say(f"step {step}: the end, by {change.source}")
             return
         if name == "walk":
-            self._walk(value, step, self._weights(value))
+            self._rounds.walk(value, step)
             return
         old = self.held[name]
         if name == "lr":
@@ -348,21 +233,3 @@ class ConductorCallback(keras.callbacks.Callback):
         self._workers.advance()
         self._conductor.after_step()
         self.model.stop_training = self._conductor.is_over
-
-
-def _line(step: int, total: int, stats: list[Row], workers: Workers) -> str:
-    shown = [
-        f"{row['worker']}{'c' if row['worker'] == 0 and workers.zero_is_center else ''} "
-        f"{row['train']['loss']:.4g}/{row['test']['loss']:.4g}"
-        for row in itertools.islice(stats, 8)
-    ]
-    more = f" and {len(stats) - 8} more" if len(stats) > 8 else ""
-    return f"step {step} of {total}: loss train/test of workers {', '.join(shown)}{more}"
-
-
-def _short(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.4g}"
-
-
-def _list(values: list[float]) -> str:
-    return ", ".join(f"{v:.3g}" for v in values[:3]) + (", ..." if len(values) > 3 else "")
