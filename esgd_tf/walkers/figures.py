@@ -58,6 +58,8 @@ def figure_page(folder: str | Path, path: str | Path | None = None) -> Path:
 def _has(kind: str, row: Row) -> bool:
     if kind == "density":
         return "density" in row or row["kind"] == "full_spectrum"
+    if kind == "distances" and row["kind"] == kind:
+        return len(row["distances"]) > 1
     return row["kind"] == kind
 
 

@@ -268,7 +268,8 @@ def test_an_edit_while_the_prompt_waits(tmp_path, monkeypatch):
     exp = experiment(tmp_path / "run", {"ask_every": 2}, n_workers=0)
     exp.run()
     assert (exp.workers.lr, exp.workers.momentum) == (0.3, 0.75)
-    assert [r["source"] for r in of_kind(exp, "control")] == ["prompt", "control.json"]
+    found = [(r["source"], r["step"]) for r in of_kind(exp, "control")]
+    assert found == [("prompt", 0), ("control.json", 0)]
     held = json.loads(path.read_text())
     assert (held["lr"], held["momentum"]) == (0.3, 0.75)
 

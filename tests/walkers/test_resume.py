@@ -128,6 +128,7 @@ def test_more_steps_and_no_state(tmp_path):
         experiment(tmp_path / "run", {"resume": True}, n_workers=0, n_steps=4).run()
 
 
+@pytest.mark.slow  # `Killed` above is a kill but for the process' end
 def test_after_a_real_kill(tmp_path):
     """SIGKILL between two steps, by the process itself."""
     code = (
