@@ -273,7 +273,6 @@ RSGD: dict[str, Any] = {
 EASGD: dict[str, Any] = {
     "optimizer": "easgd",
     "replicas": 3,
-    "coupling_gamma": 0.3,
     "coupling_every": 10,
     "initialization": "same",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from esgd_tf.cli.command_line import CommandLine
 from esgd_tf.cli.flags import FlagError
 from esgd_tf.cli.stored_run import StoredRun
-from esgd_tf.cli.tables import kind_of, label_of, markdown_table, plain_table
+from esgd_tf.cli.tables import kind_of, label_of, markdown_table, place_of, plain_table
 from esgd_tf.training.errors import RunFolderError
 
 __all__ = ["main"]
@@ -97,7 +98,9 @@ def _compare(fv: Any, words: list[str]) -> None:
     ]
     show = markdown_table if fv.markdown else plain_table
     dataset = results[0].run.experiment["dataset"]
-    print(f"{dataset}: test error and loss at the anchor, after the last epoch\n")
+    where = " or ".join(sorted({place_of(r.run) for r in results}))
+    title = f"{dataset}: test error and loss at the {where}, after the last epoch"
+    print(textwrap.fill(title, 80) + "\n")
     print(show(_COLUMNS, table))
     if any(r.star for r in results):
         print("\n* on a part of the test images only (--limit_steps)")

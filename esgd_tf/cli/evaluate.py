@@ -12,6 +12,7 @@ from esgd_tf.cli.command_line import CommandLine
 from esgd_tf.cli.flags import FlagError
 from esgd_tf.cli.startup import start_tensorflow
 from esgd_tf.cli.stored_run import StoredRun
+from esgd_tf.cli.tables import place_of
 
 __all__ = ["main"]
 
@@ -55,15 +56,23 @@ def _evaluate(fv: Any, words: list[str]) -> None:
     start_tensorflow()
     import keras
 
-    from esgd_tf.cli.stored_network import load_stored_network
+    from esgd_tf import data
+    from esgd_tf.cli.stored_network import (
+        load_stored_network,
+        stored_corruptions,
+        stored_input_corruption,
+    )
     from esgd_tf.data.records import read_records
     from esgd_tf.training.metrics import ECE_BINS, classification_metrics
     from esgd_tf.training.run_folder import replaced_when_whole
 
     network = load_stored_network(run, checkpoint, fv)
     source = network.images
+    what_is_trained = fv.split == "train" and not fv.input
     if fv.input:
         images, labels = read_records(fv.input, source.train_images.shape[1:], source.label_names)
+        corruptions, seed = stored_corruptions(run.experiment)
+        images = data.corrupt_new_images(images, corruptions, seed=seed)
         what = f"{len(labels):,} images of {', '.join(fv.input)}"
     elif fv.split == "train":
         images, labels = source.train_images, source.train_labels
@@ -71,14 +80,16 @@ def _evaluate(fv: Any, words: list[str]) -> None:
     else:
         images, labels = source.test_images, source.test_labels
         what = f"{source.name}, {len(labels):,} test images"
-    logits = network.logits(images, fv.batch_size)
+    # What was done to the inputs of training, after preprocessing.
+    noise = stored_input_corruption(run.experiment) if what_is_trained else None
+    logits = network.logits(images, fv.batch_size, corrupt=noise)
     found = classification_metrics(logits, labels)
     loss = float(keras.losses.SparseCategoricalCrossentropy(from_logits=True)(labels, logits))
     low, high = found.accuracy_interval
     print(
         _description(run, checkpoint, network, what)
         + f"""
-  accuracy, at the anchor     {100 * found.accuracy:.2f} %  (95% interval \
+  {"accuracy, at the " + place_of(run):<26}  {100 * found.accuracy:.2f} %  (95% interval \
 {100 * low:.2f} to {100 * high:.2f} %)
   error                       {100 * found.error:.2f} %
   loss, as in training        {loss:.4f}

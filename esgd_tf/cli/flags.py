@@ -170,8 +170,8 @@ def define_flags() -> flags.FlagValues:
     integer("logical_devices", 1, "split the GPU, or the CPU, into so many devices: to try out "
             "on one what is meant for several")  # fmt: skip
     text("tpu", None, "name or address of the TPU; by default the local one")
-    switch("scale_lr", False, "multiply the rate of the minibatch gradient (--langevin_lr for "
-           "entropy-*, else --lr) by the batch size over the preset's")  # fmt: skip
+    switch("scale_lr", False, "multiply the rate of the minibatch gradient (--langevin_lr with "
+           "an inner loop, else --lr) by the batch size over the preset's")  # fmt: skip
     switch("sync_bn", False, "let BatchNorm see the batch of all devices, not each its own part")
     text("logdir", "runs", "where run folders lie")
     text("checkpoint_dir", None, "where the checkpoints go; by default into the run folder")

@@ -138,9 +138,11 @@ def make_settings(fv: flags.FlagValues, presets: Presets) -> Settings:
         given["lr_drops"] = tuple(round(drop * stretch, 6) for drop in experiment.lr_drops)
     if fv.scale_lr and "batch_size" in given:
         # The linear rule (Goyal et al., arXiv 1706.02677): a batch k times as large averages over
-        # k of the old ones, so one step may go as far as k did. Of entropy-*, only the inner loop
-        # sees minibatches.
-        rate = "langevin_lr" if fv.optimizer.startswith("entropy-") else "lr"
+        # k of the old ones, so one step may go as far as k did. Where there is an inner loop, only
+        # that sees minibatches.
+        steps = given.get("langevin_steps", experiment.langevin_steps)
+        inner = fv.optimizer.startswith("entropy-") or steps > 0
+        rate = "langevin_lr" if inner else "lr"
         factor = given["batch_size"] / experiment.batch_size
         given[rate] = given.get(rate, getattr(experiment, rate)) * factor
     experiment = dataclasses.replace(experiment, **given)

@@ -32,8 +32,8 @@ class StoredNetwork:
         model: From preprocessed images to logits; not compiled.
         images: The data set of the run.
         preprocess: The preprocessing of the run.
-        batches: Gradient evaluations before the checkpoint.
-        epochs: The same in effective epochs.
+        batches: Gradient evaluations before the checkpoint, of all replicas.
+        epochs: Effective epochs.
         reestimated: Training images from which its BatchNorm statistics were estimated now; 0 if
             they are those of the checkpoint.
     """
@@ -52,17 +52,25 @@ class StoredNetwork:
             return f"estimated anew from {self.reestimated:,} training images"
         return "as stored"
 
-    def logits(self, images: NDArray[Any], batch_size: int) -> NDArray[np.float32]:
+    def logits(
+        self,
+        images: NDArray[Any],
+        batch_size: int,
+        corrupt: Callable[..., Any] | None = None,
+    ) -> NDArray[np.float32]:
         """Return the logits of raw images.
 
         Args:
             images: [n, h, w, c], pixels 0 ... 255.
             batch_size: Images at a time.
+            corrupt: What to do to the preprocessed inputs, from `stored_input_corruption`.
         """
         unused = np.zeros(len(images), np.int32)
         batches = evaluation_batches(
             images, unused, batch_size=batch_size, preprocess=self.preprocess
         )
+        if corrupt is not None:
+            batches = data.corrupt_in_order(batches, corrupt)
         return self.model.predict(batches, verbose=0)
 
 
@@ -109,7 +117,7 @@ def load_stored_network(run: StoredRun, checkpoint: Path, fv: Any) -> StoredNetw
         model=model,
         images=images,
         preprocess=preprocess,
-        batches=progress.batches,
+        batches=progress.batches * experiment.get("replicas", 1),
         epochs=progress.batches / run.steps_per_epoch,
         reestimated=reestimated,
     )

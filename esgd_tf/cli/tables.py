@@ -7,16 +7,18 @@ from collections.abc import Sequence
 
 from esgd_tf.cli.stored_run import StoredRun
 
-__all__ = ["kind_of", "label_of", "markdown_table", "plain_table"]
+__all__ = ["kind_of", "label_of", "markdown_table", "place_of", "plain_table"]
 
 _WIDTH = 80
+# Of the settings of a run: they tell seeds apart, or what is shown and kept.
+_DECIDES_NOTHING = ("seed", "monitor", "checkpoint_steps", "keep_every")
 # Columns of words.
 _LEFT = ("optimizer", "split", "method", "directions")
 
 
 def kind_of(run: StoredRun) -> str:
     """Return everything but the seed that decides the result of a run."""
-    settings = {k: v for k, v in run.run.items() if k != "seed"}
+    settings = {k: v for k, v in run.run.items() if k not in _DECIDES_NOTHING}
     return json.dumps([dict(run.experiment), settings], sort_keys=True)
 
 
@@ -24,6 +26,11 @@ def label_of(run: StoredRun) -> str:
     """Return the optimizer of a run, in words."""
     e = run.experiment
     return e["optimizer"] + (f", L = {e['langevin_steps']}" if e["langevin_steps"] else "")
+
+
+def place_of(run: StoredRun) -> str:
+    """Return what the network of a run is: its anchor, or the center of its replicas."""
+    return "center" if run.experiment.get("replicas", 1) > 1 else "anchor"
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -27,6 +27,7 @@ from esgd_tf.training.callbacks import (
     Guard,
     Interrupted,
     NotFiniteError,
+    NotFiniteGuard,
     Recorder,
 )
 from esgd_tf.training.checkpoints import DamagedCheckpointError, Progress, load_checkpoint
@@ -105,7 +106,7 @@ def run_training(
             )
         total = experiment.epochs * batches.steps_per_epoch
         if limit is not None:
-            total = min(total, progress.batches + max(limit // experiment.replicas, 1))
+            total = min(total, progress.batches + _steps(limit, experiment.replicas))
         if progress.batches >= total:
             if processes.is_chief:
                 print(f"{path} has had its {experiment.epochs} epochs: give more by -e to go on.")
@@ -114,13 +115,16 @@ def run_training(
             folder,
             batches.steps_per_epoch,
             progress,
-            every=run["checkpoint_steps"],
+            every=_steps(run["checkpoint_steps"], experiment.replicas),
             keep_every=run["keep_every"],
             writes=processes.is_chief,
             keeps_previous=intact,
         )
-        guard = Guard(run["on_nan"], processes.gather)
-        first = [ReplicaMonitor(**batches.monitored(run["monitor"]))] if replicated else []
+        guard = Guard(processes.gather)
+        first = [
+            NotFiniteGuard(run["on_nan"], recorder),
+            *([ReplicaMonitor(**batches.monitored(run["monitor"]))] if replicated else []),
+        ]
         if not processes.is_chief:
             _fit(model, batches, recorder, guard, total, first)
             return 0
@@ -150,7 +154,7 @@ def run_training(
             )
             raise
         except NotFiniteError as error:
-            epoch = (recorder.progress.batches - 1) // batches.steps_per_epoch + 1
+            epoch = recorder.progress.batches // batches.steps_per_epoch + 1
             kept = (
                 f"{folder.last} is from before" if folder.last.exists() else "nothing was saved yet"
             )
@@ -164,6 +168,11 @@ def run_training(
         plot_history(rows, folder.curves, f"{title}, seed {seed}")
         print(final_table(rows, folder, batches.test_images))
     return 0
+
+
+def _steps(evaluations: Any, replicas: int) -> Any:
+    """Return the steps, each a gradient evaluation in every replica, for so many; None for None."""
+    return evaluations and max(evaluations // replicas, 1)
 
 
 def _restore(
@@ -182,8 +191,9 @@ def _restore(
         if checkpoint != folder.last or not folder.previous.exists():
             raise
         progress = load_checkpoint(model, folder.previous)
+        evaluations = progress.batches * (model.replicas if isinstance(model, Replicas) else 1)
         print(
-            f"{error}\nGoing on from {folder.previous} instead, after {progress.batches:,} "
+            f"{error}\nGoing on from {folder.previous} instead, after {evaluations:,} "
             "gradient evaluations.",
             file=sys.stderr,
         )
@@ -205,7 +215,8 @@ def _fit(
     """
     replicated = isinstance(model, Replicas)
     # Replicas are evaluated and saved at their center, by themselves.
-    options = {"batch_norm_data": batches.reestimation} if replicated else {}
+    averaged = batches.reestimation is None  # --bn_reestimate 0
+    options = {"batch_norm_data": False if averaged else batches.reestimation} if replicated else {}
     anchor = [] if replicated else [AnchorCallback(batch_norm_data=batches.reestimation)]
     callbacks = [
         *anchor,

@@ -221,7 +221,7 @@ class Replicas(Stepping, Reading, keras.Model):
         shuffle: bool = True,
         initial_epoch: int = 0,
         steps_per_epoch: int | None = None,
-        batch_norm_data: Iterable[Any] | None = None,
+        batch_norm_data: Iterable[Any] | bool | None = None,
         **options: Any,
     ) -> Any:
         """Train all replicas: as `keras.Model.fit`.
@@ -237,7 +237,8 @@ class Replicas(Stepping, Reading, keras.Model):
             initial_epoch: Number of epochs done before.
             steps_per_epoch: Training steps of an epoch; None for one pass.
             batch_norm_data: Batches of TRAINING data for the center's BatchNormalization
-                statistics; None takes the first minibatches of the first replica.
+                statistics; None takes the first minibatches of the first replica (of arrays, in
+                their order of the first epoch), False averages the replicas' own statistics.
             **options: Of `keras.Model.fit`.
 
         Returns:
@@ -270,10 +271,11 @@ class Replicas(Stepping, Reading, keras.Model):
                 "epoch: the last execution would run over."
             )
         if batch_norm_data is None:
-            # Those of the first epoch: a run that goes on must not estimate from others.
+            # Of arrays always those of the first epoch, so that it does not matter where a run
+            # goes on; a data set begins where it begins.
             first = make(first_epoch=0)[0] if initial_epoch else batches
             batch_norm_data = first.map(lambda *parts: parts[0]).take(_BATCH_NORM_BATCHES)
-        self._batch_norm_data = batch_norm_data
+        self._batch_norm_data = None if batch_norm_data is False else batch_norm_data
         if self._needs_gamma():
             own = [self.members[a] for a in self.local]
             center = self._center.get_weights()

@@ -17,7 +17,7 @@ from esgd_tf.training.checkpoints import Progress, save_checkpoint
 from esgd_tf.training.evaluation import local_entropy_optimizer
 from esgd_tf.training.run_folder import RunFolder
 
-__all__ = ["Diagnostics", "Guard", "Interrupted", "NotFiniteError", "Recorder"]
+__all__ = ["Diagnostics", "Guard", "Interrupted", "NotFiniteError", "NotFiniteGuard", "Recorder"]
 
 
 # The columns of history.csv that say where the run stands, before those that say how good it is.
@@ -145,6 +145,11 @@ class Recorder(keras.callbacks.Callback):
             return Progress(self._batches, seconds)
         return Progress(self._batches, seconds, self._counted, self._running)
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Minibatches of one epoch."""
+        return self._steps_per_epoch
+
     def save(self) -> None:
         """Write last.keras, and keep what it was as previous.keras.
 
@@ -234,8 +239,47 @@ class Recorder(keras.callbacks.Callback):
         }
 
 
+class NotFiniteGuard(keras.callbacks.Callback):
+    """Stops a run whose numbers are not finite. It must stand before a `Recorder`.
+
+    Args:
+        on_nan: "stop" at the first minibatch that was skipped because its gradient was not finite,
+            or "skip": go on, unless a hundred in a row were.
+        recorder: Says how many minibatches there were before, and saves none that this stops at.
+    """
+
+    def __init__(self, on_nan: str, recorder: Recorder) -> None:
+        super().__init__()
+        self._on_nan, self._recorder = on_nan, recorder
+        self._skipped: int | None = None
+        self._in_a_row = 0
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Look where the count of skipped minibatches stands."""
+        self._skipped = _skipped(self.model)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Raise if what was computed is not finite.
+
+        Raises:
+            NotFiniteError: A gradient was not finite, or the mean loss of this epoch is not.
+        """
+        number = self._recorder.progress.batches % self._recorder.steps_per_epoch + 1
+        before, self._skipped = self._skipped, _skipped(self.model)
+        self._in_a_row = self._in_a_row + 1 if self._skipped != before else 0
+        if self._in_a_row and self._on_nan == "stop":
+            raise NotFiniteError(f"The gradient was not finite at minibatch {number}")
+        if self._in_a_row >= _HOPELESS:
+            raise NotFiniteError(
+                f"No gradient was finite in the last {_HOPELESS} minibatches, up to {number}"
+            )
+        loss = (logs or {}).get("loss", 0.0)
+        if not math.isfinite(loss):
+            raise NotFiniteError(f"The training loss became {loss} at minibatch {number}")
+
+
 class Guard(keras.callbacks.Callback):
-    """Stops a run that cannot go on, or that a signal asks to stop, between two steps.
+    """Stops a run that a signal asks to stop, between two steps.
 
     Used as a context manager around `fit`, it takes SIGINT (Ctrl-C) and SIGTERM, which schedulers
     send before they take a machine away. The first signal lets the step under way end; a second
@@ -243,21 +287,14 @@ class Guard(keras.callbacks.Callback):
     got the signal.
 
     Args:
-        on_nan: "stop" at the first minibatch that was skipped because its gradient was not finite,
-            or "skip": go on, unless a hundred in a row were.
         gather: Returns the numbers of all processes; see `Processes`.
     """
 
-    def __init__(
-        self, on_nan: str = "stop", gather: Callable[[int], list[int]] = lambda value: [value]
-    ) -> None:
+    def __init__(self, gather: Callable[[int], list[int]] = lambda value: [value]) -> None:
         super().__init__()
         self._received: int | None = None
         self._previous: dict[int, Any] = {}
-        self._on_nan = on_nan
         self._gather = gather
-        self._skipped: int | None = None
-        self._in_a_row = 0
 
     def __enter__(self) -> Guard:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -273,28 +310,12 @@ class Guard(keras.callbacks.Callback):
             raise KeyboardInterrupt
         self._received = number
 
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Look where the count of skipped minibatches stands."""
-        self._skipped = _skipped(self.model)
-
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Raise if a signal has come, or what was computed is not finite.
+        """Raise if a signal has come.
 
         Raises:
-            NotFiniteError: A gradient was not finite, or the mean loss of this epoch is not.
             Interrupted: A signal has come.
         """
-        before, self._skipped = self._skipped, _skipped(self.model)
-        self._in_a_row = self._in_a_row + 1 if self._skipped != before else 0
-        if self._in_a_row and self._on_nan == "stop":
-            raise NotFiniteError(f"The gradient was not finite at minibatch {batch + 1}")
-        if self._in_a_row >= _HOPELESS:
-            raise NotFiniteError(
-                f"No gradient was finite in the last {_HOPELESS} minibatches, up to {batch + 1}"
-            )
-        loss = (logs or {}).get("loss", 0.0)
-        if not math.isfinite(loss):
-            raise NotFiniteError(f"The training loss became {loss} at minibatch {batch + 1}")
         # After the last minibatch the epoch is better ended: its line and validation would be
         # missing for good.
         if batch + 1 < (self.params or {}).get("steps", 0):
@@ -316,14 +337,16 @@ class Guard(keras.callbacks.Callback):
 
 def _of_replicas(model: Replicas) -> dict[str, float]:
     """Return the diagnostics of replicas; evaluations and updates are those of all of them."""
-    steps, first = _evaluations(model), model.optimizer.replicas[0]
+    first, skipped = model.optimizer.replicas[0], model.optimizer.skipped
+    # Of every replica that did not skip its minibatch.
+    evaluations = _evaluations(model) * model.replicas - skipped
     measured = {
-        "gradient_evaluations": steps * model.replicas,
-        "outer_updates": steps * model.replicas,
+        "gradient_evaluations": evaluations,
+        "outer_updates": evaluations,
         "learning_rate": float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)),
     }
-    if model.optimizer.skipped:
-        measured["skipped"] = model.optimizer.skipped
+    if skipped:
+        measured["skipped"] = skipped
     if first.langevin_steps > 0:
         updates = [int(o.outer_iterations.numpy()) for o in model.optimizer.replicas]
         measured["outer_updates"] = sum(updates)

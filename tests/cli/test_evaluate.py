@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,7 +11,7 @@ import tensorflow as tf
 from esgd_tf import data
 from esgd_tf.data.sources import resolve
 from esgd_tf.training.checkpoints import load_model
-from tests.cli.helpers import STEPS, esgd_tf
+from tests.cli.helpers import SMALL, STEPS, esgd_tf, interrupted_at, train
 
 EMBEDDED = resolve("tfrecords") / "fashion_mnist_small"
 
@@ -98,6 +99,31 @@ def test_records_as_tfds_writes_them(finished):
     assert numbers["images"] == 1750
     for name in ("accuracy", "loss", "nll", "ece"):
         assert numbers[name] == whole[name]
+
+
+def test_a_run_on_corrupted_data_is_evaluated_as_it_was_trained(tmp_path, monkeypatch):
+    """Records of one's own are shuffled too, and training inputs get their noise."""
+    corrupt = ("--corrupt", "pixel_shuffle+gaussian:2", "--corruption_seed", "3")
+    interrupted_at(monkeypatch, 4)
+    assert train(*SMALL, *corrupt, "--logdir", tmp_path, "-n", "run") == 130
+    run = tmp_path / "run"
+    (folder,) = (p for p in EMBEDDED.iterdir() if p.is_dir())
+    own = evaluate(run, "-i", folder / "*-test.tfrecord*", "--bn_reestimate", 0)
+    assert own["loss"] == evaluate(run, "--bn_reestimate", 0)["loss"]
+
+    found = evaluate(run, "--split", "train", "--bn_reestimate", 0)["loss"]
+    model = load_model(run / "checkpoints" / "last.keras", compile=False)
+    corruptions = data.parse_corruptions("pixel_shuffle+gaussian:2")
+    images = data.corrupt_data(data.load("fashion_mnist_small"), corruptions, seed=3)
+    x = data.preprocessor("meanstd", images)(images.train_images)
+    noisy = data.input_corruption(corruptions, seed=3)(x, tf.range(len(x), dtype=tf.int64))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    right, wrong = (
+        float(loss(images.train_labels, model.predict(inputs, batch_size=1000, verbose=0)))
+        for inputs in (noisy, x)
+    )
+    assert found == pytest.approx(right, rel=1e-4)
+    assert found != pytest.approx(wrong, rel=1e-3)
 
 
 def write_records(path, *examples):

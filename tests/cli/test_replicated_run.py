@@ -66,8 +66,9 @@ def test_going_on_after_ctrl_c_within_an_epoch(whole, tmp_path, monkeypatch, cap
 def test_evaluate_measures_the_center(whole, capsys):
     _, run = whole
     assert esgd_tf("evaluate", run) == 0
-    error = 100 * (1 - float(history(run)[-1]["val_accuracy"]))
-    assert f"{100 - error:.2f} %" in capsys.readouterr().out
+    last, out = history(run)[-1], capsys.readouterr().out
+    assert f"accuracy, at the center     {100 * float(last['val_accuracy']):.2f} %" in out
+    assert f"after {int(last['gradient_evaluations'])} gradient evaluations" in out
 
 
 def test_one_replica_a_device_is_what_one_device_computes(
@@ -98,6 +99,38 @@ def test_three_replicas_on_two_devices_are_refused(tmp_path, two_cpus, monkeypat
     flags = (*FLAGS, "-opt", "rsgd", "-L", "0", "--replicas", "3", "--logdir", tmp_path)
     assert train(*flags, "--strategy", "mirrored", "--devices", "CPU:0,CPU:1") == 1
     assert "--replicas=3 and 2 devices" in capsys.readouterr().err
+
+
+def test_checkpoints_and_skipped_minibatches_are_counted_over_all_replicas(tmp_path, capsys):
+    """Every gradient but the first two is infinite; 2 evaluations a step."""
+    flags = (*FLAGS, *COUPLED["rsgd"], "--monitor", "0", "--budget", "each", "-e", "1")
+    flags += ("--logdir", tmp_path, "--lr", "1e30", "--coupling_gamma", "0.1")
+    assert train(*flags, "-n", "stopped", "--checkpoint_steps", "2") == 1
+    error = capsys.readouterr().err
+    assert "at minibatch 2 of epoch 1" in error
+    assert "last.keras is from before" in error
+    _, extra = state(tmp_path / "stopped" / "checkpoints" / "last.keras")
+    assert extra["batches"] == 1
+    assert train("-rl", "--logdir", tmp_path, "-n", "stopped") == 1
+    assert "at minibatch 2 of epoch 1" in capsys.readouterr().err
+
+    assert train(*flags, "-n", "skipped", "--on_nan", "skip") == 0
+    (row,) = history(tmp_path / "skipped")
+    counts = {name: int(row[name]) for name in ("gradient_evaluations", "outer_updates", "skipped")}
+    assert counts == {"gradient_evaluations": 2, "outer_updates": 2, "skipped": 8}
+
+
+def test_without_reestimation_statistics_are_the_mean_of_the_replicas(tmp_path):
+    flags = (*FLAGS, *COUPLED["rsgd"], "-m", "mnistconv", "--bn_reestimate", "0", "-e", "1")
+    assert train(*flags, "--monitor", "0", "--logdir", tmp_path, "-n", "run") == 0
+    model = load_model(tmp_path / "run" / "checkpoints" / "last.keras")
+    center, *replicas = (
+        [w.numpy() for w in m.non_trainable_variables if "moving" in w.path]
+        for m in (model.center(), model.replica(0), model.replica(1))
+    )
+    assert len(center) > 1
+    for found, *parts in zip(center, *replicas, strict=True):
+        np.testing.assert_allclose(found, np.mean(parts, axis=0), rtol=1e-6)
 
 
 @pytest.mark.slow

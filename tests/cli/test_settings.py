@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 import config
+from esgd_tf.cli.experiment import make_coupling
 from esgd_tf.cli.flags import OPTIMIZERS, FlagError, define_flags, parse
 from esgd_tf.cli.settings import (
     REPLICATED,
@@ -121,6 +122,9 @@ def test_a_config_of_another_version_is_refused():
         (["-opt", "entropy-sgd", "-L", "20"], "langevin_lr", 0.8),
         (["-opt", "momentum"], "lr", 0.8),
         (["-opt", "momentum", "--lr", "0.05"], "lr", 0.4),
+        (["-opt", "parle"], "langevin_lr", 0.8),
+        (["-opt", "rsgd", "-L", "5", "--langevin_lr", "0.05"], "langevin_lr", 0.4),
+        (["-opt", "rsgd"], "lr", 0.8),
     ],
 )
 def test_the_linear_rule_scales_the_rate_that_sees_minibatches(flags, name, value):
@@ -165,7 +169,10 @@ def test_a_run_of_before_a_flag_existed_has_its_default():
         (["-opt", "easgd", "--coupling_max", "1"], "--coupling_max has no meaning for -opt easgd"),
         (["-opt", "rsgd", "--gamma", "1"], "--gamma has no meaning for -opt rsgd"),
         (["-opt", "easgd", "--coupling_gamma", "1.5"], "alpha, at most 1"),
-        (["-opt", "easgd", "--replicas", "4"], "their product must be at most 1"),
+        (
+            ["-opt", "easgd", "--replicas", "4", "--coupling_gamma", "0.3"],
+            "their product must be at most 1",
+        ),
         (["-opt", "rsgd", "--initialization", "same"], "no distance to measure"),
         (["-opt", "rsgd", "--replicas", "1"], "nothing to couple"),
         (["-opt", "rsgd", "--focusing_growth", "0.5"], "must be at least 1"),
@@ -201,3 +208,9 @@ def test_corruptions_are_checked_shown_and_kept():
     assert "corrupt" not in settings_table(settings())
     with pytest.raises(FlagError, match="--corrupt=label_noise:2: "):
         settings("--corrupt", "label_noise:2")
+
+
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_alpha_of_easgd_is_its_share_of_0_9(replicas):
+    experiment = settings("-opt", "easgd", "--replicas", str(replicas)).experiment
+    assert make_coupling(experiment, 100).alpha == pytest.approx(0.9 / replicas)

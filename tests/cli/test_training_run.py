@@ -160,7 +160,7 @@ def test_on_nan_skip_leaves_the_minibatch_out(a_nan_at_minibatch_3, tmp_path, ca
 
 
 def test_on_nan_stop_saves_nothing_that_is_not_finite(a_nan_at_minibatch_3, tmp_path, capsys):
-    flags = [*SMALL, "--checkpoint_steps", "2", "--logdir", str(tmp_path), "-n", "stopped"]
+    flags = [*SMALL, "--checkpoint_steps", "1", "--logdir", str(tmp_path), "-n", "stopped"]
     assert train(*flags) == 1
     error = capsys.readouterr().err
     assert "minibatch 3 of epoch 1" in error
