@@ -47,7 +47,9 @@ def test_the_images_of_the_data_set_get_the_probabilities_of_the_network(
     assert float(second.split()[0]) <= float(first.split()[0])
 
 
-@pytest.mark.parametrize("corrupt", ["pixel_shuffle", "double+pixel_shuffle"])
+@pytest.mark.parametrize(
+    "corrupt", ["double+pixel_shuffle", pytest.param("pixel_shuffle", marks=pytest.mark.slow)]
+)
 def test_a_run_that_saw_shuffled_images_gets_the_files_shuffled(
     images, corrupt, tmp_path, monkeypatch, capsys
 ):

@@ -146,7 +146,14 @@ def test_on_nan_skip_leaves_the_minibatch_out(a_nan_at_minibatch_3, tmp_path, ca
     assert [int(row["gradient_evaluations"]) for row in rows] == [STEPS - 1, 2 * STEPS - 1]
     assert [int(row["skipped"]) for row in rows] == [1, 1]
     assert all(np.isfinite(float(value)) for row in rows for value in row.values() if value)
-    # And it can be gone on with from after it, within its epoch, to the same bits.
+
+
+@pytest.mark.slow
+def test_on_nan_skip_and_going_on_within_the_epoch(a_nan_at_minibatch_3, tmp_path):
+    """To the same bits."""
+    flags = [*SMALL, "--on_nan", "skip", "--logdir", str(tmp_path)]
+    assert train(*flags, "-n", "whole") == 0
+    rows = history(tmp_path / "whole")
     assert train(*flags, "-n", "parts", "--limit_steps", "4") == 0
     assert train("-rl", "--logdir", str(tmp_path), "-n", "parts") == 0
     ours, extra = state(tmp_path / "parts" / "checkpoints" / "last.keras")

@@ -294,8 +294,7 @@ def test_graph_equals_eager(name):
     "name",
     [
         "mnistconv",
-        "wrn-10-1",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("mnistfc", "allcnn")),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("mnistfc", "allcnn", "wrn-10-1")),
     ],
 )
 def test_xla_equals_graph_and_the_loss_falls(name):

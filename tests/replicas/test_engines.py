@@ -106,7 +106,7 @@ def test_batch_norm_statistics_of_the_center_on_two_devices(two_cpus):
     assert_same(job.train_batch_norm(two_cpus), expected("batch_norm"))
 
 
-@pytest.mark.parametrize("epochs", [1, 2])
+@pytest.mark.parametrize("epochs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_compiled_anew_on_two_devices(epochs, two_cpus):
     """The mean is that of the new optimizers: after one epoch they are amid an inner loop."""
     found = []

@@ -254,7 +254,8 @@ def compiled_and_not(name, size, **options):
     ]
 
 
-@pytest.mark.parametrize("name", ["small", pytest.param("wrn-10-1", marks=pytest.mark.slow)])
+@pytest.mark.slow  # what XLA computes: tests/models and tests/optimizers
+@pytest.mark.parametrize("name", ["small", "wrn-10-1"])
 def test_xla_compiles_the_whole_step(name):
     tested, expected = compiled_and_not(name, 16)
     np.testing.assert_allclose(tested, expected, rtol=1e-4)
