@@ -68,7 +68,7 @@ def _evaluate(fv: Any, words: list[str]) -> None:
 
     network = load_stored_network(run, checkpoint, fv)
     source = network.images
-    what_is_trained = fv.split == "train" and not fv.input
+    is_training_split = fv.split == "train" and not fv.input
     if fv.input:
         images, labels = read_records(fv.input, source.train_images.shape[1:], source.label_names)
         corruptions, seed = stored_corruptions(run.experiment)
@@ -81,7 +81,7 @@ def _evaluate(fv: Any, words: list[str]) -> None:
         images, labels = source.test_images, source.test_labels
         what = f"{source.name}, {len(labels):,} test images"
     # What was done to the inputs of training, after preprocessing.
-    noise = stored_input_corruption(run.experiment) if what_is_trained else None
+    noise = stored_input_corruption(run.experiment) if is_training_split else None
     logits = network.logits(images, fv.batch_size, corrupt=noise)
     found = classification_metrics(logits, labels)
     loss = float(keras.losses.SparseCategoricalCrossentropy(from_logits=True)(labels, logits))

@@ -91,7 +91,6 @@ class Prompt:
             raise ControlError(f"{line.strip()!r} is not a name and a value")
         value: Any = rest[0]
         if name == "steps":
-            # "walk" has the check of a whole number that nothing else hides.
             more = checked("n_steps", value, n_workers=self._n_workers)
             return Change("n_steps", step + more, "prompt")
         value = checked(name, value, n_workers=self._n_workers, coupling=self._coupling)
