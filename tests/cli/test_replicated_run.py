@@ -71,6 +71,7 @@ def test_evaluate_measures_the_center(whole, capsys):
     assert f"after {int(last['gradient_evaluations'])} gradient evaluations" in out
 
 
+@pytest.mark.slow  # tests/replicas/test_engines.py has it without the command line
 def test_one_replica_a_device_is_what_one_device_computes(
     whole, tmp_path, two_cpus, monkeypatch, capsys
 ):
@@ -125,6 +126,7 @@ def test_skipped_minibatches_are_counted_over_all_replicas(tmp_path):
     assert counts == {"gradient_evaluations": 2, "outer_updates": 2, "skipped": 8}
 
 
+@pytest.mark.slow
 def test_without_reestimation_statistics_are_the_mean_of_the_replicas(tmp_path):
     flags = (*FLAGS, *COUPLED["rsgd"], "-m", "mnistconv", "--bn_reestimate", "0", "-e", "1")
     assert train(*flags, "--monitor", "0", "--logdir", tmp_path, "-n", "run") == 0
