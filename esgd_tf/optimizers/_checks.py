@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 
 def real(
@@ -13,6 +16,7 @@ def real(
     *,
     at_least: float | None = None,
     above: float | None = None,
+    at_most: float | None = None,
     below: float | None = None,
 ) -> float:
     """Return `value` as a float, or raise a ValueError that names the argument and its range."""
@@ -21,6 +25,8 @@ def real(
         wanted.append(f"at least {at_least:g}")
     if above is not None:
         wanted.append(f"above {above:g}")
+    if at_most is not None:
+        wanted.append(f"at most {at_most:g}")
     if below is not None:
         wanted.append(f"below {below:g}")
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
@@ -29,6 +35,7 @@ def real(
             math.isfinite(number)
             and (at_least is None or number >= at_least)
             and (above is None or number > above)
+            and (at_most is None or number <= at_most)
             and (below is None or number < below)
         ):
             return number
@@ -45,3 +52,29 @@ def integer(name: str, value: Any, *, at_least: int, below: int | None = None) -
     if below is not None:
         wanted += f" and below {below}"
     raise ValueError(f"`{name}` must be {wanted}; got {value!r}.")
+
+
+def boolean(name: str, value: Any) -> bool:
+    """Return `value` as a bool, or raise a ValueError that names the argument."""
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    raise ValueError(f"`{name}` must be True or False; got {value!r}.")
+
+
+def keras_options(options: Mapping[str, Any]) -> None:
+    """Check the arguments of every Keras optimizer that Keras takes without looking.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+    for name in ("clipnorm", "clipvalue", "global_clipnorm", "loss_scale_factor"):
+        if options.get(name) is not None:
+            real(name, options[name], above=0)
+    if options.get("gradient_accumulation_steps") is not None:
+        integer("gradient_accumulation_steps", options["gradient_accumulation_steps"], at_least=2)
+    if options.get("ema_overwrite_frequency") is not None:
+        integer("ema_overwrite_frequency", options["ema_overwrite_frequency"], at_least=1)
+    if "ema_momentum" in options:
+        real("ema_momentum", options["ema_momentum"], at_least=0)
+    if "use_ema" in options:
+        boolean("use_ema", options["use_ema"])

@@ -32,8 +32,8 @@ class InnerStep:
     """The rule of a Langevin step, without the state.
 
     Attributes:
-        learning_rate: eta'.
-        momentum: Of the velocity.
+        learning_rate: eta', a float64 scalar.
+        momentum: Of the velocity, a float64 scalar.
         nesterov: Whether the step looks ahead.
         noise: epsilon.
         averaging: Weight of the old mean.
@@ -41,48 +41,56 @@ class InnerStep:
         statistics: What wants to see x' - x, or None.
     """
 
-    learning_rate: float
-    momentum: float
+    learning_rate: tf.Tensor
+    momentum: tf.Tensor
     nesterov: bool
     noise: float
     averaging: float
     pulls: bool
     statistics: StatisticsVariables | None
 
-    @property
-    def displacement_scale(self) -> float:
-        """Standard deviation of the thermal term: sqrt(2 eta') noise."""
-        return float((2.0 * self.learning_rate) ** 0.5 * self.noise)
+    def rate(self, multiplier: float) -> tf.Tensor:
+        """Return eta' of weights with this multiplier, a float64 scalar."""
+        if multiplier == 1.0:
+            return self.learning_rate
+        return self.learning_rate * tf.constant(multiplier, tf.float64)
+
+    def displacement_scale(self, multiplier: float) -> tf.Tensor:
+        """Standard deviation of the thermal term: sqrt(2 eta') noise, a float64 scalar."""
+        return tf.sqrt(2.0 * self.rate(multiplier)) * tf.constant(self.noise, tf.float64)
 
     def constants(
-        self, scope: tf.Tensor, seed: tf.Variable, iterations: Any, dtypes: set[tf.DType]
+        self,
+        scope: tf.Tensor,
+        seed: tf.Variable,
+        iterations: Any,
+        kinds: set[tuple[tf.DType, float]],
     ) -> dict[str, Any]:
-        """Make the scalars of a step once per dtype: per weight they would slow tracing down.
+        """Make the scalars of a step once per kind: per weight they would slow tracing down.
 
         Args:
             scope: gamma(t).
             seed: Of the noise.
             iterations: Number of Langevin steps so far; every step has its own noise.
-            dtypes: Those of the weights.
+            kinds: The dtypes of the weights, with the multipliers of their step size.
         """
         step = tf.cast(tf.convert_to_tensor(iterations), tf.int64)
-        values: dict[str, Any] = {
-            "rate": self.learning_rate,
-            "momentum": self.momentum,
-            "pull": self.learning_rate * scope,
-            "noise": -self.displacement_scale,
-            "rest": 1.0 - self.averaging,
-        }
-
-        def in_dtype(value: Any, dtype: tf.DType) -> tf.Tensor:
-            # `tf.cast` would round a Python number through float32.
-            return tf.cast(value, dtype) if tf.is_tensor(value) else tf.constant(value, dtype)
-
         constants: dict[str, Any] = {
-            name: {dtype.name: in_dtype(value, dtype) for dtype in dtypes}
-            for name, value in values.items()
+            "key": _in_place.noise_key(seed, step) if self.noise > 0 else None
         }
-        constants["key"] = _in_place.noise_key(seed, step) if self.noise > 0 else None
+        for dtype, multiplier in kinds:
+            rate = self.rate(multiplier)
+            values = {
+                "rate": rate,
+                "momentum": self.momentum,
+                # From 1 on x' is held at the anchor; beyond 2 it would run away from it.
+                "pull": tf.minimum(rate * scope, 1.0),
+                "noise": -self.displacement_scale(multiplier),
+                "rest": tf.constant(1.0 - self.averaging, tf.float64),
+            }
+            constants[_kind(dtype, multiplier)] = {
+                name: tf.cast(value, dtype) for name, value in values.items()
+            }
         return constants
 
     def take(
@@ -92,6 +100,7 @@ class InnerStep:
         slots: Slots,
         index: int,
         constants: dict[str, Any],
+        multiplier: float,
     ) -> tf.Tensor:
         """Take one Langevin step; return its N(0, I).
 
@@ -101,9 +110,10 @@ class InnerStep:
             slots: Anchor, mean and velocity.
             index: Number of the weight, which tells its noise from that of the others.
             constants: From `constants`.
+            multiplier: Of the step size of this weight.
         """
         dtype = variable.dtype
-        constant = {name: constants[name][dtype.name] for name in constants if name != "key"}
+        constant = constants[_kind(dtype, multiplier)]
         needs_pull = self.pulls or self.statistics is not None
         pull = tf.subtract(variable, slots.anchor) if needs_pull else None
         _in_place.descend(
@@ -128,3 +138,7 @@ class InnerStep:
         if self.statistics is not None:
             self.statistics.see_step(pull)
         return normal
+
+
+def _kind(dtype: tf.DType, multiplier: float) -> str:
+    return f"{tf.as_dtype(dtype).name} {multiplier!r}"

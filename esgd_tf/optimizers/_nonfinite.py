@@ -54,6 +54,26 @@ def undo_counting(
     iterations.assign_sub(tf.where(taken, tf.zeros_like(back), back))
 
 
+def keep_infinities(gradients: Sequence[Any], clipped: Sequence[Any]) -> list[Any]:
+    """Return gradients clipped by value, with NaN where there was no finite number to clip.
+
+    Args:
+        gradients: Before clipping; IndexedSlices too.
+        clipped: After it.
+    """
+
+    def keep(gradient: Any, clipped: Any) -> Any:
+        if isinstance(gradient, tf.IndexedSlices):
+            values = keep(gradient.values, clipped.values)
+            return tf.IndexedSlices(values, clipped.indices, clipped.dense_shape)
+        nan = tf.constant(float("nan"), gradient.dtype)
+        return tf.where(tf.math.is_finite(gradient), clipped, nan)
+
+    return [
+        None if g is None else keep(g, c) for g, c in zip(gradients, clipped, strict=True)
+    ]
+
+
 def _finite(gradients: Sequence[Any]) -> tf.Tensor:
     """Whether the squared norm of all gradients together is finite: one pass over each."""
     squares = []

@@ -7,10 +7,17 @@ must happen around its `update_step` happens here, one variable at a time.
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import keras
 import tensorflow as tf
+
+
+# What a subclass may override, and what its `update_step` alone would not do.
+_NOT_CALLED = ("apply", "apply_gradients", "_backend_apply_gradients", "_distributed_tf_update_step")
+# Outer optimizers that belong to a `LocalEntropy`.
+_taken: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def checked(optimizer: Any, refused: tuple[type, ...]) -> keras.optimizers.Optimizer:
@@ -31,6 +38,12 @@ def checked(optimizer: Any, refused: tuple[type, ...]) -> keras.optimizers.Optim
         raise ValueError(
             f"The outer optimizer ({kind}) is built already, on other state: give a new one."
         )
+    for hook in _NOT_CALLED:
+        if getattr(type(optimizer), hook) is not getattr(keras.optimizers.Optimizer, hook):
+            raise ValueError(
+                f"{kind} has a `{hook}` of its own, which would not be called: an outer optimizer "
+                "is asked for its `update_step`, one weight at a time."
+            )
     for option in ("global_clipnorm", "gradient_accumulation_steps", "loss_scale_factor"):
         if getattr(optimizer, option):
             raise ValueError(
@@ -42,6 +55,10 @@ def checked(optimizer: Any, refused: tuple[type, ...]) -> keras.optimizers.Optim
             f"`use_ema` has no effect on an outer optimizer ({kind}): set it on LocalEntropy, "
             "which averages the anchor once per outer update."
         )
+    if optimizer in _taken:
+        # Two that share one would share its counter and its state.
+        optimizer = type(optimizer).from_config(optimizer.get_config())
+    _taken.add(optimizer)
     return optimizer
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from esgd_tf.optimizers import _inner_step, _outer_step
+from esgd_tf.optimizers._inner_loop import is_frozen, tf_variable
 from esgd_tf.optimizers.scoping import AutoScope
 
 
@@ -36,43 +36,55 @@ def step(
             distribution.extended.update(
                 variable, weights.outer_step_alone, args=(gradient, learning_rate), group=False
             )
+        _advance(distribution, optimizer.outer_optimizer._iterations)
         return
 
-    taking_part = {optimizer._get_variable_index(variable) for _, variable in grads_and_vars}
-    absent = [
-        variable
-        for i, variable in enumerate(optimizer._trainable_variables)
-        if i not in taking_part and optimizer._anchors[i] is not None
-    ]
+    loop, statistics = optimizer._loop, optimizer._statistics
+    present = {optimizer._get_variable_index(variable) for _, variable in grads_and_vars}
+    variables = {optimizer._get_variable_index(variable): variable for _, variable in grads_and_vars}
+    optimizer._swap.back_to_langevin(distribution)
+    optimizer._swap.let_go_of_frozen(distribution)
+    phase = tf.identity(tf.convert_to_tensor(loop.phase.value))
+    scope, acting = optimizer._scope_now(), optimizer.scope
+    constants = weights.rule.constants(
+        scope,
+        optimizer._seed.value,
+        optimizer.iterations,
+        {(v.dtype, optimizer._inner_multiplier(i)) for i, v in variables.items()},
+    )
 
-    def start() -> tf.Tensor:
-        variables = [v for _, v in grads_and_vars] + [_tf_variable(v) for v in absent]
-        for variable in variables:
+    replaced = loop.is_replaced(distribution)
+    joining, members = loop.joining(present, replaced), loop.members_after(present, replaced)
+    # A weight that was changed in mid-loop by a callback keeps its velocity, as in Keras' SGD.
+    keep_velocity = replaced & tf.cast(loop.members.value, tf.bool) & (phase > 0)
+
+    def start_all() -> tf.Tensor:
+        for variable in variables.values():
             distribution.extended.update(variable, weights.start_inner_loop, group=False)
         return tf.constant(0)
 
-    def finish() -> tf.Tensor:
-        for _, variable in grads_and_vars:
+    def start_some() -> tf.Tensor:
+        for i, variable in variables.items():
             distribution.extended.update(
                 variable,
-                lambda v, rate: weights.outer_update(v, seen[id(v)], rate, scope),
-                args=(learning_rate,),
+                weights.start_inner_loop_if,
+                args=(joining[i], keep_velocity[i]),
                 group=False,
             )
-        if statistics is not None:
-            statistics.finish_outer_update(distribution, optimizer.outer_iterations)
         return tf.constant(0)
 
     def nothing() -> tf.Tensor:
         return tf.constant(0)
 
-    statistics = optimizer._statistics
-    phase, scope = optimizer.langevin_phase, optimizer.scope
-    constants = weights.rule.constants(
-        scope, optimizer._seed.value, optimizer.iterations, {v.dtype for _, v in grads_and_vars}
+    tf.cond(
+        tf.equal(phase, 0),
+        start_all,
+        lambda: tf.cond(tf.reduce_any(joining), start_some, nothing),
     )
-    optimizer._swap.back_to_langevin(distribution)
-    tf.cond(tf.equal(phase, 0), start, nothing)
+    distribution.extended.update(
+        loop.members.value, lambda v, now: v.assign(now), args=(members,), group=False
+    )
+
     # What the statistics of an outer update need of this step, by the variable on each device.
     seen: dict[int, tuple[tf.Tensor, tf.Tensor]] = {}
     for gradient, variable in grads_and_vars:
@@ -84,7 +96,59 @@ def step(
         )
     if statistics is not None:
         statistics.finish_step(distribution)
-    tf.cond(tf.equal(phase, optimizer.langevin_steps - 1), finish, nothing)
+
+    def finish() -> tf.Tensor:
+        for i, weight in enumerate(optimizer._trainable_variables):
+            if optimizer._anchors[i] is None:
+                continue
+            if i in present:
+                distribution.extended.update(
+                    variables[i],
+                    lambda v, rate: weights.outer_update(v, seen[id(v)], rate, acting),
+                    args=(learning_rate,),
+                    group=False,
+                )
+                continue
+            # It has no gradient at this step, but may have had one in this inner loop.
+            absent = tf_variable(weight)
+
+            def move(absent: Any = absent) -> tf.Tensor:
+                distribution.extended.update(
+                    absent,
+                    lambda v, rate: weights.outer_update(v, None, rate, acting),
+                    args=(learning_rate,),
+                    group=False,
+                )
+                return tf.constant(0)
+
+            def stay(absent: Any = absent) -> tf.Tensor:
+                distribution.extended.update(absent, weights.average_alone, group=False)
+                return tf.constant(0)
+
+            if is_frozen(weight):
+                stay()
+            else:
+                tf.cond(members[i] > 0, move, stay)
+        if statistics is not None:
+            statistics.finish_outer_update(distribution, optimizer.outer_iterations)
+        _advance(distribution, optimizer.outer_optimizer._iterations)
+        distribution.extended.update(
+            loop.phase.value, lambda v: v.assign(tf.zeros_like(v)), group=False
+        )
+        return tf.constant(0)
+
+    def go_on() -> tf.Tensor:
+        _advance(distribution, loop.phase)
+        return tf.constant(0)
+
+    # A state that comes from an optimizer with more steps ends its inner loop at once.
+    tf.cond(phase >= optimizer.langevin_steps - 1, finish, go_on)
+
+
+def _advance(distribution: Any, counter: Any) -> None:
+    distribution.extended.update(
+        counter.value, lambda v: v.assign_add(tf.ones_like(v)), group=False
+    )
 
 
 class _Weights:
@@ -93,8 +157,8 @@ class _Weights:
     def __init__(self, optimizer: Any) -> None:
         self._optimizer = optimizer
         self.rule = _inner_step.InnerStep(
-            learning_rate=optimizer.langevin_learning_rate,
-            momentum=optimizer.momentum,
+            learning_rate=optimizer._langevin_rate(),
+            momentum=optimizer._momentum_now(),
             nesterov=optimizer.nesterov,
             noise=optimizer.noise,
             averaging=optimizer.averaging,
@@ -106,28 +170,51 @@ class _Weights:
         """Set x' = mean = x and v = 0."""
         _inner_step.start(variable, self._slots(variable))
 
+    def start_inner_loop_if(
+        self, variable: tf.Variable, joins: tf.Tensor, keep_velocity: tf.Tensor
+    ) -> None:
+        """Set x' = mean = x and, unless it is to be kept, v = 0, for a weight that joins."""
+        slots = self._slots(variable)
+        for slot in (slots.anchor, slots.mean):
+            slot.assign(tf.where(joins, variable, slot))
+        if slots.velocity is not None:
+            stays = keep_velocity | ~joins
+            slots.velocity.assign(tf.where(stays, slots.velocity, tf.zeros_like(variable)))
+
     def langevin_update(
         self, variable: tf.Variable, gradient: Any, constants: dict[str, Any]
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Take one Langevin step; return its gradient and its N(0, I)."""
         i = self._optimizer._get_variable_index(variable)
         gradient = self._decayed(gradient, variable)
-        return gradient, self.rule.take(variable, gradient, self._slots(variable), i, constants)
+        return gradient, self.rule.take(
+            variable,
+            gradient,
+            self._slots(variable),
+            i,
+            constants,
+            self._optimizer._inner_multiplier(i),
+        )
 
     def outer_update(
         self,
         variable: tf.Variable,
-        seen: tuple[tf.Tensor, tf.Tensor],
+        seen: tuple[tf.Tensor, tf.Tensor] | None,
         learning_rate: Any,
         scope: tf.Tensor,
     ) -> None:
         """Put the variable back to the anchor and let the outer optimizer step with x - mean."""
         optimizer = self._optimizer
+        i = optimizer._get_variable_index(variable)
         anchor, mean, _ = self._slots(variable)
         difference = tf.subtract(anchor, mean)
         if optimizer._statistics is not None:
+            none = tf.zeros_like(difference)
             optimizer._statistics.see_outer_update(
-                *seen, difference, tf.subtract(variable, anchor), self.rule.displacement_scale
+                *(seen or (none, none)),
+                difference,
+                tf.subtract(variable, anchor),
+                self.rule.displacement_scale(optimizer._inner_multiplier(i)),
             )
         if optimizer.gamma_in_outer_step:
             if isinstance(optimizer._schedule, AutoScope):
@@ -144,6 +231,11 @@ class _Weights:
             gradient = self._decayed(gradient, variable)
         self._step_and_average(variable, gradient, learning_rate)
 
+    def average_alone(self, variable: tf.Variable) -> None:
+        """Average a weight that the outer update leaves where it is, as Keras averages all."""
+        if self._optimizer.averages_in_step:
+            self._average(variable)
+
     def _slots(self, variable: tf.Variable) -> _inner_step.Slots:
         optimizer = self._optimizer
         i = optimizer._get_variable_index(variable)
@@ -154,8 +246,8 @@ class _Weights:
         """Return q = gradient + weight_decay x', dense and in the variable's dtype."""
         optimizer = self._optimizer
         gradient = tf.cast(tf.convert_to_tensor(gradient), variable.dtype)
-        keras_variable = optimizer._trainable_variables[optimizer._get_variable_index(variable)]
-        if optimizer.weight_decay > 0 and optimizer._use_weight_decay(keras_variable):
+        weight = optimizer._trainable_variables[optimizer._get_variable_index(variable)]
+        if optimizer.weight_decay > 0 and optimizer._use_weight_decay(weight):
             gradient += tf.constant(optimizer.weight_decay, variable.dtype) * variable
         return gradient
 
@@ -165,6 +257,9 @@ class _Weights:
         i = optimizer._get_variable_index(variable)
         if optimizer.coupling is not None:
             gradient = optimizer.coupling.before(i, variable, gradient)
+        multiplier = optimizer._outer_multiplier(i)
+        if multiplier != 1.0:
+            learning_rate = learning_rate * multiplier
         _outer_step.take(
             optimizer.outer_optimizer,
             variable,
@@ -174,15 +269,16 @@ class _Weights:
         )
         if optimizer.coupling is not None:
             optimizer.coupling.after(i, variable)
-        if optimizer.use_ema:
-            _outer_step.average(
-                variable,
-                optimizer._model_variables_moving_average[i].value,
-                optimizer.outer_iterations,
-                optimizer.ema_momentum,
-                optimizer._ema_overwrite_every,
-            )
+        if optimizer.averages_in_step:
+            self._average(variable)
 
-
-def _tf_variable(variable: Any) -> Any:
-    return variable.value if isinstance(variable, keras.Variable) else variable
+    def _average(self, variable: tf.Variable) -> None:
+        optimizer = self._optimizer
+        i = optimizer._get_variable_index(variable)
+        _outer_step.average(
+            variable,
+            optimizer._model_variables_moving_average[i].value,
+            optimizer.outer_iterations,
+            optimizer.ema_momentum,
+            optimizer._ema_overwrite_every,
+        )

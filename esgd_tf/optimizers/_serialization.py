@@ -1,12 +1,20 @@
-"""Saving an optimizer's state and its constructor's arguments, and reading them again."""
+"""Saving an optimizer's state and its constructor's arguments, and reading them again.
+
+Keras loads weights into a model that is compiled but has not trained yet, whose optimizer has no
+slots then: its own optimizers warn, and forget the state. Here the state is kept until the slots
+are there. What does not fit, as the state of another optimizer, is left out with a warning, so that
+the weights of any file can be loaded.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
+from esgd_tf.optimizers._warnings import warn
 from esgd_tf.optimizers.scoping import ScopeSchedule
 
 # The constructor's arguments that are kept under their own names, as plain values.
@@ -14,63 +22,160 @@ _PLAIN = (
     "scoping",
     "noise",
     "averaging",
-    "momentum",
     "nesterov",
     "weight_decay",
     "gamma_in_outer_step",
     "seed",
+    "skip_nonfinite",
 )
+# In a file, beside the variables by their numbers: whose state it is, and its L.
+_MARK = "langevin_steps"
 
 
-def save_variables(variables: Sequence[keras.Variable], store: Any) -> None:
-    """Put the values of the variables into the store, by their numbers."""
-    for i, variable in enumerate(variables):
-        store[str(i)] = variable.numpy()
+class StateWarning(UserWarning):
+    """The state of an optimizer in a file is not what this optimizer can go on with."""
 
 
-def load_variables(variables: Sequence[keras.Variable], store: Any, name: str) -> None:
-    """Load what `save_variables` saved.
+class StoredState:
+    """The state of one `LocalEntropy` and of its outer optimizer, on the way from a file.
 
     Args:
-        variables: In the order in which they were saved.
-        store: What was saved.
-        name: The optimizer's, for the error.
+        optimizer: The `LocalEntropy`.
+    """
+
+    def __init__(self, optimizer: Any) -> None:
+        self._optimizer = optimizer
+        self._own: dict[str, np.ndarray] | None = None
+        self._outer: dict[str, np.ndarray] | None = None
+        # Keras visits the outer optimizer by itself; without slots it would forget its state.
+        optimizer.outer_optimizer.load_own_variables = self.load_outer
+
+    def save(self, store: Any) -> None:
+        """Put the state into the store."""
+        for i, variable in enumerate(self._optimizer._variables):
+            store[str(i)] = variable.numpy()
+        store[_MARK] = np.array(self._optimizer.langevin_steps)
+
+    def load(self, store: Any) -> None:
+        """Take the optimizer's own state from the store; restore it if there are slots."""
+        self._own = _read(store)
+        self._outer = None
+        if self._optimizer.built:
+            self.restore()
+
+    def load_outer(self, store: Any) -> None:
+        """Take the outer optimizer's state from the store; restore it if there are slots."""
+        self._outer = _read(store)
+        if self._optimizer.built:
+            self.restore()
+
+    def restore(self) -> None:
+        """Give the optimizers the states that have been loaded for them."""
+        own, self._own = self._own, None
+        outer, self._outer = self._outer, None
+        name = self._optimizer.name
+        if own is not None:
+            self._restore_own(own)
+        if outer is not None and not _fill(self._optimizer.outer_optimizer.variables, outer):
+            warn(
+                f"The file has no state that the outer optimizer of {name!r} could go on with: it "
+                "starts anew.",
+                StateWarning,
+            )
+
+    def _restore_own(self, values: dict[str, np.ndarray]) -> None:
+        optimizer = self._optimizer
+        mark = values.pop(_MARK, None)
+        if mark is None or not _fill(optimizer._variables, values):
+            what = "of another optimizer" if mark is None else "made with other arguments"
+            warn(
+                f"The optimizer state in the file is that {what} than {optimizer.name!r}, which "
+                "starts anew. (To go on with a state, make the optimizer with the same momentum, "
+                "use_ema, statistics, skip_nonfinite and kind of scope, for the same weights.)",
+                StateWarning,
+            )
+            return
+        optimizer._swap.may_be_elsewhere = True
+        if optimizer.langevin_steps == 0:
+            return
+        phase = int(optimizer._loop.phase.numpy())
+        if int(mark) != optimizer.langevin_steps and phase > 0:
+            warn(
+                f"The file was saved after {phase} of {int(mark)} Langevin steps: {optimizer.name!r} "
+                f"goes on with that inner loop, and ends it after {optimizer.langevin_steps}.",
+                StateWarning,
+            )
+        optimizer._warnings.loaded()
+
+
+def set_weights(optimizer: Any, weights: Sequence[Any]) -> None:
+    """Set all variables of a `LocalEntropy` and its outer optimizer.
 
     Raises:
-        ValueError: The stored state is that of another configuration.
+        ValueError: The optimizer is not built, or the arrays do not fit.
     """
-    if len(store.keys()) != len(variables):
+    if not optimizer.built:
         raise ValueError(
-            f"The saved state of optimizer {name!r} has {len(store.keys())} variables and "
-            f"this one has {len(variables)}: build it on the same model, with the same "
-            "momentum, use_ema, statistics, skip_nonfinite and kind of scope, before loading."
+            f"`set_weights` needs the slots of {optimizer.name!r}: call "
+            "`build(trainable_variables)` first."
         )
-    for i, variable in enumerate(variables):
-        variable.assign(store[str(i)])
+    variables = optimizer.variables
+    shapes = [tuple(v.shape) for v in variables]
+    given = [np.shape(w) for w in weights]
+    if shapes != given:
+        raise ValueError(
+            f"The optimizer {optimizer.name!r} has {len(shapes)} variables, of shapes {shapes}; "
+            f"got {len(given)} arrays of shapes {given}."
+        )
+    for variable, weight in zip(variables, weights, strict=True):
+        variable.assign(weight)
 
 
 def arguments(optimizer: Any) -> dict[str, Any]:
     """Return the constructor's arguments of a `LocalEntropy` that are its own, serialised."""
-    gamma = optimizer.gamma
-    if isinstance(gamma, ScopeSchedule):
-        gamma = keras.saving.serialize_keras_object(gamma)
+    rate, gamma = optimizer._langevin_learning_rate, optimizer.gamma
+    schedule = keras.optimizers.schedules.LearningRateSchedule
     return {
         "outer_optimizer": keras.saving.serialize_keras_object(optimizer.outer_optimizer),
         "langevin_steps": optimizer.langevin_steps,
-        "langevin_learning_rate": optimizer.langevin_learning_rate,
-        "gamma": gamma,
+        "langevin_learning_rate": (
+            keras.saving.serialize_keras_object(rate)
+            if isinstance(rate, schedule)
+            else float(rate.numpy())
+        ),
+        "gamma": (
+            keras.saving.serialize_keras_object(gamma)
+            if isinstance(gamma, ScopeSchedule)
+            else gamma
+        ),
+        "momentum": float(optimizer.momentum.numpy()),
         **{name: getattr(optimizer, name) for name in _PLAIN},
         "statistics": optimizer.keeps_statistics,
-        "skip_nonfinite": optimizer.skip_nonfinite,
+        "learning_rate_multipliers": optimizer._outer_multipliers.config(),
+        "langevin_learning_rate_multipliers": optimizer._inner_multipliers.config(),
     }
 
 
-def deserialized(config: dict[str, Any], custom_objects: Any) -> dict[str, Any]:
-    """Return a config whose outer optimizer and scope are objects again."""
+def deserialized(config: Mapping[str, Any], custom_objects: Any) -> dict[str, Any]:
+    """Return a config whose outer optimizer, inner rate and scope are objects again."""
     config = dict(config)
-    for key in ("outer_optimizer", "gamma"):
+    for key in ("outer_optimizer", "gamma", "langevin_learning_rate"):
         if isinstance(config.get(key), dict):
             config[key] = keras.saving.deserialize_keras_object(
                 config[key], custom_objects=custom_objects
             )
     return config
+
+
+def _read(store: Any) -> dict[str, np.ndarray]:
+    return {key: np.asarray(store[key]) for key in list(store.keys())}
+
+
+def _fill(variables: Sequence[keras.Variable], values: Mapping[str, np.ndarray]) -> bool:
+    """Assign the values to the variables, if all of them fit; tell whether they did."""
+    wanted = {str(i): tuple(variable.shape) for i, variable in enumerate(variables)}
+    if {key: value.shape for key, value in values.items()} != wanted:
+        return False
+    for i, variable in enumerate(variables):
+        variable.assign(values[str(i)])
+    return True

@@ -83,7 +83,7 @@ class StatisticsVariables:
         normal: tf.Tensor,
         difference: tf.Tensor,
         distance: tf.Tensor,
-        noise_scale: float,
+        noise_scale: tf.Tensor,
     ) -> None:
         """Add what one weight contributes at the end of an inner loop.
 
@@ -92,13 +92,13 @@ class StatisticsVariables:
             normal: The N(0, I) of the last Langevin step.
             difference: x - mean.
             distance: x' - x.
-            noise_scale: Standard deviation of the thermal displacement.
+            noise_scale: Standard deviation of the thermal displacement, a float64 scalar.
         """
         self._add(
             gradient=_square(gradient),
             outer=_square(difference),
             dot=tf.reduce_sum(tf.cast(gradient * difference, tf.float32)),
-            noise=noise_scale**2 * _square(normal),
+            noise=tf.cast(noise_scale, tf.float32) ** 2 * _square(normal),
             distance_after=_square(distance),
         )
 

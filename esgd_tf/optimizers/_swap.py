@@ -10,17 +10,31 @@ gradient has then been taken at the anchor, the one thing that such a run has di
 
 If someone else has replaced the model's weights in the meantime (`load_weights`, `EarlyStopping`
 with `restore_best_weights`), going back to the old x' would silently undo that. A fingerprint of
-the weights put into the model tells; weights that were replaced start their inner loop anew.
+the weights put into the model tells: a projection on a fixed direction, which every change moves by
+more than rounding does. Weights that were replaced leave the inner loop, and start one anew with
+their next gradient; so do weights that have been frozen, which stay where they are.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
 from typing import Any, Literal
 
 import tensorflow as tf
 
+from esgd_tf.optimizers import _inner_loop
+
 Where = Literal["anchor", "mean", "langevin"]
 PLACES: tuple[Where, ...] = ("langevin", "anchor", "mean")
+# By which the digits of a sine are spread into a pseudo-random number, and what its own rounding
+# then comes to.
+_SPREAD = 43758.5453
+_ROUNDING = 2.0**-36
 
 
 class WeightSwap:
@@ -39,89 +53,186 @@ class WeightSwap:
         # False only if x' is known to be in place, so that a callback may ask at every minibatch.
         self.may_be_elsewhere = True
 
-    def build(self, num_variables: int) -> None:
+    def build(self, number: int) -> None:
         """Create the state that depends on the number of weights."""
         self._fingerprints = self._optimizer.add_variable(
-            shape=(num_variables,),
+            shape=(number, 2),
             initializer="zeros",
-            dtype="int64",
+            dtype="float64",
             aggregation="only_first_replica",
             name="fingerprints",
         )
 
-    def place(self, where: Where) -> Where:
-        """Make the model hold the weights `where`, eagerly.
+    def holds(self) -> Where | None:
+        """Return what the model holds, eagerly; None where anchor, mean and x' coincide."""
+        optimizer = self._optimizer
+        if not optimizer.built or int(optimizer.langevin_phase) == 0:
+            return None
+        return PLACES[int(self._held.numpy())]
 
-        Between two outer updates (phase 0) anchor, mean and x' coincide, and nothing moves.
+    def place(self, where: Where) -> Where | None:
+        """Make the model hold the weights `where`, eagerly; Ctrl-C waits until it does.
+
+        Between two outer updates (phase 0) anchor, mean and x' coincide, and nothing moves. Weights
+        that are not those of the last step stay: someone else has put them there.
 
         Args:
             where: "anchor", "mean" or "langevin".
 
         Returns:
-            What the model held before.
+            What the model held before; None where the three coincide.
         """
         optimizer = self._optimizer
+        before = self.holds()
         self.may_be_elsewhere = where != "langevin"
-        if not optimizer.built or int(optimizer.langevin_phase) == 0:
-            return "langevin"
-        before = PLACES[int(self._held.numpy())]
-        if where == before:
+        if before is None or where == before:
             return before
         strategy = optimizer._distribution_strategy
-        with strategy.scope():
+        with strategy.scope(), uninterrupted():
             self.back_to_langevin(strategy)
             if where != "langevin":
-                self._exchange(where)
+                self._exchange(where, strategy)
         return before
 
     def back_to_langevin(self, distribution: Any) -> None:
         """Give the model its Langevin weights back; in the training graph or eagerly."""
         held = tf.convert_to_tensor(self._held.value)
+        loop = self._optimizer._loop
 
         def take_back() -> tf.Tensor:
+            members = tf.convert_to_tensor(loop.members.value)
+            going_back = self._are_untouched(distribution) & tf.cast(members, tf.bool)
             for i, variable in enumerate(self._optimizer._trainable_variables):
                 if self._optimizer._anchors[i] is not None:
                     distribution.extended.update(
-                        variable.value, self._take_back, args=(i, held), group=False
+                        _inner_loop.tf_variable(variable),
+                        self._take_back,
+                        args=(i, held, going_back[i]),
+                        group=False,
                     )
+            distribution.extended.update(
+                loop.members.value,
+                lambda v, now: v.assign(now),
+                args=(tf.cast(going_back, tf.int32),),
+                group=False,
+            )
             distribution.extended.update(self._held.value, lambda v: v.assign(0), group=False)
+            loop.remember(distribution)
             return tf.constant(0)
 
         tf.cond(tf.equal(held, PLACES.index("langevin")), lambda: tf.constant(0), take_back)
 
-    def _exchange(self, where: Where) -> None:
+    def let_go_of_frozen(self, distribution: Any) -> None:
+        """Put weights that have been frozen in mid-loop back to their anchors, for good."""
         optimizer = self._optimizer
+        numbers = [
+            i
+            for i in _inner_loop.frozen(optimizer._trainable_variables)
+            if optimizer._anchors[i] is not None
+        ]
+        if not numbers:
+            return
+        members = optimizer._loop.members
+        joined = tf.gather(tf.convert_to_tensor(members.value), numbers)
+
+        def let_go() -> tf.Tensor:
+            for place, i in enumerate(numbers):
+                distribution.extended.update(
+                    _inner_loop.tf_variable(optimizer._trainable_variables[i]),
+                    lambda v, anchor, joined: v.assign(tf.where(joined, anchor, v)),
+                    args=(optimizer._anchors[i].value, tf.cast(joined[place], tf.bool)),
+                    group=False,
+                )
+            stay = 1 - optimizer._loop.mask(numbers)
+            distribution.extended.update(
+                members.value, lambda v, stay: v.assign(v * stay), args=(stay,), group=False
+            )
+            return tf.constant(0)
+
+        tf.cond(tf.reduce_any(joined > 0), let_go, lambda: tf.constant(0))
+
+    def _exchange(self, where: Where, distribution: Any) -> None:
+        optimizer = self._optimizer
+        self.let_go_of_frozen(distribution)
+        members = optimizer._loop.members.numpy().astype(bool)
+        moved = members & ~optimizer._loop.is_replaced(distribution).numpy()
+        if not moved.any():
+            return
         slots = optimizer._anchors if where == "anchor" else optimizer._means
-        fingerprints = []
-        for variable, slot in zip(optimizer._trainable_variables, slots, strict=True):
-            if slot is None:
-                fingerprints.append(tf.constant(0, tf.int64))
-                continue
-            langevin = tf.identity(tf.convert_to_tensor(variable.value))
-            placed = tf.identity(tf.convert_to_tensor(slot.value))
-            variable.assign(placed)
-            slot.assign(langevin)
-            fingerprints.append(_fingerprint(placed))
-        self._fingerprints.assign(tf.stack(fingerprints))
+        for i, (variable, slot) in enumerate(
+            zip(optimizer._trainable_variables, slots, strict=True)
+        ):
+            if slot is not None and moved[i]:
+                langevin = tf.identity(tf.convert_to_tensor(variable))
+                placed = tf.identity(tf.convert_to_tensor(slot.value))
+                variable.assign(placed)
+                slot.assign(langevin)
+        # Weights that someone else has put there are out of the loop.
+        optimizer._loop.members.assign(moved.astype("int32"))
+        self._fingerprints.assign(self._fingerprints_now(distribution))
         self._held.assign(PLACES.index(where))
 
-    def _take_back(self, variable: tf.Variable, i: int, held: tf.Tensor) -> None:
-        """Undo `_exchange` for one variable, or start its inner loop anew if it was replaced."""
+    def _take_back(
+        self, variable: tf.Variable, i: int, held: tf.Tensor, going_back: tf.Tensor
+    ) -> None:
+        """Undo `_exchange` for one variable that goes back; what has been replaced stays."""
         optimizer = self._optimizer
         anchor, mean = optimizer._anchors[i].value, optimizer._means[i].value
         placed, first, second = (tf.convert_to_tensor(v) for v in (variable, anchor, mean))
-        fingerprints = tf.convert_to_tensor(self._fingerprints.value)
-        untouched = tf.equal(_fingerprint(placed), fingerprints[i])
         from_anchor = tf.equal(held, PLACES.index("anchor"))
-        variable.assign(tf.where(untouched, tf.where(from_anchor, first, second), placed))
-        anchor.assign(tf.where(untouched & ~from_anchor, first, placed))
-        mean.assign(tf.where(untouched & from_anchor, second, placed))
-        if optimizer._velocities:
-            velocity = optimizer._velocities[i].value
-            velocity.assign(tf.where(untouched, velocity, tf.zeros_like(velocity)))
+        variable.assign(tf.where(going_back, tf.where(from_anchor, first, second), placed))
+        # What stands in the model is the anchor, or the mean: rounded, if it was moved about.
+        anchor.assign(tf.where(going_back & from_anchor, placed, first))
+        mean.assign(tf.where(going_back & ~from_anchor, placed, second))
+
+    def _are_untouched(self, distribution: Any) -> tf.Tensor:
+        """Whether each weight is what `_exchange` put there, up to rounding: bool [weights]."""
+        weights = self._optimizer._trainable_variables
+        then, norm_then = tf.unstack(tf.convert_to_tensor(self._fingerprints.value), axis=1)
+        now, norm_now = tf.unstack(self._fingerprints_now(distribution), axis=1)
+        epsilon = [max(_inner_loop.rounding(v.dtype), _ROUNDING) for v in weights]
+        # Rounding errors have random signs: that of the projection grows as the norm does.
+        tolerance = 4.0 * tf.constant(epsilon, tf.float64) * tf.maximum(norm_then, norm_now)
+        same = (tf.abs(now - then) <= tolerance) | (tf.math.is_nan(then) & tf.math.is_nan(now))
+        frozen = self._optimizer._loop.mask(_inner_loop.frozen(weights))
+        return same & ~tf.cast(frozen, tf.bool)
+
+    def _fingerprints_now(self, distribution: Any) -> tf.Tensor:
+        """Return the projection and the norm of every weight: float64 [number of weights, 2]."""
+        return tf.stack(
+            [
+                _fingerprint(
+                    distribution.experimental_local_results(_inner_loop.tf_variable(variable))[0]
+                )
+                for variable in self._optimizer._trainable_variables
+            ]
+        )
 
 
-def _fingerprint(weights: tf.Tensor) -> tf.Tensor:
-    """Return the sum of the bits read as integers: exact in any order, so equal in every mode."""
-    integers = {2: tf.int16, 4: tf.int32, 8: tf.int64}[weights.dtype.size]
-    return tf.reduce_sum(tf.cast(tf.bitcast(weights, integers), tf.int64))
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C wait until the block is over: half of the weights must not move alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread is interrupted
+        return
+    previous = signal.getsignal(signal.SIGINT)
+    if previous is None:
+        yield  # a handler that Python does not know cannot be put back
+        return
+    came: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        if came and callable(previous):
+            previous(*came[0])
+
+
+def _fingerprint(weight: Any) -> tf.Tensor:
+    """Return the projection on a fixed direction, as good as random, and the norm."""
+    wide = tf.cast(tf.reshape(tf.convert_to_tensor(weight), [-1]), tf.float64)
+    places = tf.range(math.prod(weight.shape), dtype=tf.float64)
+    # Unlike a generator's, these numbers are the same with XLA and without, but for rounding.
+    direction = tf.math.floormod(tf.sin(places * 12.9898 + 78.233) * _SPREAD, 1.0) - 0.5
+    return tf.stack([tf.tensordot(wide, direction, 1), tf.norm(wide)])

@@ -7,11 +7,12 @@ paper gives them, and those of the released code for the rest.
 
 from __future__ import annotations
 
-import numbers
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 
+from esgd_tf.optimizers import _checks
 from esgd_tf.optimizers.local_entropy import LocalEntropy
 from esgd_tf.optimizers.scoping import ScopeSchedule
 
@@ -44,7 +45,7 @@ class EntropySGD(_FixedOuterOptimizer):
         q    = ∇f(x'; minibatch) + weight_decay x'
         v    = momentum v + q
         s    = q + momentum v  if nesterov and momentum else  v
-        x'   = x' - eta' (s + gamma(t) (x' - x)) + sqrt(2 eta') noise N(0, I)
+        x'   = x' - eta' s - min(eta' gamma(t), 1) (x' - x) + sqrt(2 eta') noise N(0, I)
         mean = averaging mean + (1 - averaging) x'
 
     with eta' = `langevin_learning_rate` and gamma(t) = gamma (1 + scoping)^t, and then
@@ -69,7 +70,8 @@ class EntropySGD(_FixedOuterOptimizer):
     Args:
         learning_rate: Outer step size, a number or a Keras schedule over outer updates.
         langevin_steps: L, gradient evaluations per outer update, >= 0; 0 is plain keras SGD.
-        langevin_learning_rate: eta', the inner step size, > 0.
+        langevin_learning_rate: eta', the inner step size, > 0, or a Keras schedule over outer
+            updates.
         gamma: Scope gamma0 >= 0, or a schedule of `esgd_tf.optimizers.scoping`.
         scoping: Relative growth of gamma per outer update, >= 0.
         noise: epsilon >= 0, in units of which the thermal term is sqrt(2 eta') noise N(0, I).
@@ -83,6 +85,8 @@ class EntropySGD(_FixedOuterOptimizer):
         seed: Of the noise; None draws one from Keras' global seed.
         statistics: Whether to keep the norms of the last outer update for `statistics()`.
         skip_nonfinite: Whether to leave out minibatches whose gradient is not finite.
+        learning_rate_multipliers: Factors on the outer step size by patterns of weights' paths.
+        langevin_learning_rate_multipliers: Factors on eta', likewise.
         name: Name of the optimizer.
         **kwargs: Arguments of every Keras optimizer; see `LocalEntropy`.
 
@@ -96,7 +100,7 @@ class EntropySGD(_FixedOuterOptimizer):
         self,
         learning_rate: Any = 1.0,
         langevin_steps: int = 20,
-        langevin_learning_rate: float = 0.1,
+        langevin_learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 0.1,
         gamma: float | ScopeSchedule = 1e-4,
         scoping: float = 1e-3,
         noise: float = 1e-4,
@@ -110,13 +114,15 @@ class EntropySGD(_FixedOuterOptimizer):
         seed: int | None = None,
         statistics: bool = False,
         skip_nonfinite: bool = False,
+        learning_rate_multipliers: Mapping[str, float] | None = None,
+        langevin_learning_rate_multipliers: Mapping[str, float] | None = None,
         name: str = "entropy_sgd",
         **kwargs: Any,
     ) -> None:
         outer_optimizer = keras.optimizers.SGD(
             learning_rate=_rate(learning_rate),
-            momentum=float(outer_momentum),
-            nesterov=bool(outer_nesterov),
+            momentum=_checks.real("outer_momentum", outer_momentum, at_least=0, at_most=1),
+            nesterov=_checks.boolean("outer_nesterov", outer_nesterov),
             name=f"{name}_outer",
         )
         super().__init__(
@@ -134,6 +140,8 @@ class EntropySGD(_FixedOuterOptimizer):
             seed=seed,
             statistics=statistics,
             skip_nonfinite=skip_nonfinite,
+            learning_rate_multipliers=learning_rate_multipliers,
+            langevin_learning_rate_multipliers=langevin_learning_rate_multipliers,
             name=name,
             **kwargs,
         )
@@ -159,7 +167,8 @@ class EntropyAdam(_FixedOuterOptimizer):
         beta_2: Decay of the second moment, in [0, 1).
         epsilon: Of Adam's denominator, > 0.
         langevin_steps: L, gradient evaluations per outer update, >= 0; 0 is plain keras Adam.
-        langevin_learning_rate: eta', the inner step size, > 0.
+        langevin_learning_rate: eta', the inner step size, > 0, or a Keras schedule over outer
+            updates.
         gamma: Scope gamma0 >= 0, or a schedule of `esgd_tf.optimizers.scoping`.
         scoping: Relative growth of gamma per outer update, >= 0.
         noise: epsilon of the thermal term, >= 0.
@@ -172,6 +181,8 @@ class EntropyAdam(_FixedOuterOptimizer):
         seed: Of the noise; None draws one from Keras' global seed.
         statistics: Whether to keep the norms of the last outer update for `statistics()`.
         skip_nonfinite: Whether to leave out minibatches whose gradient is not finite.
+        learning_rate_multipliers: Factors on the outer step size by patterns of weights' paths.
+        langevin_learning_rate_multipliers: Factors on eta', likewise.
         name: Name of the optimizer.
         **kwargs: Arguments of every Keras optimizer; see `LocalEntropy`.
 
@@ -188,7 +199,7 @@ class EntropyAdam(_FixedOuterOptimizer):
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
         langevin_steps: int = 5,
-        langevin_learning_rate: float = 0.1,
+        langevin_learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 0.1,
         gamma: float | ScopeSchedule = 1e-4,
         scoping: float = 1e-3,
         noise: float = 1e-4,
@@ -200,14 +211,16 @@ class EntropyAdam(_FixedOuterOptimizer):
         seed: int | None = None,
         statistics: bool = False,
         skip_nonfinite: bool = False,
+        learning_rate_multipliers: Mapping[str, float] | None = None,
+        langevin_learning_rate_multipliers: Mapping[str, float] | None = None,
         name: str = "entropy_adam",
         **kwargs: Any,
     ) -> None:
         outer_optimizer = keras.optimizers.Adam(
             learning_rate=_rate(learning_rate),
-            beta_1=beta_1,
-            beta_2=beta_2,
-            epsilon=epsilon,
+            beta_1=_checks.real("beta_1", beta_1, at_least=0, below=1),
+            beta_2=_checks.real("beta_2", beta_2, at_least=0, below=1),
+            epsilon=_checks.real("epsilon", epsilon, above=0),
             name=f"{name}_outer",
         )
         super().__init__(
@@ -225,13 +238,15 @@ class EntropyAdam(_FixedOuterOptimizer):
             seed=seed,
             statistics=statistics,
             skip_nonfinite=skip_nonfinite,
+            learning_rate_multipliers=learning_rate_multipliers,
+            langevin_learning_rate_multipliers=langevin_learning_rate_multipliers,
             name=name,
             **kwargs,
         )
 
 
 def _rate(learning_rate: Any) -> Any:
-    # Keras takes no integers, and `learning_rate=1` is the natural thing to write here.
-    if isinstance(learning_rate, numbers.Integral) and not isinstance(learning_rate, bool):
-        return float(learning_rate)
-    return learning_rate
+    """Return a schedule or a function as it is, and a number as the float that Keras wants."""
+    if callable(learning_rate):
+        return learning_rate
+    return _checks.real("learning_rate", learning_rate, at_least=0)

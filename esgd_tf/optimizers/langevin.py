@@ -16,7 +16,7 @@ and then, L times,
     q    = ∇f(x'; minibatch) + weight_decay x'
     v    = momentum v + q
     s    = q + momentum v   (Nesterov),   v   (otherwise)
-    x'   = x' - eta' (s + gamma(t) (x' - x)) + sqrt(2 eta') noise N(0, I)
+    x'   = x' - eta' s - min(eta' gamma(t), 1) (x' - x) + sqrt(2 eta') noise N(0, I)
     mean = averaging mean + (1 - averaging) x'
 
 after which the outer optimizer takes a step with the gradient r = x - mean.
@@ -28,6 +28,10 @@ mean (printed: the new sample), and gamma is left out of r (printed: gamma r; th
 on scoping leaves it out too).
 
 Hazards that the original codes fell into, and these rules do not:
+
+* Beyond eta' gamma(t) = 2 each step overshoots the anchor by more than the last, and x' runs away:
+  scoping gets there in any run that is long enough. Here the pull min(eta' gamma(t), 1) ends at 1,
+  where a step starts from the anchor: the limit of a vanishing scope. Below, it is the originals'.
 
 * The proximal term and the noise never enter the velocity. In the originals the branch without
   Nesterov aliases velocity and step, and both leak in.
@@ -89,7 +93,7 @@ def langevin_step(
         anchor: x, of the shape of the weights.
         gradient: Minibatch gradient of the loss at `state.weights`.
         learning_rate: eta', the inner step size.
-        gamma: gamma(t), the scope.
+        gamma: gamma(t), the scope; above 1 / eta' it acts as 1 / eta'.
         averaging: Weight of the old mean, in [0, 1).
         momentum: Of the inner velocity, in [0, 1).
         nesterov: Whether the step looks ahead along the velocity.
@@ -104,7 +108,8 @@ def langevin_step(
     gradient = gradient + weight_decay * weights
     velocity = momentum * velocity + gradient
     step = gradient + momentum * velocity if nesterov else velocity
-    weights = weights - learning_rate * (step + gamma * (weights - anchor))
+    pull = min(learning_rate * gamma, 1.0)
+    weights = weights - learning_rate * step - pull * (weights - anchor)
     if displacement is not None:
         weights = weights + displacement
     mean = averaging * mean + (1 - averaging) * weights

@@ -2,7 +2,7 @@
 
 The equations stand in `langevin.py`. This module gives them the shape of a Keras optimizer. One
 Keras step is one gradient evaluation on one minibatch; `langevin_steps` of them make one outer
-update. Step number n (`iterations`) has the phase n mod L:
+update. The phase counts them, from 0 after an outer update:
 
     phase 0      anchor = mean = x' (= x) and velocity = 0
     every phase  a Langevin step
@@ -15,7 +15,7 @@ anything but a Langevin step. Between two outer updates the model's variables ho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -24,13 +24,17 @@ import tensorflow as tf
 from esgd_tf.optimizers import (
     _checks,
     _in_place,
+    _inner_loop,
     _nonfinite,
     _outer_step,
     _phases,
     _serialization,
 )
+from esgd_tf.optimizers._inner_loop import InnerLoop
+from esgd_tf.optimizers._multipliers import Multipliers
 from esgd_tf.optimizers._statistics import LangevinStatistics, StatisticsVariables
 from esgd_tf.optimizers._swap import PLACES, WeightSwap
+from esgd_tf.optimizers._warnings import Warnings, watch_evaluation
 from esgd_tf.optimizers.scoping import AutoScope, ExponentialScope, ScopeSchedule
 
 __all__ = ["LocalEntropy"]
@@ -44,6 +48,16 @@ if not hasattr(keras.optimizers.Optimizer, _HOOK):
         f"{keras.__version__} on the {keras.backend.backend()!r} backend has no Optimizer.{_HOOK}. "
         "Set KERAS_BACKEND=tensorflow, or install keras 3.15."
     )
+watch_evaluation()
+
+# A scope that is given as a number grows until the pull, gamma(t) eta', comes to this: 1 would hold
+# x' at the anchor.
+_LARGEST_PULL = 0.9
+# What is part of the traced step.
+_FIXED = {
+    "averaging", "gamma", "gamma_in_outer_step", "keeps_statistics", "langevin_steps", "nesterov",
+    "noise", "outer_optimizer", "scoping", "seed", "skip_nonfinite", "weight_decay",
+}  # fmt: skip
 
 
 @keras.saving.register_keras_serializable(package="esgd_tf")
@@ -55,7 +69,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
         q    = ∇f(x'; minibatch) + weight_decay x'
         v    = momentum v + q
         s    = q + momentum v  if nesterov and momentum else  v
-        x'   = x' - eta' (s + gamma(t) (x' - x)) + sqrt(2 eta') noise N(0, I)
+        x'   = x' - eta' s - min(eta' gamma(t), 1) (x' - x) + sqrt(2 eta') noise N(0, I)
         mean = averaging mean + (1 - averaging) x'
 
     and then the outer optimizer takes a step at x with the gradient x - mean.
@@ -121,7 +135,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
         self,
         outer_optimizer: keras.optimizers.Optimizer | str,
         langevin_steps: int = 20,
-        langevin_learning_rate: float = 0.1,
+        langevin_learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 0.1,
         gamma: float | ScopeSchedule = 1e-4,
         scoping: float = 1e-3,
         noise: float = 1e-4,
@@ -133,6 +147,8 @@ class LocalEntropy(keras.optimizers.Optimizer):
         seed: int | None = None,
         statistics: bool = False,
         skip_nonfinite: bool = False,
+        learning_rate_multipliers: Mapping[str, float] | None = None,
+        langevin_learning_rate_multipliers: Mapping[str, float] | None = None,
         name: str = "local_entropy",
         **kwargs: Any,
     ) -> None:
@@ -141,6 +157,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
                 "`learning_rate` belongs to the outer optimizer; the inner step size is "
                 "`langevin_learning_rate`."
             )
+        _checks.keras_options(kwargs)
         outer_optimizer = _outer_step.checked(
             outer_optimizer, (LocalEntropy, keras.optimizers.LossScaleOptimizer)
         )
@@ -148,9 +165,6 @@ class LocalEntropy(keras.optimizers.Optimizer):
         super().__init__(learning_rate=_rate_of_the_outer_optimizer, name=name, **kwargs)
         self.outer_optimizer = outer_optimizer
         self.langevin_steps = _checks.integer("langevin_steps", langevin_steps, at_least=0)
-        self.langevin_learning_rate = _checks.real(
-            "langevin_learning_rate", langevin_learning_rate, above=0
-        )
         self.scoping = _checks.real("scoping", scoping, at_least=0)
         if isinstance(gamma, ScopeSchedule):
             self._schedule, self._pulls = gamma, True
@@ -161,46 +175,48 @@ class LocalEntropy(keras.optimizers.Optimizer):
         self.gamma = gamma
         self.noise = _checks.real("noise", noise, at_least=0)
         self.averaging = _checks.real("averaging", averaging, at_least=0, below=1)
-        self.momentum = _checks.real("momentum", momentum, at_least=0, below=1)
-        self.nesterov = bool(nesterov)
-        self.weight_decay = _checks.real("weight_decay", weight_decay or 0.0, at_least=0)
-        self.gamma_in_outer_step = bool(gamma_in_outer_step)
-        self.seed = None if seed is None else _checks.integer("seed", seed, at_least=0, below=2**31)
-        self.keeps_statistics = bool(statistics)
-        self.skip_nonfinite = bool(skip_nonfinite)
-
-        # The base class would count gradient evaluations, and this counts outer updates.
-        self._ema_overwrite_every: int | None = kwargs.get("ema_overwrite_frequency")
-        self.ema_overwrite_frequency = None
-        self._seed = self.add_variable(
-            shape=(),
-            initializer=keras.initializers.Constant(_new_seed() if seed is None else self.seed),
-            dtype="int64",
-            aggregation="only_first_replica",
-            name="seed",
+        momentum = _checks.real("momentum", momentum, at_least=0, below=1)
+        self.nesterov = _checks.boolean("nesterov", nesterov)
+        self.weight_decay = _checks.real(
+            "weight_decay", 0.0 if weight_decay is None else weight_decay, at_least=0
         )
+        self.gamma_in_outer_step = _checks.boolean("gamma_in_outer_step", gamma_in_outer_step)
+        self.seed = None if seed is None else _checks.integer("seed", seed, at_least=0, below=2**31)
+        self.keeps_statistics = _checks.boolean("statistics", statistics)
+        self.skip_nonfinite = _checks.boolean("skip_nonfinite", skip_nonfinite)
+        self._outer_multipliers = Multipliers("learning_rate_multipliers", learning_rate_multipliers)
+        self._inner_multipliers = Multipliers(
+            "langevin_learning_rate_multipliers", langevin_learning_rate_multipliers
+        )
+
+        # With an inner loop the base class would count gradient evaluations; this counts outer
+        # updates. Without one, or without a step that may be left out, Keras averages by itself.
+        self._ema_overwrite_every: int | None = kwargs.get("ema_overwrite_frequency")
+        self.averages_in_step = self.use_ema and (self.langevin_steps > 0 or self.skip_nonfinite)
+        if self.averages_in_step:
+            self.ema_overwrite_frequency = None
+        self._seed = self._scalar("seed", "int64", _new_seed() if seed is None else self.seed)
         # Any: Keras has no types, and every use below knows whether it is there.
-        self._skipped: Any = None
-        if self.skip_nonfinite:
-            self._skipped = self.add_variable(
-                shape=(),
-                initializer="zeros",
-                dtype="int64",
-                aggregation="only_first_replica",
-                name="skipped",
-            )
+        self._skipped: Any = self._scalar("skipped", "int64") if self.skip_nonfinite else None
+        self._langevin_learning_rate = self._rate(langevin_learning_rate)
+        self._momentum = self._scalar("momentum", "float64", momentum)
+        self._has_momentum = momentum > 0
         # Replicas of a network set this: what draws the anchor to their center, around the outer
         # optimizer's step. It has `before(i, variable, gradient)`, which returns the gradient to
         # step with, and `after(i, variable)`.
         self.coupling: Any = None
+        self._loop = InnerLoop(self)
         self._swap = WeightSwap(self)
         needs_statistics = self.keeps_statistics or isinstance(self._schedule, AutoScope)
         self._statistics: Any = StatisticsVariables(self) if needs_statistics else None
         self._anchors: list[keras.Variable | None] = []
         self._means: list[keras.Variable | None] = []
         self._velocities: list[keras.Variable | None] = []
+        self._stored = _serialization.StoredState(self)
+        self._warnings = Warnings(self)
+        self._is_made = True
 
-    # ---- what users read ----------------------------------------------------------------------
+    # ---- what users read and set --------------------------------------------------------------
 
     @property
     def outer_iterations(self) -> keras.Variable:
@@ -210,17 +226,15 @@ class LocalEntropy(keras.optimizers.Optimizer):
     @property
     def langevin_phase(self) -> tf.Tensor:
         """Langevin steps taken since the last outer update: an int64 scalar in [0, L)."""
-        if self.langevin_steps == 0:
-            return tf.constant(0, tf.int64)
-        return tf.cast(self.iterations, tf.int64) % self.langevin_steps
+        return tf.convert_to_tensor(self._loop.phase.value)
 
     @property
     def scope(self) -> tf.Tensor:
-        """gamma(t) now in force, a float64 scalar; t is the outer update that is under way."""
-        t = tf.cast(self.outer_iterations, tf.float64) + 1.0
-        if isinstance(self._schedule, AutoScope):
-            return self._schedule(t, self._statistics.gamma_zero)
-        return self._schedule(t)
+        """The scope that acts now, a float64 scalar: gamma(t), but at most 1 / eta'.
+
+        t is the outer update that is under way. At 1 / eta' x' is held at the anchor.
+        """
+        return tf.minimum(self._scope_now(), 1.0 / self._langevin_rate())
 
     @property
     def skipped(self) -> int:
@@ -237,25 +251,83 @@ class LocalEntropy(keras.optimizers.Optimizer):
         self.outer_optimizer.learning_rate = learning_rate
 
     @property
+    def langevin_learning_rate(self) -> Any:
+        """eta', the inner step size: a variable, or what its schedule gives now.
+
+        Setting it, at any time, sets the variable.
+        """
+        rate = self._langevin_learning_rate
+        return rate if isinstance(rate, keras.Variable) else self._langevin_rate()
+
+    @langevin_learning_rate.setter
+    def langevin_learning_rate(self, langevin_learning_rate: float) -> None:
+        if not isinstance(self._langevin_learning_rate, keras.Variable):
+            raise TypeError(
+                "The inner step size follows a schedule, so it cannot be set: make the optimizer "
+                "with a number to set it later."
+            )
+        self._langevin_learning_rate.assign(
+            _checks.real("langevin_learning_rate", langevin_learning_rate, above=0)
+        )
+
+    @property
+    def momentum(self) -> keras.Variable:
+        """Momentum of the inner velocity, a variable; one made with 0 has none to be set."""
+        return self._momentum
+
+    @momentum.setter
+    def momentum(self, momentum: float) -> None:
+        momentum = _checks.real("momentum", momentum, at_least=0, below=1)
+        if momentum > 0 and not self._has_momentum:
+            raise AttributeError(
+                "`momentum` cannot be set on an optimizer that was made with momentum 0, which "
+                "keeps no velocity: make a new one."
+            )
+        self._momentum.assign(momentum)
+
+    @property
     def variables(self) -> list[keras.Variable]:
         """All state: this optimizer's variables, then the outer optimizer's."""
         return [*self._variables, *self.outer_optimizer.variables]
 
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Set all state, in the order of `variables`.
+
+        Args:
+            weights: Arrays of the shapes of `variables`.
+
+        Raises:
+            ValueError: The optimizer is not built, or the arrays do not fit.
+        """
+        _serialization.set_weights(self, weights)
+        self._swap.may_be_elsewhere = True
+
     def anchors(self) -> list[tf.Tensor]:
         """Return the anchor of every weight, wherever it is kept at the moment."""
-        at_anchor = tf.equal(self.langevin_phase, 0)
-        weights = [tf.convert_to_tensor(v.value) for v in self._trainable_variables]
+        weights = [tf.convert_to_tensor(_inner_loop.tf_variable(v)) for v in self._trainable_variables]
         if self.langevin_steps == 0:
             return weights
         held = tf.convert_to_tensor(self._swap._held.value)
-        at_anchor |= tf.equal(held, PLACES.index("anchor"))
-        return tf.cond(
-            at_anchor,
-            lambda: [tf.identity(w) for w in weights],
-            lambda: [
+        in_place = tf.equal(self.langevin_phase, 0) | tf.equal(held, PLACES.index("anchor"))
+        members = tf.cast(self._loop.members.value, tf.bool)
+        pairs = list(zip(weights, self._anchors, strict=True))
+
+        def kept() -> list[tf.Tensor]:
+            return [
                 w if slot is None else tf.identity(tf.convert_to_tensor(slot.value))
-                for w, slot in zip(weights, self._anchors, strict=True)
-            ],
+                for w, slot in pairs
+            ]
+
+        def kept_of_members() -> list[tf.Tensor]:
+            return [
+                w if slot is None else tf.where(members[i], slot.value, w)
+                for i, (w, slot) in enumerate(pairs)
+            ]
+
+        return tf.cond(
+            in_place,
+            lambda: [tf.identity(w) for w in weights],
+            lambda: tf.cond(tf.reduce_all(members), kept, kept_of_members),
         )
 
     def statistics(self) -> LangevinStatistics:
@@ -270,6 +342,53 @@ class LocalEntropy(keras.optimizers.Optimizer):
             )
         return self._statistics.read()
 
+    # ---- what the step asks for ---------------------------------------------------------------
+
+    def _scalar(self, name: str, dtype: str, value: float = 0) -> Any:
+        return self.add_variable(
+            shape=(),
+            # Keras' Constant would round through float32.
+            initializer=lambda shape, dtype: tf.constant(value, dtype, shape),
+            dtype=dtype,
+            aggregation="only_first_replica",
+            name=name,
+        )
+
+    def _rate(self, rate: Any) -> Any:
+        """Return a schedule as it is, and a number as a variable."""
+        if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+            return rate
+        rate = _checks.real("langevin_learning_rate", rate, above=0)
+        return self._scalar("langevin_learning_rate", "float64", rate)
+
+    def _langevin_rate(self) -> tf.Tensor:
+        """Return eta' of this outer update, a float64 scalar."""
+        rate = self._langevin_learning_rate
+        if isinstance(rate, keras.Variable):
+            return tf.convert_to_tensor(rate.value)
+        return tf.cast(rate(self.outer_iterations), tf.float64)
+
+    def _momentum_now(self) -> tf.Tensor:
+        return tf.convert_to_tensor(self._momentum.value)
+
+    def _inner_multiplier(self, i: int) -> float:
+        return self._inner_multipliers.of(i)
+
+    def _outer_multiplier(self, i: int) -> float:
+        return self._outer_multipliers.of(i)
+
+    def _scope_now(self) -> tf.Tensor:
+        """Return gamma(t) of this outer update, a float64 scalar."""
+        t = tf.cast(self.outer_iterations, tf.float64) + 1.0
+        if isinstance(self._schedule, AutoScope):
+            return self._schedule(t, self._statistics.gamma_zero)
+        gamma = self._schedule(t)
+        if isinstance(self.gamma, ScopeSchedule):
+            return gamma
+        # A number grows until the pull nearly holds x' at the anchor, however long the run.
+        end = tf.constant(_LARGEST_PULL, tf.float64) / self._langevin_rate()
+        return tf.minimum(gamma, tf.maximum(end, tf.constant(self.gamma, tf.float64)))
+
     # ---- Keras' hooks -------------------------------------------------------------------------
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
@@ -277,6 +396,8 @@ class LocalEntropy(keras.optimizers.Optimizer):
         if self.built:
             return
         variables = list(variables)
+        for multipliers in (self._outer_multipliers, self._inner_multipliers):
+            multipliers.build(variables)
         super().build(variables)
         # Some optimizers copy the weights into a slot here. Outside init_scope the copy would be
         # lost with the trace that `fit` builds optimizers in.
@@ -284,9 +405,12 @@ class LocalEntropy(keras.optimizers.Optimizer):
             self.outer_optimizer.build(variables)
         if self.langevin_steps > 0:
             self._anchors, self._means = self.add_optimizer_variables(variables, ["anchor", "mean"])
-            if self.momentum > 0:
+            if self._has_momentum:
                 self._velocities = self.add_optimizer_variables(variables, "velocity")
+            self._loop.build(len(variables))
             self._swap.build(len(variables))
+        with tf.init_scope():
+            self._stored.restore()
 
     def scale_loss(self, loss: tf.Tensor) -> tf.Tensor:
         """Scale the loss as Keras does; `AutoScope` learns the loss here."""
@@ -313,26 +437,47 @@ class LocalEntropy(keras.optimizers.Optimizer):
                 )
             trainable_variables = list(trainable_variables)
             self.build(trainable_variables)
+        grads = [_in_place.fenced(g) for g in grads]
+        # At the end of a dataset of unknown length `fit` starts a step for which there is no
+        # minibatch. What does not wait for a gradient would be done all the same.
+        with tf.control_dependencies([g for g in grads if g is not None][-1:]):
+            self._apply(grads, trainable_variables)
+
+    def _apply(
+        self, grads: Sequence[Any], trainable_variables: Sequence[keras.Variable] | None
+    ) -> None:
+        # All this is read before the base class advances its counter of minibatches.
+        evaluated: tf.Tensor | bool = True
+        if self.gradient_accumulation_steps:
+            k = self.gradient_accumulation_steps
+            evaluated = tf.equal(tf.cast(self._iterations, tf.int64) % k, k - 1)
+        last = tf.constant(evaluated) if isinstance(evaluated, bool) else evaluated
         if self.langevin_steps > 0:
-            # Read before the base class advances `iterations`.
-            last = tf.equal(self.langevin_phase, self.langevin_steps - 1)
-            if self.gradient_accumulation_steps:
-                k = self.gradient_accumulation_steps
-                last &= tf.equal(tf.cast(self._iterations, tf.int64) % k, k - 1)
-        else:
-            last = tf.constant(True)
+            last &= self.langevin_phase >= self.langevin_steps - 1
         scalars = _outer_step.advance_scalars(self.outer_optimizer, last)
         skipped = None if self._skipped is None else tf.identity(self._skipped.value)
-        super().apply([_in_place.fenced(g) for g in grads], trainable_variables)
+        super().apply(grads, trainable_variables)
         if skipped is not None:
             taken = tf.equal(skipped, self._skipped.value)
-            last &= taken
+            evaluated &= taken
             # The base class has counted the minibatch.
             _nonfinite.undo_counting(
                 taken, scalars, self._iterations, self.gradient_accumulation_steps or 1
             )
-        outer_iterations = self.outer_optimizer._iterations
-        outer_iterations.assign_add(tf.cast(last, outer_iterations.dtype))
+        if self.langevin_steps > 0:
+            # After the constraints, which the base class applies last.
+            tf.__internal__.distribute.interim.maybe_merge_call(
+                self._loop.remember,
+                self._distribution_strategy,
+                None if evaluated is True else evaluated,
+            )
+
+    def _clip_gradients(self, grads: Sequence[Any]) -> list[Any]:
+        clipped = super()._clip_gradients(grads)
+        if self.skip_nonfinite and self.clipvalue:
+            # An infinity would be clipped to a number, and the minibatch taken.
+            clipped = _nonfinite.keep_infinities(grads, clipped)
+        return clipped
 
     def _apply_weight_decay(self, variables: Sequence[keras.Variable]) -> None:
         # Keras' decoupled decay would run at every inner step with the outer rate. Here
@@ -340,11 +485,16 @@ class LocalEntropy(keras.optimizers.Optimizer):
         del variables
 
     def _update_model_variables_moving_average(self, variables: Sequence[keras.Variable]) -> None:
-        # Keras would average x' at every step; the anchor is averaged in `_phases`.
-        del variables
+        # With an inner loop Keras would average x' at every step; the anchor is averaged in
+        # `_phases`.
+        if not self.averages_in_step:
+            super()._update_model_variables_moving_average(variables)
 
     def _distributed_tf_update_step(
-        self, distribution: Any, grads_and_vars: Sequence[tuple[Any, Any]], learning_rate: Any
+        self,
+        distribution: Any,
+        grads_and_vars: Sequence[tuple[Any, Any]],
+        learning_rate: Any,
     ) -> None:
         """Take the step of this phase, for all weights; runs outside any replica (see `_HOOK`)."""
         if self._skipped is None:
@@ -359,6 +509,11 @@ class LocalEntropy(keras.optimizers.Optimizer):
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Update one variable alone; `apply` is the door for a whole model."""
+        if len(self._trainable_variables) > 1:
+            raise ValueError(
+                f"{type(self).__name__} moves all weights of an inner loop together: call `apply` "
+                "with all gradients instead of `update_step` for each."
+            )
         self._distributed_tf_update_step(
             self._distribution_strategy, [(gradient, variable)], learning_rate
         )
@@ -366,19 +521,33 @@ class LocalEntropy(keras.optimizers.Optimizer):
     def finalize_variable_values(self, var_list: Sequence[keras.Variable]) -> None:
         """Leave the model at the anchor (or at its average) at the end of `fit`."""
         self._swap.place("anchor")
-        super().finalize_variable_values(var_list)
+        self._warnings.scoping()
+        self.outer_optimizer.finalize_variable_values(var_list)
+        # Before the first outer update there is no average yet.
+        if not self.averages_in_step or int(self.outer_iterations.numpy()) > 0:
+            # Of weights that have been frozen since, `var_list` would have none.
+            super().finalize_variable_values(self._trainable_variables)
 
     def save_own_variables(self, store: Any) -> None:
         """Save this optimizer's state; Keras visits the outer optimizer by itself."""
-        _serialization.save_variables(self._variables, store)
+        self._warnings.saving()
+        self._stored.save(store)
 
     def load_own_variables(self, store: Any) -> None:
-        """Load what `save_own_variables` saved.
+        """Load what `save_own_variables` saved, at once or when `build` has made the slots.
 
-        Raises:
-            ValueError: The stored state is that of another configuration.
+        A state that does not fit is left out with a warning.
         """
-        _serialization.load_variables(self._variables, store, self.name)
+        self._stored.load(store)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _FIXED and self.__dict__.get("_is_made"):
+            raise AttributeError(
+                f"`{name}` cannot be changed: a training step that is traced already would not see "
+                "it. Make a new optimizer; `learning_rate`, `langevin_learning_rate` and "
+                "`momentum` can be set."
+            )
+        super().__setattr__(name, value)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments, serialised."""

@@ -94,6 +94,8 @@ class ExponentialScope(_TwoNumbers):
         self.maximum = None if maximum is None else _checks.real("maximum", maximum, at_least=0)
 
     def __call__(self, t: tf.Tensor | float) -> tf.Tensor:
+        if self.gamma == 0.0:
+            return _float64(0.0)  # not 0 times an overflow
         gamma = _float64(self.gamma) * tf.pow(_float64(1.0 + self.scoping), _float64(t))
         return gamma if self.maximum is None else tf.minimum(gamma, _float64(self.maximum))
 
@@ -186,7 +188,7 @@ class AutoScope(ScopeSchedule):
 
         gamma(t) = 0                                       for t <= t0
         gamma0   = loss / (1/2 |x - x'|^2)                 at the end of outer update t0
-        gamma(t) = gamma0 growth^((t - t0) / T)            for t > t0
+        gamma(t) = gamma0 growth^(min(t - t0, T) / T)      for t > t0
 
     so that the proximal energy gamma/2 |x - x'|^2 starts out as large as the loss. The loss is that
     of the last minibatch of outer update t0 and x' the last Langevin weights.
@@ -218,7 +220,7 @@ class AutoScope(ScopeSchedule):
     def __call__(self, t: tf.Tensor | float, gamma_zero: tf.Tensor | float = 0.0) -> tf.Tensor:
         """Return gamma(t), given the measured gamma0 (0 before it is known)."""
         exponent = (_float64(t) - self.start) / self.outer_updates
-        return _float64(gamma_zero) * tf.pow(_float64(self.growth), exponent)
+        return _float64(gamma_zero) * tf.pow(_float64(self.growth), tf.minimum(exponent, 1.0))
 
     def measure(
         self, t: tf.Tensor, gamma_zero: tf.Tensor, loss: tf.Tensor, squared_distance: tf.Tensor

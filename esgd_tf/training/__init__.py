@@ -10,7 +10,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "batch_norm": ["reestimate_batch_norm"],
         "checkpoints": ["CheckpointError", "load_checkpoint", "load_model", "save_checkpoint"],
-        "evaluation": ["AnchorCallback", "evaluate_at", "local_entropy_optimizer"],
+        "evaluation": [
+            "AnchorCallback", "evaluate_at", "local_entropy_optimizer", "local_entropy_optimizers",
+        ],
         "multi_worker": ["enable_multi_worker"],
         "nonfinite": ["skip_nonfinite"],
         "strategies": ["StrategyError", "make_strategy", "split_device"],

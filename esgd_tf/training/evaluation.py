@@ -8,89 +8,181 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from esgd_tf.optimizers import LocalEntropy
-from esgd_tf.optimizers._swap import PLACES, Where
+from esgd_tf.optimizers import LocalEntropy, _checks
+from esgd_tf.optimizers._swap import PLACES, Where, uninterrupted
+from esgd_tf.optimizers._warnings import local_entropies, warn
 from esgd_tf.training.batch_norm import BatchNormAveraging, BatchNormReestimation
 
-__all__ = ["AnchorCallback", "evaluate_at", "local_entropy_optimizer"]
+__all__ = [
+    "AnchorCallback",
+    "evaluate_at",
+    "local_entropy_optimizer",
+    "local_entropy_optimizers",
+]
+
+Optimizers = keras.optimizers.Optimizer | Sequence[keras.optimizers.Optimizer] | None
 
 
 def local_entropy_optimizer(model: keras.Model) -> LocalEntropy | None:
-    """Return the model's `LocalEntropy` optimizer, or None if it has another one.
+    """Return the model's `LocalEntropy` optimizer, or None if it has none.
 
-    Keras' loss scaling for mixed_float16 wraps the optimizer; this looks through it.
+    Keras' loss scaling for mixed_float16 wraps the optimizer; this looks through it, so that
+    `local_entropy_optimizer(model).scope` works whatever the precision.
+
+    Args:
+        model: A Keras model, compiled or not. Of several such optimizers, the first is returned.
+    """
+    found = local_entropy_optimizers(model)
+    return found[0] if found else None
+
+
+def local_entropy_optimizers(model: keras.Model) -> list[LocalEntropy]:
+    """Return all `LocalEntropy` optimizers of a model, `model.optimizer` first.
+
+    Models with a `train_step` of their own keep several optimizers as attributes, or lists or dicts
+    of them (GANs); `MultiOptimizer` and `LossScaleOptimizer` wrap them. All of these are found.
 
     Args:
         model: A Keras model, compiled or not.
     """
-    optimizer = getattr(model, "optimizer", None)
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        optimizer = optimizer.inner_optimizer
-    return optimizer if isinstance(optimizer, LocalEntropy) else None
+    compiled_with = getattr(model, "optimizer", None)
+    candidates = [compiled_with]
+    # Replicas have an optimizer each, and look after them.
+    if not hasattr(compiled_with, "replicas"):
+        for name, value in vars(model).items():
+            if not name.startswith("_compile"):
+                candidates += _flat(value)
+    found = [optimizer for one in candidates for optimizer in local_entropies(one)]
+    return list({id(optimizer): optimizer for optimizer in found}.values())
+
+
+def _flat(value: Any) -> list[Any]:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    values = value if isinstance(value, list | tuple) else [value]
+    return [v for v in values if isinstance(v, keras.optimizers.Optimizer)]
+
+
+def _wanted(model: keras.Model, optimizer: Optimizers) -> list[LocalEntropy]:
+    """Return the optimizers to look after: those given, or those of the model.
+
+    Raises:
+        ValueError: None of those given is a `LocalEntropy`.
+    """
+    return local_entropy_optimizers(model) if optimizer is None else _in_these(optimizer)
+
+
+def _in_these(optimizer: Any) -> list[LocalEntropy]:
+    found = [
+        inner
+        for one in (optimizer if isinstance(optimizer, list | tuple) else [optimizer])
+        for inner in local_entropies(one)
+    ]
+    if not found:
+        raise ValueError(
+            f"`optimizer` must be a LocalEntropy, such as EntropySGD, or wrap one; got "
+            f"{optimizer!r}."
+        )
+    return found
+
+
+def _nothing_to_move(model: keras.Model) -> str:
+    kind = type(getattr(model, "optimizer", None)).__name__
+    has = "no optimizer" if kind == "NoneType" else f"the optimizer {kind}"
+    return (
+        f"The model {model.name!r} has {has} and no LocalEntropy among its attributes, so it stays "
+        "at the weights it has. If it is trained by one that is kept elsewhere, name it by "
+        "`optimizer=...`."
+    )
 
 
 @contextlib.contextmanager
-def evaluate_at(model: keras.Model, where: Where = "anchor") -> Iterator[keras.Model]:
+def evaluate_at(
+    model: keras.Model, where: Where = "anchor", *, optimizer: Optimizers = None
+) -> Iterator[keras.Model]:
     """Let the model hold other weights for a while, and put its own back bit for bit.
 
     Inside the block the model's variables are the anchor x, the running mean of x', or x' itself.
     At the end, also by an exception, they are what they were, whatever was done to them inside.
     A model saved inside the block holds the weights asked for, and its optimizer's state can
-    still be resumed exactly. If training goes on inside the block, its weights stay.
+    still be resumed exactly. If training goes on inside the block, its weights stay. Ctrl-C waits
+    while the weights move, so that they are never some of both.
 
     Example:
         >>> with evaluate_at(model, "anchor"):
         ...     model.evaluate(x_test, y_test)
 
     Args:
-        model: A compiled Keras model. With an optimizer that is not a `LocalEntropy`, and between
-            two outer updates, the three places coincide.
-        where: "anchor", "mean" or "langevin".
+        model: A Keras model. Between two outer updates, the three places coincide.
+        where: "anchor", "mean" or "langevin". Defaults to "anchor".
+        optimizer: The `LocalEntropy`, or several, that train the model, where it does not have them
+            itself; None, the default, finds those of the model and its attributes. A model without
+            one stays as it is, with a warning.
 
     Yields:
         The model.
 
     Raises:
-        ValueError: `where` is none of the three.
+        ValueError: `where` is none of the three, or `optimizer` is no `LocalEntropy`.
     """
     if where not in PLACES:
         raise ValueError(f"`where` must be one of {', '.join(PLACES)}; got {where!r}.")
-    optimizer = local_entropy_optimizer(model)
-    if optimizer is None:
-        with _restored(model, lambda: _iterations(model)):
-            yield model
-        return
-    before = optimizer._swap.place(where)
+    optimizers = _wanted(model, optimizer)
+    if not optimizers:
+        warn(_nothing_to_move(model))
+    clock = functools.partial(_clock, model, optimizers)
+    started = clock()
+    before = [one._swap.holds() for one in optimizers]
+    chosen = [one._warnings.place_is_chosen for one in optimizers]
     try:
-        with _restored(model, lambda: _iterations(model)):
+        for one in optimizers:
+            one._swap.place(where)
+            one._warnings.place_is_chosen = True
+        with _restored(model, optimizers, clock):
             yield model
     finally:
-        optimizer._swap.place(before)
+        trained = clock() != started
+        for one, was, had_chosen in zip(optimizers, before, chosen, strict=True):
+            one._warnings.place_is_chosen = had_chosen
+            # Where the three places coincided and training has gone on, what it left stays.
+            if was is not None or not trained:
+                one._swap.place(was or "langevin")
 
 
 @contextlib.contextmanager
-def _restored(model: keras.Model, clock: Any) -> Iterator[None]:
+def _restored(
+    model: keras.Model, optimizers: Sequence[LocalEntropy], clock: Callable[[], Any]
+) -> Iterator[None]:
     """Put the trainable weights back at the end, unless the clock moved: training went on."""
-    # A tensor shares the variable's buffer until one of the two changes: this costs no memory.
     started = clock()
-    snapshot = [tf.identity(tf.convert_to_tensor(v.value)) for v in model.trainable_variables]
+    weights = [*model.trainable_variables]
+    for optimizer in optimizers:  # which may train more than this model
+        weights += optimizer._trainable_variables
+    weights = list({id(v): v for v in weights}.values())
+    # A tensor shares the variable's buffer until one of the two changes: this costs no memory.
+    snapshot = [tf.identity(tf.convert_to_tensor(v)) for v in weights]
     try:
         yield
     finally:
         if clock() == started:
-            for variable, value in zip(model.trainable_variables, snapshot, strict=True):
-                variable.assign(value)
+            with uninterrupted():
+                for variable, value in zip(weights, snapshot, strict=True):
+                    variable.assign(value)
 
 
-def _iterations(model: keras.Model) -> int:
-    optimizer = getattr(model, "optimizer", None)
-    return -1 if optimizer is None else int(keras.ops.convert_to_numpy(optimizer.iterations))
+def _clock(model: keras.Model, optimizers: Sequence[LocalEntropy]) -> tuple[int, ...]:
+    """Return what moves when the model is trained."""
+    own = getattr(model, "optimizer", None)
+    own = getattr(own, "inner_optimizer", own)
+    counted = [*optimizers, *([] if own is None else [own])]
+    # Of minibatches: `iterations` would not count those that are still accumulated.
+    return tuple(int(one._iterations.numpy()) for one in counted)
 
 
 class AnchorCallback(keras.callbacks.Callback):
@@ -98,11 +190,13 @@ class AnchorCallback(keras.callbacks.Callback):
 
     After the last minibatch of an epoch the model is put to the anchor and stays there, through
     validation and all other callbacks, until training goes on. Put it FIRST in the list of
-    callbacks.
+    callbacks, so that those after it find the anchor where Keras does not know how many minibatches
+    an epoch has; what training computes is the same in any order.
 
     It also takes a model back to its Langevin weights when training begins: `fit` leaves it at the
     anchor. With this callback, two calls of `fit` are one long one, bit for bit; without it, the
-    first gradient of the second call is taken at the anchor.
+    first gradient of the second call is taken at the anchor. Given to `evaluate` or `predict` alone
+    it goes to the anchor and back.
 
     With `batch_norm_data` the moving statistics of the model's BatchNormalization layers are also
     estimated anew there: those gathered during training belong to the Langevin weights. Without,
@@ -115,57 +209,119 @@ class AnchorCallback(keras.callbacks.Callback):
         ... )
 
     Args:
-        save_freq: Go to the anchor after every so many minibatches too, for a
-            `ModelCheckpoint(save_freq=...)` of the same frequency.
+        save_freq: Go to the anchor after every so many minibatches too, counted over the epochs as
+            Keras does, for a `ModelCheckpoint(save_freq=...)` of the same frequency; an integer of
+            at least 1. None, the default, for epochs only.
         batch_norm_data: Batches of TRAINING data, (inputs, ...) tuples or inputs, iterable anew at
-            each epoch; None leaves the moving statistics alone.
+            each epoch. None, the default, leaves the moving statistics alone.
+        optimizer: The `LocalEntropy`, or several, that train the model, where it does not have them
+            itself; None, the default, finds those of the model and its attributes.
 
     Raises:
-        ValueError: `save_freq` is not a positive integer.
+        ValueError: `save_freq` is not a positive integer, or `optimizer` is no `LocalEntropy`.
     """
 
-    def __init__(self, save_freq: int | None = None, batch_norm_data: Any = None) -> None:
+    #: By which Keras' `evaluate` is seen to be at the anchor.
+    goes_to_anchor = True
+
+    def __init__(
+        self,
+        save_freq: int | None = None,
+        batch_norm_data: Any = None,
+        *,
+        optimizer: Optimizers = None,
+    ) -> None:
         super().__init__()
-        if save_freq is not None and (not isinstance(save_freq, int) or save_freq < 1):
-            raise ValueError(f"`save_freq` must be a positive integer or None; got {save_freq!r}.")
+        if save_freq is not None:
+            save_freq = _checks.integer("save_freq", save_freq, at_least=1)
         self.save_freq = save_freq
         self._batch_norm_data = batch_norm_data
+        self._given = None if optimizer is None else _in_these(optimizer)
         self._settle_batch_norm: Callable[[], Any] = lambda: None
         self._of: keras.Model | None = None  # whose statistics that settles
-        self._batches = 0
+        self._batches, self._last_batch = 0, 0  # since the last of `save_freq`, as Keras counts
         self._settled = False  # the end of this epoch has been dealt with
+        self._is_training = False
+        self._to_undo = contextlib.ExitStack()
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Take the Langevin weights back, where the last `fit` or a file left the anchor."""
+        self._is_training, self._settled = True, False
+        if not self._optimizers() and not hasattr(self.model.optimizer, "replicas"):
+            warn(_nothing_to_move(self.model))
         self._go_to("langevin")
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Leave the model at the anchor, also after no epoch at all."""
+        self._is_training = False
+        self._go_to("anchor")
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Take the Langevin weights back: training goes on."""
         self._settled = False
-        optimizer = local_entropy_optimizer(self.model)
-        if optimizer is not None and optimizer._swap.may_be_elsewhere:
-            optimizer._swap.place("langevin")
+        for optimizer in self._optimizers():
+            if optimizer._swap.may_be_elsewhere:
+                optimizer._swap.place("langevin")
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Go to the anchor after the last minibatch of an epoch, where Keras knows which it is."""
+        due = self._is_due(batch)
         steps = (self.params or {}).get("steps")
-        # With steps_per_execution > 1, `batch` is the last of several.
-        self._batches, before = batch + 1, 0 if batch < self._batches else self._batches
         if steps is not None and batch + 1 >= steps:
             self._settle()
-        elif self.save_freq and self._batches // self.save_freq > before // self.save_freq:
+        elif due:
             self._go_to("anchor")
+
+    def _is_due(self, batch: int) -> bool:
+        """Count as Keras' ModelCheckpoint does: over the epochs, several steps at a time."""
+        if self.save_freq is None:
+            return False
+        new_epoch = batch <= self._last_batch
+        self._batches += batch + 1 if new_epoch else batch - self._last_batch
+        self._last_batch = batch
+        if self._batches < self.save_freq:
+            return False
+        self._batches = 0
+        return True
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Go to the anchor before validation and `evaluate`."""
-        self._settle()
+        self._settle_for_a_look()
+
+    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Outside of training, put back what `evaluate` found."""
+        self._to_undo.close()
 
     def on_predict_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Go to the anchor before `predict`."""
-        self._settle()
+        self._settle_for_a_look()
+
+    def on_predict_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Outside of training, put back what `predict` found."""
+        self._to_undo.close()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Go to the anchor, unless the last minibatch or validation has done so already."""
+        self._last_batch = 0
+        self._settle()
+        for optimizer in self._optimizers():
+            optimizer._warnings.scoping()
+
+    def _settle_for_a_look(self) -> None:
+        if self._is_training:
+            self._settle()
+            return
+        self._to_undo.close()
+        statistics = list(self.model.non_trainable_variables)
+        values = [tf.identity(tf.convert_to_tensor(v)) for v in statistics]
+
+        def put_back() -> None:
+            for variable, value in zip(statistics, values, strict=True):
+                variable.assign(value)
+
+        self._to_undo.callback(put_back)
+        self._to_undo.enter_context(evaluate_at(self.model, "anchor", optimizer=self._given))
+        self._settled = False
         self._settle()
 
     def _settle(self) -> None:
@@ -181,7 +337,9 @@ class AnchorCallback(keras.callbacks.Callback):
             self._settle_batch_norm()
         self._settled = True
 
+    def _optimizers(self) -> list[LocalEntropy]:
+        return local_entropy_optimizers(self.model) if self._given is None else self._given
+
     def _go_to(self, where: Where) -> None:
-        optimizer = local_entropy_optimizer(self.model)
-        if optimizer is not None:
+        for optimizer in self._optimizers():
             optimizer._swap.place(where)

@@ -1,13 +1,21 @@
 """Stop in the middle of an inner loop, save, load, and go on bit for bit."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import esgd_tf
 from esgd_tf.optimizers import AutoScope, EntropyAdam, EntropySGD, LocalEntropy
+from esgd_tf.optimizers._serialization import StateWarning
 from tests.optimizers import helpers
 
+# Files are saved and loaded in mid-loop on purpose here.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The model is saved at its Langevin", "ignore:This file was saved in the middle"
+)
 # No seed: the one that was drawn must be saved. Four steps end in phase 1.
 OPTIONS = {"langevin_steps": 3, "noise": 0.05, "gamma": 0.3, "scoping": 0.1}
 
@@ -127,20 +135,85 @@ def test_seed_of_the_saved_run_wins(tmp_path):
     [{"momentum": 0.0}, {"statistics": True}, {"use_ema": True}, {"langevin_steps": 0}],
     ids=str,
 )
-def test_another_configuration_is_refused(options, tmp_path):
+def test_the_state_of_another_configuration_is_left_out_with_a_warning(options, tmp_path):
     model = helpers.network(EntropySGD(0.7, **OPTIONS))
-    helpers.train_on_batches(model, 1)
-    with pytest.raises(ValueError, match=r"The saved state of optimizer 'entropy_sgd' has .* and"):
-        save_and_load_weights(model, lambda: EntropySGD(0.7, **(OPTIONS | options)), tmp_path)
+    helpers.train_on_batches(model, 3)  # a whole inner loop
+    with pytest.warns(StateWarning, match=r"made with other arguments than 'entropy_sgd'"):
+        other = save_and_load_weights(
+            model, lambda: EntropySGD(0.7, **(OPTIONS | options)), tmp_path
+        )
+    helpers.assert_equal(other.get_weights(), model.get_weights())
+    assert int(other.optimizer.iterations.numpy()) == 0
 
 
-def test_an_optimizer_that_is_not_built_is_refused():
-    built, unbuilt = EntropySGD(), EntropySGD()
-    built.build(helpers.variables(helpers.start_weights()))
-    store = {}
-    built.save_own_variables(store)
-    with pytest.raises(ValueError, match="build it on the same model"):
-        unbuilt.load_own_variables(store)
+ADAM = {
+    "adam": lambda: keras.optimizers.Adam(0.01),
+    "sgd": lambda: keras.optimizers.SGD(0.1),
+    "entropy-adam": lambda: EntropyAdam(0.1, **OPTIONS),
+}
+
+
+@pytest.mark.parametrize("build", [True, False], ids=["built", "unbuilt"])
+@pytest.mark.parametrize("make", ADAM.values(), ids=ADAM.keys())
+def test_weights_of_any_file_can_be_loaded(make, build, tmp_path):
+    """A warm start: Keras' optimizers warn and start anew, and so do these."""
+    model = helpers.network(make())
+    helpers.train_on_batches(model, 3)
+    model.save_weights(tmp_path / "model.weights.h5")
+    other = helpers.network(EntropySGD(0.7, seed=1, **OPTIONS), build_in_fit=not build)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        other.load_weights(tmp_path / "model.weights.h5")
+        helpers.assert_equal(other.get_weights(), model.get_weights())
+        helpers.fit(other)
+    assert any(issubclass(w.category, StateWarning) for w in caught)
+    # EntropyAdam's inner loop is that of EntropySGD, and goes on; Adam has none.
+    begins = 3 if make is ADAM["entropy-adam"] else 0
+    assert int(other.optimizer.iterations.numpy()) == begins + helpers.STEPS_PER_EPOCH
+
+
+@every_optimizer
+def test_state_loaded_before_the_slots_are_there_is_restored(make, tmp_path):
+    model = helpers.network(make(), run_eagerly=True)
+    helpers.train_on_batches(model, 4)
+    with esgd_tf.evaluate_at(model, "langevin"):
+        model.save_weights(tmp_path / "model.weights.h5")
+    other = helpers.network(make(), build_in_fit=True, run_eagerly=True)
+    assert not other.optimizer.built
+    other.load_weights(tmp_path / "model.weights.h5")
+    for trained in (model, other):
+        helpers.train_on_batches(trained, 4, start=4)
+    helpers.assert_equal(state(other), state(model))
+
+
+def test_another_number_of_steps_ends_the_inner_loop_that_was_saved(tmp_path):
+    model = helpers.network(EntropySGD(0.7, **(OPTIONS | {"langevin_steps": 20})))
+    helpers.train_on_batches(model, 19)
+    at_anchor = helpers.numpy(model.optimizer.anchors())
+    with esgd_tf.evaluate_at(model, "langevin"):
+        model.save_weights(tmp_path / "model.weights.h5")
+    other = helpers.network(EntropySGD(0.7, **(OPTIONS | {"langevin_steps": 19})))
+    with pytest.warns(StateWarning, match="saved after 19 of 20 Langevin steps"):
+        other.load_weights(tmp_path / "model.weights.h5")
+    helpers.assert_equal(helpers.numpy(other.optimizer.anchors()), at_anchor)
+    for trained in (model, other):
+        helpers.train_on_batches(trained, 1, start=19)
+        assert int(trained.optimizer.outer_iterations) == 1
+    helpers.assert_equal(other.get_weights(), model.get_weights())
+
+
+def test_set_weights_sets_the_outer_optimizer_too():
+    model, other = (helpers.network(MAKERS["EntropyAdam"]()) for _ in range(2))
+    helpers.train_on_batches(model, 7)
+    other.set_weights(model.get_weights())
+    other.optimizer.set_weights(helpers.numpy(model.optimizer.variables))
+    for trained in (model, other):
+        helpers.train_on_batches(trained, 3, start=7)
+    helpers.assert_equal(state(other), state(model))
+    with pytest.raises(ValueError, match="arrays of shapes"):
+        other.optimizer.set_weights(helpers.numpy(model.optimizer.variables)[:-1])
+    with pytest.raises(ValueError, match="build"):
+        EntropySGD().set_weights([])
 
 
 def test_weights_without_the_optimizer(tmp_path):

@@ -70,10 +70,10 @@ def test_from_the_anchor_to_the_mean(float64):
 
 def test_nothing_moves_between_two_inner_loops(float64):
     tested = optimizer()
-    assert tested._swap.place("anchor") == "langevin"  # not even built
+    assert tested._swap.place("anchor") is None  # not even built
     model = in_mid_loop(tested, steps=6)
     before = state(tested, model)
-    assert tested._swap.place("anchor") == tested._swap.place("mean") == "langevin"
+    assert tested._swap.place("anchor") is None and tested._swap.place("mean") is None
     helpers.assert_equal(state(tested, model), before)
 
 
@@ -116,21 +116,28 @@ def test_replaced_weights_start_their_inner_loop_anew(float64, where):
     helpers.assert_close(helpers.numpy(tested._means), mean)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_a_single_changed_bit_is_a_replacement(dtype):
-    model = [keras.Variable(np.ones(4), dtype=dtype), keras.Variable(np.ones(4), dtype=dtype)]
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
+def test_a_permutation_is_a_replacement_and_rounding_is_none(dtype):
+    start = np.linspace(0.5, 1.5, 64)
+    model = [keras.Variable(start, dtype=dtype), keras.Variable(start, dtype=dtype)]
     tested = optimizer(noise=0.0)
     for _ in range(2):
-        tested.apply([tf.ones(4, dtype)] * 2, model)
-    langevin_weights = [tf.cast(v.value, tf.float64).numpy() for v in model]
+        tested.apply([tf.fill([64], tf.constant(1.0, dtype))] * 2, model)
+    langevin_weights = tf.cast(model[1].value, tf.float64).numpy()
     tested._swap.place("anchor")
-    one = tf.constant(
-        [1.0, 1.0, 1.0, 1.0 + {"float32": 2**-23, "bfloat16": 2**-7}.get(dtype, 2**-10)]
-    )
-    model[0].assign(tf.cast(one, dtype))
+    turned = model[0].value[::-1]
+    model[0].assign(turned)
+    # What Keras' SwapEMAWeights does: it swaps by sums and differences.
+    other = tf.cast(model[1].value * tf.constant(0.7, dtype), dtype)
+    model[1].assign((model[1].value + other) - other)
+    rounded = tf.identity(model[1].value)
     tested._swap.place("langevin")
-    np.testing.assert_array_equal(tf.cast(model[0].value, tf.float32), one)
-    np.testing.assert_array_equal(tf.cast(model[1].value, tf.float64), langevin_weights[1])
+    np.testing.assert_array_equal(tf.cast(model[0].value, tf.float64), tf.cast(turned, tf.float64))
+    np.testing.assert_array_equal(tf.cast(model[1].value, tf.float64), langevin_weights)
+    helpers.assert_equal(
+        [tf.cast(anchor, tf.float64) for anchor in tested.anchors()],
+        [tf.cast(value, tf.float64) for value in (turned, rounded)],
+    )
 
 
 # ---- through fit --------------------------------------------------------------------------------

@@ -1,0 +1,141 @@
+"""What a user should hear once: that x' is evaluated or saved, held at the anchor, never scoped."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import warnings
+from typing import Any
+
+import keras
+
+from esgd_tf.optimizers.scoping import AutoScope
+
+# Whose lines a user cannot change.
+_OURS = {"esgd_tf", "keras", "tensorflow", "contextlib"}
+_REMEDY = (
+    "Put esgd_tf.AnchorCallback() into the `callbacks` of `fit`, or do it inside "
+    "`with esgd_tf.evaluate_at(model):`."
+)
+
+
+class Warnings:
+    """The warnings of one `LocalEntropy`, each given once.
+
+    Args:
+        optimizer: The `LocalEntropy`.
+    """
+
+    def __init__(self, optimizer: Any) -> None:
+        self._optimizer = optimizer
+        self._given: set[str] = set()
+        #: Set while someone has asked for the weights that the model holds.
+        self.place_is_chosen = False
+
+    def evaluating(self) -> None:
+        """Warn if the model is evaluated at the Langevin weights by mistake."""
+        self._langevin("evaluated", _REMEDY)
+
+    def saving(self) -> None:
+        """Warn if the model is saved at the Langevin weights by mistake."""
+        self._langevin(
+            "saved",
+            f"{_REMEDY} (Training can go on from such a file; to use the network, load it and go "
+            "to the anchor by the same `with`. `AnchorCallback(save_freq=N)` goes to the anchor "
+            "for a `ModelCheckpoint(save_freq=N)`.)",
+        )
+
+    def loaded(self) -> None:
+        """Warn if a file that was saved at the Langevin weights has been loaded."""
+        if not self.place_is_chosen and self._optimizer._swap.holds() == "langevin":
+            self._once(
+                "loaded",
+                "This file was saved in the middle of an inner loop, and the model now holds the "
+                "Langevin weights x'. Training goes on exactly; to use the network, go to the "
+                "anchor: `with esgd_tf.evaluate_at(model):`, or load by esgd_tf.load_model.",
+            )
+
+    def scoping(self) -> None:
+        """Warn if x' is held at the anchor, or if the scope was never measured."""
+        optimizer = self._optimizer
+        if optimizer.langevin_steps == 0 or not optimizer._pulls:
+            return
+        pull = float(optimizer._scope_now() * optimizer._langevin_rate())
+        if pull >= 1.0:
+            self._once(
+                "held",
+                f"The pull toward the anchor, gamma(t) times the inner step size, is {pull:.3g}: "
+                "from 1 on it acts as 1, and every Langevin step starts at the anchor, as if there "
+                "were no local entropy. Use a smaller `gamma`, less `scoping`, a `maximum`, or a "
+                "smaller `langevin_learning_rate`.",
+            )
+        schedule = optimizer._schedule
+        if (
+            isinstance(schedule, AutoScope)
+            and int(optimizer.outer_iterations.numpy()) >= schedule.start
+            and float(optimizer._statistics.gamma_zero.numpy()) == 0.0
+        ):
+            self._once(
+                "unmeasured",
+                "AutoScope has not been able to measure gamma_0, which stays 0: it needs a loss "
+                "above 0, and the last minibatch's was not. Give `gamma` a number or another "
+                "schedule.",
+            )
+
+    def _langevin(self, what: str, remedy: str) -> None:
+        optimizer = self._optimizer
+        if self.place_is_chosen or optimizer._swap.holds() != "langevin":
+            return
+        self._once(
+            what,
+            f"The model is {what} at its Langevin weights x', after {int(optimizer.langevin_phase)} "
+            f"of {optimizer.langevin_steps} steps of an inner loop: they jump about the anchor, "
+            f"which is what training returns. {remedy}",
+        )
+
+    def _once(self, what: str, message: str) -> None:
+        if what not in self._given:
+            self._given.add(what)
+            warn(message)
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the line of the user's that led here, through whatever of Keras is in between."""
+    frame, level = inspect.currentframe(), 1
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in _OURS:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
+
+
+def local_entropies(optimizer: Any) -> list[Any]:
+    """Return the `LocalEntropy`s in an optimizer: itself, or those that it wraps."""
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return local_entropies(optimizer.inner_optimizer)
+    if hasattr(optimizer, "outer_optimizer"):
+        return [optimizer]
+    inner = getattr(optimizer, "optimizers", None)
+    return [] if inner is None else [found for one in inner for found in local_entropies(one)]
+
+
+def watch_evaluation() -> None:
+    """Let `keras.Model.evaluate`, which asks nothing of the optimizer, warn of x'.
+
+    Validation during `fit` without an `AnchorCallback` is the mistake that costs most: its numbers
+    look like those of a bad optimizer. There is no other place in Keras from which to see it.
+    """
+    plain = keras.Model.evaluate
+    if getattr(plain, "warns_of_langevin_weights", False):
+        return
+
+    @functools.wraps(plain)
+    def evaluate(self: keras.Model, *arguments: Any, **options: Any) -> Any:
+        given = options.get("callbacks")
+        callbacks = getattr(given, "callbacks", given) or []
+        callbacks = callbacks if isinstance(callbacks, list | tuple) else [callbacks]
+        if not any(getattr(callback, "goes_to_anchor", False) for callback in callbacks):
+            for optimizer in local_entropies(getattr(self, "optimizer", None)):
+                optimizer._warnings.evaluating()
+        return plain(self, *arguments, **options)
+
+    evaluate.warns_of_langevin_weights = True  # type: ignore[attr-defined]
+    keras.Model.evaluate = evaluate
