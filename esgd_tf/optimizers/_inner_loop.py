@@ -155,14 +155,8 @@ def _probe(weight: Any, distribution: Any) -> tf.Tensor:
         at = np.arange(_PROBES) % size
     else:
         at = np.sort(np.random.default_rng(size).choice(size, _PROBES, replace=False))
-    places = np.stack(np.unravel_index(at, weight.shape), axis=-1) if weight.shape.rank else None
-    # Without reading the whole weight: while a tensor of it lives, a fused kernel that changes the
-    # weight in place copies it first.
+    # The fused kernels copy a weight first while a tensor that was read from it lives: this one is
+    # gone by then, since whatever changes the weight waits for what the probes say.
     local = distribution.experimental_local_results(weight)[0]
-    if places is None:
-        numbers = tf.fill([_PROBES], tf.convert_to_tensor(local))
-    else:
-        numbers = tf.raw_ops.ResourceGatherNd(
-            resource=local.handle, indices=tf.constant(places, tf.int64), dtype=local.dtype
-        )
-    return tf.cast(numbers, tf.float64)
+    flat = tf.reshape(tf.convert_to_tensor(local), [-1])
+    return tf.cast(tf.gather(flat, tf.constant(at, tf.int64)), tf.float64)

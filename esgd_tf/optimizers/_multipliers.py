@@ -36,7 +36,8 @@ class Multipliers:
                 re.compile(pattern)
             except (re.error, TypeError) as error:
                 raise ValueError(
-                    f"`{name}` has the pattern {pattern!r}, which is no regular expression: {error}."
+                    f"`{name}` has the pattern {pattern!r}, which is no regular expression: "
+                    f"{error}."
                 ) from None
         self._of: list[float] = []
 

@@ -69,9 +69,7 @@ def keep_infinities(gradients: Sequence[Any], clipped: Sequence[Any]) -> list[An
         nan = tf.constant(float("nan"), gradient.dtype)
         return tf.where(tf.math.is_finite(gradient), clipped, nan)
 
-    return [
-        None if g is None else keep(g, c) for g, c in zip(gradients, clipped, strict=True)
-    ]
+    return [None if g is None else keep(g, c) for g, c in zip(gradients, clipped, strict=True)]
 
 
 def _finite(gradients: Sequence[Any]) -> tf.Tensor:

@@ -13,9 +13,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-
 # What a subclass may override, and what its `update_step` alone would not do.
-_NOT_CALLED = ("apply", "apply_gradients", "_backend_apply_gradients", "_distributed_tf_update_step")
+_NOT_CALLED = (
+    "apply",
+    "apply_gradients",
+    "_backend_apply_gradients",
+    "_distributed_tf_update_step",
+)
 # Outer optimizers that belong to a `LocalEntropy`.
 _taken: weakref.WeakSet[Any] = weakref.WeakSet()
 

@@ -41,7 +41,9 @@ def step(
 
     loop, statistics = optimizer._loop, optimizer._statistics
     present = {optimizer._get_variable_index(variable) for _, variable in grads_and_vars}
-    variables = {optimizer._get_variable_index(variable): variable for _, variable in grads_and_vars}
+    variables = {
+        optimizer._get_variable_index(variable): variable for _, variable in grads_and_vars
+    }
     optimizer._swap.back_to_langevin(distribution)
     optimizer._swap.let_go_of_frozen(distribution)
     phase = tf.identity(tf.convert_to_tensor(loop.phase.value))

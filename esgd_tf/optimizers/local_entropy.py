@@ -184,7 +184,9 @@ class LocalEntropy(keras.optimizers.Optimizer):
         self.seed = None if seed is None else _checks.integer("seed", seed, at_least=0, below=2**31)
         self.keeps_statistics = _checks.boolean("statistics", statistics)
         self.skip_nonfinite = _checks.boolean("skip_nonfinite", skip_nonfinite)
-        self._outer_multipliers = Multipliers("learning_rate_multipliers", learning_rate_multipliers)
+        self._outer_multipliers = Multipliers(
+            "learning_rate_multipliers", learning_rate_multipliers
+        )
         self._inner_multipliers = Multipliers(
             "langevin_learning_rate_multipliers", langevin_learning_rate_multipliers
         )
@@ -304,12 +306,17 @@ class LocalEntropy(keras.optimizers.Optimizer):
 
     def anchors(self) -> list[tf.Tensor]:
         """Return the anchor of every weight, wherever it is kept at the moment."""
-        weights = [tf.convert_to_tensor(_inner_loop.tf_variable(v)) for v in self._trainable_variables]
+        weights = [
+            tf.convert_to_tensor(_inner_loop.tf_variable(v)) for v in self._trainable_variables
+        ]
         if self.langevin_steps == 0:
             return weights
         held = tf.convert_to_tensor(self._swap._held.value)
         in_place = tf.equal(self.langevin_phase, 0) | tf.equal(held, PLACES.index("anchor"))
         members = tf.cast(self._loop.members.value, tf.bool)
+        if tf.executing_eagerly() and bool(~in_place):
+            # In a graph the next step sees to it.
+            members &= ~self._loop.is_replaced(self._distribution_strategy)
         pairs = list(zip(weights, self._anchors, strict=True))
 
         def kept() -> list[tf.Tensor]:

@@ -11,6 +11,10 @@ linear, a quadratic and a bounded one give similar results (Chaudhari et al., IC
 1611.01838, section "Scoping"); it prints the exponential and the bounded law, the other two are
 written here in the same form. `AutoScope` is the rule of the code of Pittorino et al., arXiv
 2006.07897.
+
+What acts on the Langevin weights is the pull gamma(t) eta', but at most 1: there x' is held at the
+anchor, and nothing is left to be narrowed. So no law can make training diverge, and one that grows
+without end ends there, with a warning.
 """
 
 from __future__ import annotations
@@ -63,76 +67,79 @@ class ScopeSchedule:
         return f"{type(self).__name__}({arguments})"
 
 
-class _TwoNumbers(ScopeSchedule):
-    """A law gamma(t) with a start value `gamma` and one rate `scoping`."""
-
-    def __init__(self, gamma: float = 1e-4, scoping: float = 1e-3) -> None:
-        self.gamma = _checks.real("gamma", gamma, at_least=0)
-        self.scoping = _checks.real("scoping", scoping, at_least=0)
-
-    def get_config(self) -> dict[str, Any]:
-        return {"gamma": self.gamma, "scoping": self.scoping}
-
-
-@keras.saving.register_keras_serializable(package="esgd_tf")
-class ExponentialScope(_TwoNumbers):
-    """gamma(t) = gamma (1 + scoping)^t, the paper's law; with a cap, Parle's.
-
-    Args:
-        gamma: Scope before the first outer update, >= 0.
-        scoping: Relative growth per outer update, >= 0.
-        maximum: Where the growth ends, >= 0; None for nowhere.
-
-    Raises:
-        ValueError: An argument is negative or not a finite number.
-    """
+class _GrowingScope(ScopeSchedule):
+    """A law gamma(t) with a start value `gamma`, one rate `scoping`, and an end to the growth."""
 
     def __init__(
         self, gamma: float = 1e-4, scoping: float = 1e-3, maximum: float | None = None
     ) -> None:
-        super().__init__(gamma, scoping)
+        self.gamma = _checks.real("gamma", gamma, at_least=0)
+        self.scoping = _checks.real("scoping", scoping, at_least=0)
         self.maximum = None if maximum is None else _checks.real("maximum", maximum, at_least=0)
 
     def __call__(self, t: tf.Tensor | float) -> tf.Tensor:
         if self.gamma == 0.0:
             return _float64(0.0)  # not 0 times an overflow
-        gamma = _float64(self.gamma) * tf.pow(_float64(1.0 + self.scoping), _float64(t))
+        gamma = _float64(self.gamma) * self._growth(_float64(t))
         return gamma if self.maximum is None else tf.minimum(gamma, _float64(self.maximum))
 
+    def _growth(self, t: tf.Tensor) -> tf.Tensor:
+        """Return gamma(t) / gamma."""
+        raise NotImplementedError
+
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "maximum": self.maximum}
+        return {"gamma": self.gamma, "scoping": self.scoping, "maximum": self.maximum}
 
 
 @keras.saving.register_keras_serializable(package="esgd_tf")
-class LinearScope(_TwoNumbers):
+class ExponentialScope(_GrowingScope):
+    """gamma(t) = gamma (1 + scoping)^t, the paper's law; with a maximum, Parle's.
+
+    Args:
+        gamma: Scope before the first outer update, >= 0. Defaults to 1e-4.
+        scoping: Relative growth per outer update, >= 0. Defaults to 1e-3.
+        maximum: Where the growth ends, >= 0; None, the default, for nowhere.
+
+    Raises:
+        ValueError: An argument is negative or not a finite number.
+    """
+
+    def _growth(self, t: tf.Tensor) -> tf.Tensor:
+        return tf.pow(_float64(1.0 + self.scoping), t)
+
+
+@keras.saving.register_keras_serializable(package="esgd_tf")
+class LinearScope(_GrowingScope):
     """gamma(t) = gamma (1 + scoping t).
 
     Args:
-        gamma: Scope before the first outer update, >= 0.
-        scoping: Growth per outer update in units of `gamma`, >= 0.
+        gamma: Scope before the first outer update, >= 0. Defaults to 1e-4.
+        scoping: Growth per outer update in units of `gamma`, >= 0. Defaults to 1e-3.
+        maximum: Where the growth ends, >= 0; None, the default, for nowhere.
 
     Raises:
         ValueError: An argument is negative or not a finite number.
     """
 
-    def __call__(self, t: tf.Tensor | float) -> tf.Tensor:
-        return _float64(self.gamma) * (1.0 + _float64(self.scoping) * _float64(t))
+    def _growth(self, t: tf.Tensor) -> tf.Tensor:
+        return 1.0 + _float64(self.scoping) * t
 
 
 @keras.saving.register_keras_serializable(package="esgd_tf")
-class QuadraticScope(_TwoNumbers):
+class QuadraticScope(_GrowingScope):
     """gamma(t) = gamma (1 + scoping t^2).
 
     Args:
-        gamma: Scope before the first outer update, >= 0.
-        scoping: Growth per squared outer update in units of `gamma`, >= 0.
+        gamma: Scope before the first outer update, >= 0. Defaults to 1e-4.
+        scoping: Growth per squared outer update in units of `gamma`, >= 0. Defaults to 1e-3.
+        maximum: Where the growth ends, >= 0; None, the default, for nowhere.
 
     Raises:
         ValueError: An argument is negative or not a finite number.
     """
 
-    def __call__(self, t: tf.Tensor | float) -> tf.Tensor:
-        return _float64(self.gamma) * (1.0 + _float64(self.scoping) * tf.square(_float64(t)))
+    def _growth(self, t: tf.Tensor) -> tf.Tensor:
+        return 1.0 + _float64(self.scoping) * tf.square(t)
 
 
 @keras.saving.register_keras_serializable(package="esgd_tf")
@@ -199,7 +206,8 @@ class AutoScope(ScopeSchedule):
     Note:
         Keras hands the loss to the optimizer through `optimizer.scale_loss(loss)`, which `fit`
         calls and a custom training loop must call. Under `mixed_float16` Keras' loss scaling keeps
-        the loss to itself: give the scope a number there. With `gamma_in_outer_step`, the outer
+        the loss to itself: give the scope a number there. A loss that is never above 0 leaves gamma0
+        unmeasured and gamma(t) at 0, with a warning. With `gamma_in_outer_step`, the outer
         step is not multiplied by gamma before gamma0 is known (gamma is 0 there, and would freeze
         the weights for good).
 

@@ -11,7 +11,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "batch_norm": ["reestimate_batch_norm"],
         "checkpoints": ["CheckpointError", "load_checkpoint", "load_model", "save_checkpoint"],
         "evaluation": [
-            "AnchorCallback", "evaluate_at", "local_entropy_optimizer", "local_entropy_optimizers",
+            "AnchorCallback",
+            "evaluate_at",
+            "local_entropy_optimizer",
+            "local_entropy_optimizers",
         ],
         "multi_worker": ["enable_multi_worker"],
         "nonfinite": ["skip_nonfinite"],

@@ -9,9 +9,9 @@ been seen, and the states of the random generators of dropout.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import struct
+import warnings
 import zipfile
 import zlib
 from pathlib import Path
@@ -20,8 +20,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from esgd_tf.optimizers._serialization import StateWarning
 from esgd_tf.training.errors import CheckpointError, DamagedCheckpointError
-from esgd_tf.training.evaluation import evaluate_at
+from esgd_tf.training.evaluation import evaluate_at, local_entropy_optimizers
 from esgd_tf.training.run_folder import replaced_when_whole
 
 __all__ = [
@@ -55,21 +56,21 @@ class Progress:
 
 
 def load_model(path: str | Path, **options: Any) -> keras.Model:
-    """Load a model that uses classes of this library, at the anchor.
+    """Load a model that is trained by this library, at the anchor.
 
-    `keras.models.load_model` after those classes have been made known to Keras, which takes their
-    import: `import esgd_tf` alone imports nothing before it is used.
+    `keras.models.load_model` loads it too, at the weights that the file holds: the Langevin weights,
+    if it was saved in the middle of an inner loop. Training goes on from either, bit for bit.
 
     Args:
         path: A `.keras` file.
         **options: Of `keras.models.load_model`.
     """
-    # For what they register.
-    importlib.import_module("esgd_tf.models.batch_norm")
-    importlib.import_module("esgd_tf.optimizers.entropy_sgd")
-    for name in ("elastic_averaging", "parle", "replicas", "replicated_sgd"):
-        importlib.import_module(f"esgd_tf.replicas.{name}")
-    return keras.models.load_model(path, **options)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="This file was saved in the middle")
+        model = keras.models.load_model(path, **options)
+    for optimizer in local_entropy_optimizers(model):
+        optimizer._swap.place("anchor")
+    return model
 
 
 def save_checkpoint(model: keras.Model, path: Path, progress: Progress) -> None:
@@ -108,7 +109,10 @@ def load_checkpoint(model: keras.Model, path: Path) -> Progress:
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     try:
-        model.load_weights(path)
+        with warnings.catch_warnings():
+            # Without its optimizer's state a run would not go on but start anew.
+            warnings.simplefilter("error", StateWarning)
+            model.load_weights(path)
         variables = _random_variables(model)
         for variable, state in zip(variables, random_states, strict=True):
             variable.assign(np.array(state, dtype=variable.dtype))

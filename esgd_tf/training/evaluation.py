@@ -111,8 +111,9 @@ def evaluate_at(
     Inside the block the model's variables are the anchor x, the running mean of x', or x' itself.
     At the end, also by an exception, they are what they were, whatever was done to them inside.
     A model saved inside the block holds the weights asked for, and its optimizer's state can
-    still be resumed exactly. If training goes on inside the block, its weights stay. Ctrl-C waits
-    while the weights move, so that they are never some of both.
+    still be resumed exactly. If training goes on inside the block, its weights stay; a layer that
+    is frozen inside stays at its anchor. Ctrl-C waits while the weights move, so that they are never
+    some of both.
 
     Example:
         >>> with evaluate_at(model, "anchor"):

@@ -59,11 +59,13 @@ def skip_nonfinite(model: keras.Model) -> keras.Model:
         variables = [*model.non_trainable_variables, *model.metrics_variables]
         state = list({id(variable): variable for variable in variables}.values())
         kept = [tf.identity(tf.convert_to_tensor(variable.value)) for variable in state]
-        plain_step(data)
+        logs = plain_step(data)
         taken = tf.not_equal(before, counter)
         for variable, value in zip(state, kept, strict=True):
             variable.assign(tf.where(taken, variable.value, value))
-        return model.get_metrics_result()
+        # What the step returns stays what it is, but for the metrics, which have been put back.
+        restored = model.get_metrics_result()
+        return {name: restored.get(name, value) for name, value in logs.items()}
 
     train_step.restores_skipped = True  # type: ignore[attr-defined]
     model.train_step = train_step
