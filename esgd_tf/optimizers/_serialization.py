@@ -101,8 +101,8 @@ class StoredState:
         phase = int(optimizer._loop.phase.numpy())
         if int(mark) != optimizer.langevin_steps and phase > 0:
             warn(
-                f"The file was saved after {phase} of {int(mark)} Langevin steps: {optimizer.name!r} "
-                f"goes on with that inner loop, and ends it after {optimizer.langevin_steps}.",
+                f"The file was saved after {phase} of {int(mark)} Langevin steps: "
+                f"{optimizer.name!r} goes on with that inner loop, and ends it after {optimizer.langevin_steps}.",
                 StateWarning,
             )
         optimizer._warnings.loaded()

@@ -88,8 +88,8 @@ class Warnings:
             return
         self._once(
             what,
-            f"The model is {what} at its Langevin weights x', after {int(optimizer.langevin_phase)} "
-            f"of {optimizer.langevin_steps} steps of an inner loop: they jump about the anchor, "
+            f"The model is {what} at its Langevin weights x', after "
+            f"{int(optimizer.langevin_phase)} of {optimizer.langevin_steps} steps of an inner loop: they jump about the anchor, "
             f"which is what training returns. {remedy}",
         )
 

@@ -90,18 +90,27 @@ class LocalEntropy(keras.optimizers.Optimizer):
         * The outer learning rate and its schedules count outer updates, not minibatches: a schedule
           for 391 minibatches an epoch must be divided by `langevin_steps`.
         * Momentum amplifies the gradient by 1 / (1 - momentum) but not the pull toward the anchor,
-          as in the released code: the scope that acts is gamma (1 - momentum).
-        * Gradient clipping acts on the minibatch gradient ∇f. `use_ema` averages the anchor, once
-          per outer update. `gradient_accumulation_steps` minibatches make one gradient evaluation.
-        * Sparse gradients become dense: the proximal term and the noise move every weight. Weights
-          without a gradient stay where they are.
+          as in the released code: the scope that acts is gamma (1 - momentum). The pull ends at 1,
+          where every step starts at the anchor; beyond 2 it would diverge. A `gamma` that is given
+          as a number grows no further than to a pull of 0.9.
+        * Gradient clipping acts on the minibatch gradient ∇f; under tf.distribute, as in Keras, on
+          each replica's part of it, before the parts are summed. `use_ema` averages the anchor,
+          once per outer update. `gradient_accumulation_steps` minibatches make one gradient
+          evaluation.
+        * Sparse gradients become dense: the proximal term and the noise move every weight.
+        * A weight joins the inner loop with its first gradient in it. Weights without one, and
+          layers that are frozen, stay where they are; weights that someone sets between two steps
+          (`set_weights`, a callback that clips) start their inner loop there. What such a change
+          leaves alone in sixteen places of a weight goes unnoticed, and is a part of the walk.
+        * `learning_rate`, `langevin_learning_rate` and `momentum` can be set at any time; all else
+          is part of the traced step, and setting it is refused.
 
     Args:
         outer_optimizer: A Keras optimizer that is not built yet, or its name. Its own clipping by
             norm or value and its decoupled weight decay act on the outer step.
         langevin_steps: L, gradient evaluations per outer update, >= 0.
-        langevin_learning_rate: eta', the inner step size, > 0. Constant: the paper found annealing
-            it together with the outer one harmful.
+        langevin_learning_rate: eta', the inner step size, > 0, or a Keras schedule over outer
+            updates. The paper found annealing it together with the outer one harmful.
         gamma: Scope gamma0 >= 0, for gamma(t) = gamma (1 + scoping)^t, or a schedule of
             `esgd_tf.optimizers.scoping`.
         scoping: Relative growth of gamma per outer update, >= 0. Not used if `gamma` is a schedule.
@@ -121,6 +130,9 @@ class LocalEntropy(keras.optimizers.Optimizer):
             stay as they are, and the next minibatch takes the step. `skipped` counts them. Costs
             a pass over the gradient. (`esgd_tf.training.skip_nonfinite` also undoes what such a
             minibatch does to BatchNormalization statistics and metrics.)
+        learning_rate_multipliers: Factors >= 0 on the outer step size of single weights, by regular
+            expressions that are searched in their paths: {"head/": 10.0}. None for 1 everywhere.
+        langevin_learning_rate_multipliers: Factors >= 0 on eta', likewise.
         name: Name of the optimizer.
         **kwargs: Arguments of every Keras optimizer: `clipnorm`, `clipvalue`, `global_clipnorm`,
             `use_ema`, `ema_momentum`, `ema_overwrite_frequency`, `loss_scale_factor`,
@@ -128,7 +140,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
 
     Raises:
         ValueError: An argument is out of range, or the outer optimizer has an option that must be
-            set on this optimizer instead.
+            set on this optimizer instead, or does more than its `update_step`.
     """
 
     def __init__(
@@ -197,7 +209,9 @@ class LocalEntropy(keras.optimizers.Optimizer):
         self.averages_in_step = self.use_ema and (self.langevin_steps > 0 or self.skip_nonfinite)
         if self.averages_in_step:
             self.ema_overwrite_frequency = None
-        self._seed = self._scalar("seed", "int64", _new_seed() if seed is None else self.seed)
+        self._seed = self._scalar(
+            "seed", "int64", self.seed if self.seed is not None else _new_seed()
+        )
         # Any: Keras has no types, and every use below knows whether it is there.
         self._skipped: Any = self._scalar("skipped", "int64") if self.skip_nonfinite else None
         self._langevin_learning_rate = self._rate(langevin_learning_rate)

@@ -206,8 +206,8 @@ class AutoScope(ScopeSchedule):
     Note:
         Keras hands the loss to the optimizer through `optimizer.scale_loss(loss)`, which `fit`
         calls and a custom training loop must call. Under `mixed_float16` Keras' loss scaling keeps
-        the loss to itself: give the scope a number there. A loss that is never above 0 leaves gamma0
-        unmeasured and gamma(t) at 0, with a warning. With `gamma_in_outer_step`, the outer
+        the loss to itself: give the scope a number there. A loss that is never above 0 leaves
+        gamma0 unmeasured and gamma(t) at 0, with a warning. With `gamma_in_outer_step`, the outer
         step is not multiplied by gamma before gamma0 is known (gamma is 0 there, and would freeze
         the weights for good).
 

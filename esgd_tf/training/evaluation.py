@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
@@ -26,7 +26,8 @@ __all__ = [
     "local_entropy_optimizers",
 ]
 
-Optimizers = keras.optimizers.Optimizer | Sequence[keras.optimizers.Optimizer] | None
+# One Keras optimizer, several of them, or None; Keras has no types.
+Optimizers: TypeAlias = Any
 
 
 def local_entropy_optimizer(model: keras.Model) -> LocalEntropy | None:
@@ -112,8 +113,8 @@ def evaluate_at(
     At the end, also by an exception, they are what they were, whatever was done to them inside.
     A model saved inside the block holds the weights asked for, and its optimizer's state can
     still be resumed exactly. If training goes on inside the block, its weights stay; a layer that
-    is frozen inside stays at its anchor. Ctrl-C waits while the weights move, so that they are never
-    some of both.
+    is frozen inside stays at its anchor. Ctrl-C waits while the weights move, so that they are
+    never some of both.
 
     Example:
         >>> with evaluate_at(model, "anchor"):

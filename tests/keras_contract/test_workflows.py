@@ -1,7 +1,7 @@
 """What Keras' own optimizers can do in a workflow, these can: a sweep of one over the other.
 
-Every workflow is run with ours and with Keras' SGD and Adam, which keeps it honest: what Keras itself
-cannot do is not asked for.
+Every workflow is run with ours and with Keras' SGD and Adam, which keeps it honest: what Keras
+itself cannot do is not asked for.
 """
 
 import copy
