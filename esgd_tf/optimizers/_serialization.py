@@ -102,7 +102,8 @@ class StoredState:
         if int(mark) != optimizer.langevin_steps and phase > 0:
             warn(
                 f"The file was saved after {phase} of {int(mark)} Langevin steps: "
-                f"{optimizer.name!r} goes on with that inner loop, and ends it after {optimizer.langevin_steps}.",
+                f"{optimizer.name!r} goes on with that inner loop, and ends it after "
+                f"{optimizer.langevin_steps}.",
                 StateWarning,
             )
         optimizer._warnings.loaded()

@@ -59,7 +59,8 @@ def load_model(path: str | Path, **options: Any) -> keras.Model:
     """Load a model that is trained by this library, at the anchor.
 
     `keras.models.load_model` loads it too, at the weights that the file holds: the Langevin
-    weights, if it was saved in the middle of an inner loop. Training goes on from either, bit for bit.
+    weights, if it was saved in the middle of an inner loop. Training goes on from either, bit for
+    bit.
 
     Args:
         path: A `.keras` file.
