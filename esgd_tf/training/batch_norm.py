@@ -183,13 +183,11 @@ def _refuse_what_is_not_understood(layer: Any) -> None:
     Raises:
         ValueError: Its `call` is its own and takes no `training`, or it has further variables.
     """
-    known = {"gamma", "beta", "moving_mean", "moving_variance"}
-    if layer.renorm:
-        known |= {"moving_stddev", "renorm_mean", "renorm_stddev"}
+    known = [v for v in (layer.gamma, layer.beta, *_moving(layer)) if v is not None]
     why = None
     if "training" not in inspect.signature(layer.call).parameters:
         why = "whose `call` has no argument `training`"
-    elif len(layer.variables) > sum(getattr(layer, name) is not None for name in known):
+    elif len(layer.variables) > len(known):
         why = "which has variables that Keras' layer has not"
     if why is not None:
         raise ValueError(
@@ -203,24 +201,32 @@ class BatchNormAveraging:
 
     Under tf.distribute each replica moves statistics of its own, from its part of the batch, and
     what is saved is the first one's. The mean is a better estimate and the same everywhere. As the
-    moving average is linear, how often this is done changes them by no more than rounding.
+    moving average is linear, how often this is done changes them by no more than rounding (but
+    where `renorm=True` reads them in training). Frozen layers are left alone.
     """
 
     def __init__(self, model: keras.Model) -> None:
+        self._model = model
         self._strategy = model.distribute_strategy
-        self._statistics = [
-            variable
-            for layer in _batch_norm_layers(model)
-            if not layer.synchronized
-            for variable in (layer.moving_mean, layer.moving_variance)
-        ]
-        self._average = tf.function(
-            lambda: self._strategy.run(self._average_in_replica), autograph=False
-        )
+        self._statistics: list[keras.Variable] = []
+        self._average: Callable[[], None]
 
     def __call__(self) -> None:
         """Average, in all processes at the same point."""
-        if self._strategy.num_replicas_in_sync > 1 and self._statistics:
+        if self._strategy.num_replicas_in_sync == 1:
+            return
+        statistics = [
+            variable
+            for layer in _batch_norm_layers(self._model)
+            if not layer.synchronized
+            for variable in _moving(layer)
+        ]
+        if [id(v) for v in statistics] != [id(v) for v in self._statistics]:
+            self._statistics = statistics
+            self._average = tf.function(
+                lambda: self._strategy.run(self._average_in_replica), autograph=False
+            )
+        if statistics:
             with self._strategy.scope():
                 self._average()
 
@@ -233,6 +239,14 @@ class BatchNormAveraging:
         means = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, local)
         for variable, mean in zip(self._statistics, means, strict=True):
             variable.assign(mean)
+
+
+def _moving(layer: Any) -> list[keras.Variable]:
+    """Return all that a layer moves in training."""
+    names = ["moving_mean", "moving_variance"]
+    if layer.renorm:
+        names += ["moving_stddev", "renorm_mean", "renorm_stddev"]
+    return [getattr(layer, name) for name in names]
 
 
 def _batch_norm_layers(model: keras.Model) -> list[Any]:

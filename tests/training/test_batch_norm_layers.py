@@ -10,7 +10,7 @@ import tensorflow as tf
 
 import esgd_tf
 from esgd_tf import reestimate_batch_norm
-from esgd_tf.training.batch_norm import BatchNormReestimation
+from esgd_tf.training.batch_norm import BatchNormAveraging, BatchNormReestimation
 
 K = keras.layers
 STATISTICS = ("moving_mean", "moving_variance", "moving_stddev")
@@ -421,3 +421,31 @@ def test_a_network_that_has_diverged_is_left_by_callbacks_and_refused_to_users()
     model.layers[0].bias.assign([0.0, 0.0])
     with pytest.raises(ValueError, match="not finite"):
         BatchNormReestimation(model)([np.nan * draw(5, 3)])
+
+
+def test_averaging_takes_in_all_that_differs_and_what_was_released_meanwhile(two_cpus):
+    with two_cpus.scope():
+        frozen, norm = K.BatchNormalization(), K.BatchNormalization(renorm=True)
+        model = keras.Sequential([keras.Input((3,)), frozen, norm])
+    frozen.trainable = False
+    average = BatchNormAveraging(model)
+
+    def parts():
+        variables = [v for layer in (frozen, norm) for v in layer.non_trainable_variables]
+        return [[part.numpy() for part in v.value.values] for v in variables[-7:]]
+
+    def train():
+        values = two_cpus.experimental_distribute_values_from_function(
+            lambda context: draw(8, 3, seed=context.replica_id_in_sync_group)
+        )
+        two_cpus.run(lambda x: model(x, training=True), args=(values,))
+
+    average()
+    frozen.trainable = True
+    train()
+    before = parts()
+    assert all(not np.array_equal(one, two) for one, two in before)
+    average()
+    for (one, two), old in zip(parts(), before, strict=True):
+        np.testing.assert_array_equal(one, two)
+        np.testing.assert_allclose(one, np.mean(old, 0), rtol=1e-6)
