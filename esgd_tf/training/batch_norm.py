@@ -9,13 +9,17 @@ over all of it, not a moving average of the last batches.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator
+import functools
+import inspect
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+from esgd_tf.training.batch_inputs import input_batches
+from esgd_tf.training.batch_norm_sums import add_statistics
 
 __all__ = ["BatchNormAveraging", "BatchNormReestimation", "reestimate_batch_norm"]
 
@@ -23,99 +27,173 @@ __all__ = ["BatchNormAveraging", "BatchNormReestimation", "reestimate_batch_norm
 def reestimate_batch_norm(model: keras.Model, data: Iterable[Any]) -> int:
     """Set the moving statistics of all BatchNormalization layers to those of `data`.
 
-    For batches k of n_k examples with channel means m_k and (biased) variances s_k,
+    A layer is called once or several times for a batch (in a siamese network, in TimeDistributed,
+    in a recurrent cell), and each call sees some number of positions: examples, times pixels or
+    time steps. For calls k with n_k positions, channel means m_k and (biased) variances s_k,
 
-        mean = Σ n_k m_k / Σ n_k,    variance = Σ n_k (s_k + m_k^2) / Σ n_k - mean^2.
+        mean = Σ n_k m_k / Σ n_k,    variance = Σ n_k (s_k + m_k^2) / Σ n_k - mean^2,
+
+    the mean and the biased variance over all positions of all calls. The sums are float64; m_k and
+    s_k are in two passes, in the precision of the activations but no less than float32. Positions
+    that a mask leaves out do not count. Renormalising layers (`renorm=True`) get the
+    `moving_stddev` that belongs to it too.
 
     As in training, every layer sees inputs that the layers before it have normalised with the
-    statistics of the batch. Dropout and noise layers are off. Frozen layers are left alone.
+    statistics of the call. All else is in inference mode: dropout, noise and random augmentation
+    are off wherever they are, spectral normalisation leaves its kernel, and no other variable of
+    Keras changes. Frozen layers are left alone and act as in inference, as in training; so are
+    calls that the network itself makes with `training=False`.
+
+    Under a strategy every batch is run whole, on one device, and is normalised whole, whether or
+    not the layer is `synchronized`. Of several processes, each uses the data that it is given.
 
     Args:
         model: A built Keras model.
-        data: Batches of TRAINING data: (inputs, ...) tuples or inputs.
+        data: Batches of TRAINING data: (inputs, targets, weights) tuples, of which only the inputs
+            are used, or inputs; see `input_batches`. Whole arrays are refused.
 
     Returns:
         The number of examples used: 0 if the model has no such layer.
 
     Raises:
-        ValueError: `data` has no batches.
+        TypeError: `data` is nothing to iterate over.
+        ValueError: `data` has no batches, or is not batches; the model is not built; the
+            statistics are not finite; or a layer is of a class that does more than Keras' layer.
+            The statistics are then as before, as after any other error.
     """
-    return BatchNormReestimation(model)(data)
+    return BatchNormReestimation(model).estimate(data)
 
 
 class BatchNormReestimation:
-    """`reestimate_batch_norm` for one model, keeping its traced function from call to call."""
+    """`reestimate_batch_norm` for one model, keeping its traced function from call to call.
+
+    It is for callbacks: a network whose weights are NaN, for training diverged, is left as it is,
+    so that training ends in the way that its user has chosen.
+    """
 
     def __init__(self, model: keras.Model) -> None:
         self.model = model
-        self._layers = _batch_norm_layers(model)
-        self._forward = tf.function(self._batch_statistics, reduce_retracing=True)
+        self._layers: list[Any] = []
+        self._sums: list[tf.Variable] = []
+        self._forward: Callable[[Any], None]
 
     def __call__(self, data: Iterable[Any]) -> int:
+        """Estimate from `data`, and return 0 if weights are not finite; see `estimate`."""
+        try:
+            return self.estimate(data)
+        except _NotFiniteError:
+            weights = self.model.trainable_variables
+            if all(np.isfinite(keras.ops.convert_to_numpy(w)).all() for w in weights):
+                raise
+            return 0
+
+    def estimate(self, data: Iterable[Any]) -> int:
         """Estimate from `data`; see `reestimate_batch_norm`."""
-        if not self._layers:
+        if not self.model.built:
+            raise ValueError(
+                f"Model {self.model.name!r} has no weights yet: call it on a batch, or train it, "
+                "before its BatchNormalization statistics are estimated."
+            )
+        layers = _batch_norm_layers(self.model)
+        if not layers:
             return 0
         examples = 0
-        sums: list[np.ndarray] = []
         with self.model.distribute_strategy.scope():
-            for batch in data:
-                inputs = batch[0] if isinstance(batch, list | tuple) else batch
-                count = int(keras.tree.flatten(inputs)[0].shape[0])
-                moments = []
-                for statistics in self._forward(inputs):
-                    mean, variance = (s.numpy().astype(np.float64) for s in statistics)
-                    moments += [mean, variance + mean**2]
-                sums = (
-                    [count * m for m in moments]
-                    if not sums
-                    else [s + count * m for s, m in zip(sums, moments, strict=True)]
-                )
+            self._prepare(layers)
+            for count, inputs in input_batches(data):
+                self._forward(inputs)
                 examples += count
             if examples == 0:
+                once = " (an iterator gives its batches only once)" if iter(data) is data else ""
                 raise ValueError(
-                    "There is no batch to estimate BatchNormalization statistics from."
+                    f"There is no batch to estimate BatchNormalization statistics from{once}."
                 )
-            for layer, first, second in zip(self._layers, sums[::2], sums[1::2], strict=True):
-                mean = first / examples
-                layer.moving_mean.assign(mean)
-                layer.moving_variance.assign(np.maximum(second / examples - mean**2, 0.0))
+            # All are computed before the first is changed.
+            found = [
+                statistic
+                for layer, sums in zip(layers, self._sums, strict=True)
+                for statistic in _statistics(layer, sums.numpy())
+            ]
+            for variable, value in found:
+                variable.assign(value)
         return examples
 
-    def _batch_statistics(self, inputs: Any) -> list[tuple[tf.Tensor, tf.Tensor]]:
-        # The attributes are read while this is traced, and only then.
-        with self._deterministic_layers():
-            self.model(inputs, training=True)
-            return [
-                (
-                    tf.identity(tf.convert_to_tensor(layer.moving_mean.value)),
-                    tf.identity(tf.convert_to_tensor(layer.moving_variance.value)),
-                )
-                for layer in self._layers
+    def _prepare(self, layers: list[Any]) -> None:
+        """Start the sums at zero, and trace anew if a layer was frozen or released meanwhile."""
+        if [id(layer) for layer in layers] != [id(layer) for layer in self._layers]:
+            for layer in layers:
+                _refuse_what_is_not_understood(layer)
+            self._layers = layers
+            self._sums = [
+                tf.Variable(tf.zeros([3, *layer.moving_mean.shape], tf.float64), trainable=False)
+                for layer in layers
             ]
-
-    @contextlib.contextmanager
-    def _deterministic_layers(self) -> Iterator[None]:
-        """Dropout off, and with momentum 0 the moving statistics are those of the batch."""
-        changed = [(layer, "momentum", layer.momentum) for layer in self._layers]
-        for layer in self.model._flatten_layers():
-            for attribute in ("rate", "stddev"):
-                if isinstance(layer, _STOCHASTIC) and hasattr(layer, attribute):
-                    changed.append((layer, attribute, getattr(layer, attribute)))
-        try:
-            for layer, attribute, _ in changed:
-                setattr(layer, attribute, 0.0)
-            yield
-        finally:
-            for layer, attribute, value in changed:
-                setattr(layer, attribute, value)
+            known_length = any(
+                isinstance(layer, keras.layers.TimeDistributed)
+                for layer in self.model._flatten_layers()
+            )
+            self._forward = tf.function(
+                functools.partial(add_statistics, self.model, layers, self._sums),
+                reduce_retracing=not known_length,
+            )
+        else:
+            for sums in self._sums:
+                sums.assign(tf.zeros_like(sums))
 
 
-_STOCHASTIC = (
-    keras.layers.Dropout,
-    keras.layers.AlphaDropout,
-    keras.layers.GaussianDropout,
-    keras.layers.GaussianNoise,
-)
+class _NotFiniteError(ValueError):
+    """The statistics of a layer are NaN or infinite."""
+
+
+def _statistics(layer: Any, sums: np.ndarray) -> list[tuple[keras.Variable, tf.Tensor]]:
+    """Return the new values of a layer's moving statistics: none if it was never called.
+
+    Args:
+        layer: A BatchNormalization layer.
+        sums: Count, sum and sum of squares, [3, channels].
+
+    Raises:
+        _NotFiniteError: They are not finite.
+    """
+    count, first, second = sums
+    seen = count > 0  # a mask over channels may leave out some of them
+    count = np.where(seen, count, 1.0)
+    mean = first / count
+    variance = np.maximum(second / count - mean**2, 0.0)
+    values = [(layer.moving_mean, mean), (layer.moving_variance, variance)]
+    if layer.renorm:  # the next training step makes the variance of it
+        values.append((layer.moving_stddev, np.sqrt(variance + layer.epsilon)))
+    result = []
+    for variable, value in values:
+        old = keras.ops.convert_to_numpy(variable).astype(np.float64)
+        new = tf.cast(np.where(seen, value, old), variable.dtype)
+        if not np.isfinite(tf.cast(new, tf.float64).numpy()[seen]).all():
+            raise _NotFiniteError(
+                f"The mean or variance of the inputs of BatchNormalization layer {layer.path!r} is "
+                "not finite, so no statistic was changed: look for NaN, infinity or huge numbers "
+                "in the data and in the weights."
+            )
+        result.append((variable, new))
+    return result
+
+
+def _refuse_what_is_not_understood(layer: Any) -> None:
+    """Raise for a subclass of which Keras' formula may not say what it does.
+
+    Raises:
+        ValueError: Its `call` is its own and takes no `training`, or it has further variables.
+    """
+    known = [v for v in (layer.gamma, layer.beta, *_moving(layer)) if v is not None]
+    why = None
+    if "training" not in inspect.signature(layer.call).parameters:
+        why = "whose `call` has no argument `training`"
+    elif len(layer.variables) > len(known):
+        why = "which has variables that Keras' layer has not"
+    if why is not None:
+        raise ValueError(
+            f"Layer {layer.path!r} is a {type(layer).__name__}, {why}: its statistics cannot be "
+            "estimated; set its `trainable` to False to leave them as they are."
+        )
 
 
 class BatchNormAveraging:
@@ -123,24 +201,32 @@ class BatchNormAveraging:
 
     Under tf.distribute each replica moves statistics of its own, from its part of the batch, and
     what is saved is the first one's. The mean is a better estimate and the same everywhere. As the
-    moving average is linear, how often this is done changes them by no more than rounding.
+    moving average is linear, how often this is done changes them by no more than rounding (but
+    where `renorm=True` reads them in training). Frozen layers are left alone.
     """
 
     def __init__(self, model: keras.Model) -> None:
+        self._model = model
         self._strategy = model.distribute_strategy
-        self._statistics = [
-            variable
-            for layer in _batch_norm_layers(model)
-            if not layer.synchronized
-            for variable in (layer.moving_mean, layer.moving_variance)
-        ]
-        self._average = tf.function(
-            lambda: self._strategy.run(self._average_in_replica), autograph=False
-        )
+        self._statistics: list[keras.Variable] = []
+        self._average: Callable[[], None]
 
     def __call__(self) -> None:
         """Average, in all processes at the same point."""
-        if self._strategy.num_replicas_in_sync > 1 and self._statistics:
+        if self._strategy.num_replicas_in_sync == 1:
+            return
+        statistics = [
+            variable
+            for layer in _batch_norm_layers(self._model)
+            if not layer.synchronized
+            for variable in _moving(layer)
+        ]
+        if [id(v) for v in statistics] != [id(v) for v in self._statistics]:
+            self._statistics = statistics
+            self._average = tf.function(
+                lambda: self._strategy.run(self._average_in_replica), autograph=False
+            )
+        if statistics:
             with self._strategy.scope():
                 self._average()
 
@@ -155,9 +241,17 @@ class BatchNormAveraging:
             variable.assign(mean)
 
 
+def _moving(layer: Any) -> list[keras.Variable]:
+    """Return all that a layer moves in training."""
+    names = ["moving_mean", "moving_variance"]
+    if layer.renorm:
+        names += ["moving_stddev", "renorm_mean", "renorm_stddev"]
+    return [getattr(layer, name) for name in names]
+
+
 def _batch_norm_layers(model: keras.Model) -> list[Any]:
     return [
         layer
         for layer in model._flatten_layers()
-        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable and layer.built
     ]
