@@ -1,9 +1,12 @@
-"""TFRecord files of one's own: any with the features `image` and `label`, as TFDS writes them."""
+"""TFRecord files of one's own: any with the features `image` and `label`, as TFDS writes them.
+
+They may be compressed by gzip or zlib.
+"""
 
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from esgd_tf.data.errors import DataError
+from esgd_tf.data.record_files import read_file
 
 __all__ = ["read_records"]
 
@@ -39,7 +43,7 @@ def read_records(
     """
     images, labels = [], []
     for path in _files(patterns):
-        for number, record in enumerate(_records(path), start=1):
+        for number, record in enumerate(read_file(path), start=1):
             where = f"Record {number} of {path}"
             image, label = _parse(record, where)
             if image.shape != tuple(image_shape):
@@ -71,15 +75,6 @@ def _files(patterns: Sequence[str]) -> list[Path]:
         if path.is_dir():
             raise DataError(f"{path} is a folder: name the TFRecord files in it, as '{path}/*'.")
     return found
-
-
-def _records(path: Path) -> Iterator[bytes]:
-    try:
-        for record in tf.data.TFRecordDataset(str(path)):
-            yield record.numpy()
-    except tf.errors.OpError as error:
-        reason = error.message.splitlines()[0] if error.message else type(error).__name__
-        raise DataError(f"{path} is damaged or no TFRecord file ({reason}).") from error
 
 
 def _parse(record: bytes, where: str) -> tuple[Any, int]:

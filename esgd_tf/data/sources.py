@@ -97,7 +97,9 @@ def load(
         folder = _find_prepared(_CHECKOUT / DEFAULT_DATA_DIR, entry)
     if folder is None:
         folder = _prepare(entry, target, raw_dir, download)
-    train, test = _storage().read(folder, entry)
+    from esgd_tf.data import prepared  # noqa: PLC0415 - imports TensorFlow, which takes seconds
+
+    train, test = prepared.read(folder, entry)
     return ImageData(
         name=name,
         train_images=train[0],
