@@ -6,6 +6,7 @@ They may be compressed by gzip or zlib.
 from __future__ import annotations
 
 import glob
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,8 @@ def _files(patterns: Sequence[str]) -> list[Path]:
     found: list[Path] = []
     for pattern in patterns:
         # A name that exists is meant as it stands, brackets and all.
-        matches = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern))  # noqa: PTH207
+        home = str(Path(pattern).expanduser())
+        matches = [home] if Path(home).exists() else sorted(glob.glob(home))  # noqa: PTH207
         if not matches:
             raise DataError(f"There is no file {pattern}.")
         found += map(Path, matches)
@@ -82,10 +84,22 @@ def _parse(record: bytes, where: str) -> tuple[Any, int]:
         example = tf.io.parse_single_example(record, _FEATURES)
     except (tf.errors.OpError, ValueError):
         raise DataError(
-            f"{where} has no features `image` (encoded bytes) and `label` (a whole number)."
+            f"{where} has no features `image` (encoded bytes) and `label` (a whole number): "
+            f"{_what_it_has(record)}."
         ) from None
     try:
         image = tf.io.decode_image(example["image"], expand_animations=False)
     except (tf.errors.OpError, ValueError):
         raise DataError(f"{where} holds no image that can be decoded.") from None
     return image.numpy(), int(example["label"])
+
+
+def _what_it_has(record: bytes) -> str:
+    try:
+        features = tf.train.Example.FromString(record).features.feature
+    except Exception:  # protobuf's own, which has several places
+        return "it is no tf.train.Example"
+    if not features:
+        return "it has none at all"
+    kinds = (f"{name} ({features[name].WhichOneof('kind')})" for name in sorted(features))
+    return "it has " + ", ".join(itertools.islice(kinds, 8))

@@ -113,9 +113,18 @@ def test_plain_words(tmp_path):
 @pytest.mark.parametrize(
     ("record", "says"),
     [
-        (b"", "has no features `image`"),
+        (b"", "has no features `image`.*: it has none at all"),
+        (b"text", "has no features `image`.*: it is no tf.train.Example"),
+        (
+            tf.train.Example(
+                features=tf.train.Features(
+                    feature={"image/encoded": tf.train.Feature(bytes_list=tf.train.BytesList())}
+                )
+            ).SerializeToString(),
+            r"has no features `image`.*: it has image/encoded \(bytes_list\)",
+        ),
         (_example(b"", 1), "holds no image"),
-        (_example([0.5] * 16, 1), "has no features `image`"),
+        (_example([0.5] * 16, 1), r"has no features `image`.*image \(float_list\), label \(int64"),
         (_example(1, 1), "has no features `image`"),
         (_example(b"\x89PNG\r\n\x1a\n", 1), "holds no image"),
     ],
@@ -136,3 +145,16 @@ def test_files_without_records(tmp_path):
     _fails(tmp_path / "a", "There is no record in")
     _write(tmp_path / "a", [], "GZIP")
     _fails(tmp_path / "a", "There is no record in")
+
+
+def test_patterns(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for k, name in enumerate(("a-1", "a-2", "b[1]", "c")):
+        _write(tmp_path / name, [_example(_png(k), k % 3)])
+    images, _ = read_records(["~/a-*", str(tmp_path / "b[1]")], SHAPE, "abc")
+    np.testing.assert_array_equal(images[:, 0, 0, 0], [0, 1, 2])
+    for pattern in (tmp_path / "d*", "~/nothing", tmp_path / "[x]"):
+        with pytest.raises(DataError, match="There is no file"):
+            read_records([str(pattern)], SHAPE, "abc")
+    with pytest.raises(DataError, match="is a folder: name the TFRecord files in it"):
+        read_records(["~"], SHAPE, "abc")
