@@ -29,9 +29,9 @@ def main(argv: Sequence[str]) -> int:
         "predict",
         "RUN IMAGE...",
         "Classifies image files (PNG, JPEG, BMP, GIF) with the network of a run, at the "
-        "anchor. They are converted to the data set's channels, resized to its size, shuffled "
-        "if the run was trained with --corrupt pixel_shuffle, and preprocessed as in training; "
-        "after --corrupt double a file has to show a pair of images.",
+        "anchor. They are held upright (EXIF), converted to the data set's channels, resized to "
+        "its size, shuffled if the run was trained with --corrupt pixel_shuffle, and "
+        "preprocessed as in training; after --corrupt double a file has to show a pair of images.",
         ["runs/quickstart-entropy-sgd shirt.png boot.jpg", "RUN *.png --top 1 --json"],
         at_least=2,
         at_most=None,

@@ -225,7 +225,31 @@ def _settings(fv: Any) -> Settings:
         settings = Settings(**values)
     except SettingsError as error:
         raise FlagError(f"--{error}") from None
+    _refuse_idle_flags(settings, fv)
     return _with_schedule(settings, fv)
+
+
+def _refuse_idle_flags(settings: Settings, fv: Any) -> None:
+    """Refuse what was asked for and would have no effect."""
+    s = settings
+    inner = s.optimizer.startswith("entropy") or s.coupling == "parle"
+    needed = (
+        (s.soft_labels, "--soft_labels", ("p", "q")),
+        (s.model == "nn", "--model nn", ("n_hidden", "n_layers")),
+        (inner, "-opt entropy-sgd, entropy-adam or --coupling parle",
+         ("langevin_steps", "langevin_lr")),
+        (s.lines != "none", "--lines", ("resolution", "c1", "c2")),
+        (s.hessian, "--hessian",
+         ("n_eigenvalues", "density_probes", "density_steps", "full_spectrum")),
+        (s.hessian or s.sharpness or s.explore, "--hessian, --sharpness or --explore",
+         ("freq_h",)),
+        (s.sharpness, "--sharpness", ("epsilon", "ascent_lr")),
+        (s.explore, "--explore", ("explore_from",)),
+    )  # fmt: skip
+    for is_there, what, names in needed:
+        for name in names:
+            if fv[name].present and not is_there:
+                raise FlagError(f"--{name}: has no effect without {what}")
 
 
 def _with_schedule(settings: Settings, fv: Any) -> Settings:

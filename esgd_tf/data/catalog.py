@@ -37,6 +37,17 @@ class IdxFiles:
 
 
 @dataclasses.dataclass(frozen=True)
+class NpzFile:
+    """The file in which Keras keeps a set.
+
+    Attributes:
+        file: Its name.
+    """
+
+    file: str
+
+
+@dataclasses.dataclass(frozen=True)
 class CifarArchive:
     """One tar archive of a CIFAR set.
 
@@ -58,6 +69,9 @@ class CifarArchive:
     pickled: bool
 
 
+Archive = IdxFiles | NpzFile | CifarArchive
+
+
 @dataclasses.dataclass(frozen=True)
 class Entry:
     """One data set of the catalog.
@@ -76,6 +90,7 @@ class Entry:
         archives: The forms the set is published in; any one of them is enough.
         probe_url: What TFDS would fetch, to find out whether it could. None: not downloadable.
         coarse_names: Names of the coarse classes, where there are any.
+        torchvision: Where torchvision puts the archives, below its root; "" for no such place.
     """
 
     name: str
@@ -87,9 +102,10 @@ class Entry:
     description: str
     homepage: str
     citation: str
-    archives: tuple[IdxFiles | CifarArchive, ...]
+    archives: tuple[Archive, ...]
     probe_url: str | None
     coarse_names: tuple[str, ...] = ()
+    torchvision: str = ""
 
     @property
     def num_classes(self) -> int:
@@ -201,6 +217,7 @@ _FASHION = Entry(
     probe_url=(
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/t10k-labels-idx1-ubyte.gz"
     ),
+    torchvision="FashionMNIST/raw",
 )
 
 ENTRIES: dict[str, Entry] = {
@@ -227,10 +244,11 @@ ENTRIES: dict[str, Entry] = {
             description="Handwritten digits: 60,000 + 10,000 grey 28x28 images in 10 classes.",
             homepage="http://yann.lecun.com/exdb/mnist/",
             citation=_MNIST_CITATION,
-            archives=(IdxFiles(),),
+            archives=(IdxFiles(), NpzFile("mnist.npz")),
             probe_url=(
                 "https://storage.googleapis.com/cvdf-datasets/mnist/t10k-labels-idx1-ubyte.gz"
             ),
+            torchvision="MNIST/raw",
         ),
         _FASHION,
         Entry(

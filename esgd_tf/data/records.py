@@ -1,9 +1,13 @@
-"""TFRecord files of one's own: any with the features `image` and `label`, as TFDS writes them."""
+"""TFRecord files of one's own: any with the features `image` and `label`, as TFDS writes them.
+
+They may be compressed by gzip or zlib.
+"""
 
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from esgd_tf.data.errors import DataError
+from esgd_tf.data.record_files import read_file
 
 __all__ = ["read_records"]
 
@@ -39,7 +44,7 @@ def read_records(
     """
     images, labels = [], []
     for path in _files(patterns):
-        for number, record in enumerate(_records(path), start=1):
+        for number, record in enumerate(read_file(path), start=1):
             where = f"Record {number} of {path}"
             image, label = _parse(record, where)
             if image.shape != tuple(image_shape):
@@ -63,7 +68,8 @@ def _files(patterns: Sequence[str]) -> list[Path]:
     found: list[Path] = []
     for pattern in patterns:
         # A name that exists is meant as it stands, brackets and all.
-        matches = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern))  # noqa: PTH207
+        home = str(Path(pattern).expanduser())
+        matches = [home] if Path(home).exists() else sorted(glob.glob(home))  # noqa: PTH207
         if not matches:
             raise DataError(f"There is no file {pattern}.")
         found += map(Path, matches)
@@ -73,24 +79,27 @@ def _files(patterns: Sequence[str]) -> list[Path]:
     return found
 
 
-def _records(path: Path) -> Iterator[bytes]:
-    try:
-        for record in tf.data.TFRecordDataset(str(path)):
-            yield record.numpy()
-    except tf.errors.OpError as error:
-        reason = error.message.splitlines()[0] if error.message else type(error).__name__
-        raise DataError(f"{path} is damaged or no TFRecord file ({reason}).") from error
-
-
 def _parse(record: bytes, where: str) -> tuple[Any, int]:
     try:
         example = tf.io.parse_single_example(record, _FEATURES)
     except (tf.errors.OpError, ValueError):
         raise DataError(
-            f"{where} has no features `image` (encoded bytes) and `label` (a whole number)."
+            f"{where} has no features `image` (encoded bytes) and `label` (a whole number): "
+            f"{_what_it_has(record)}."
         ) from None
     try:
         image = tf.io.decode_image(example["image"], expand_animations=False)
     except (tf.errors.OpError, ValueError):
         raise DataError(f"{where} holds no image that can be decoded.") from None
     return image.numpy(), int(example["label"])
+
+
+def _what_it_has(record: bytes) -> str:
+    try:
+        features = tf.train.Example.FromString(record).features.feature
+    except Exception:  # protobuf's own, which has several places
+        return "it is no tf.train.Example"
+    if not features:
+        return "it has none at all"
+    kinds = (f"{name} ({features[name].WhichOneof('kind')})" for name in sorted(features))
+    return "it has " + ", ".join(itertools.islice(kinds, 8))

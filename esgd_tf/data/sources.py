@@ -8,8 +8,10 @@
 4. TFDS' own download, if its host answers within seconds.
 
 Archives are looked for in `raw_dir/<name>/` first (`raw_dir/<name-with-hyphens>/` is as good),
-then in `raw_dir` itself. MNIST and Fashion-MNIST have the same file names, so idx files directly
-in `raw_dir` count only for the set whose labels they hold: the numbers of images per class tell.
+then in `raw_dir` itself; packed or unpacked, under the names of the home pages or of Keras, so
+that `~/.keras/datasets` is a `raw_dir`, and a root of torchvision, too. MNIST and Fashion-MNIST
+have the same file names, so idx files directly in `raw_dir` count only for the set whose labels
+they hold: the numbers of images per class tell.
 
 Nothing here imports TensorFlow before records are read or written: what is missing is said in
 seconds.
@@ -26,9 +28,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esgd_tf.data import network, staging
-from esgd_tf.data.archives import RawImages, read_cifar, read_idx
+from esgd_tf.data.archives import (
+    RawImages,
+    find_cifar,
+    find_idx,
+    read_cifar,
+    read_idx,
+    read_npz,
+)
 from esgd_tf.data.archives.idx import read_idx_labels
-from esgd_tf.data.catalog import DATASETS, ENTRIES, CifarArchive, Entry, IdxFiles
+from esgd_tf.data.catalog import DATASETS, ENTRIES, Archive, Entry, IdxFiles, NpzFile
 from esgd_tf.data.errors import DataError
 from esgd_tf.data.subset import SUBSETS, stratified
 
@@ -97,7 +106,9 @@ def load(
         folder = _find_prepared(_CHECKOUT / DEFAULT_DATA_DIR, entry)
     if folder is None:
         folder = _prepare(entry, target, raw_dir, download)
-    train, test = _storage().read(folder, entry)
+    from esgd_tf.data import prepared  # noqa: PLC0415 - imports TensorFlow, which takes seconds
+
+    train, test = prepared.read(folder, entry)
     return ImageData(
         name=name,
         train_images=train[0],
@@ -146,7 +157,7 @@ def _prepare(entry: Entry, data_dir: Path, raw_dir: str | Path | None, download:
         if found is not None:
             return _build(entry, source, data_dir, *found)
     needed = " or ".join(
-        archive.file if isinstance(archive, CifarArchive) else " + ".join(archive.names)
+        " + ".join(archive.names) if isinstance(archive, IdxFiles) else archive.file
         for archive in source.archives
     )
     what_to_do = (
@@ -168,41 +179,46 @@ def _prepare(entry: Entry, data_dir: Path, raw_dir: str | Path | None, download:
         return _find_prepared(data_dir, entry) or _storage().download(entry, data_dir)
 
 
-def _find_archive(entry: Entry, raw_dir: Path) -> tuple[Path, IdxFiles | CifarArchive] | None:
+def _find_archive(entry: Entry, raw_dir: Path) -> tuple[Path, Archive] | None:
+    """Return an archive and where it lies: a file, or the folder with its files."""
     if not raw_dir.is_dir():
         raise DataError(f"--raw_dir {raw_dir} is not a folder; name the one with the archives.")
-    own = [raw_dir / entry.name, raw_dir / entry.name.replace("_", "-")]
-    for folder in [*own, raw_dir]:
+    own = [entry.name, entry.name.replace("_", "-"), *filter(None, [entry.torchvision])]
+    for folder in [*(raw_dir / name for name in own), raw_dir]:
         for archive in entry.archives:
-            if isinstance(archive, CifarArchive):
-                if (folder / archive.file).is_file():
-                    return folder, archive
-            elif any((folder / file).is_file() for file in archive.names) and (
-                folder != raw_dir or _labels_match(folder / archive.train_labels, entry)
-            ):
-                return folder, archive
+            if isinstance(archive, IdxFiles):
+                found = folder if any(find_idx(folder, name) for name in archive.names) else None
+                if found == raw_dir and not _labels_match(folder, archive, entry):
+                    found = None
+            elif isinstance(archive, NpzFile):
+                found = folder / archive.file if (folder / archive.file).is_file() else None
+            else:
+                found = find_cifar(folder, archive)
+            if found is not None:
+                return found, archive
     return None
 
 
-def _labels_match(path: Path, entry: Entry) -> bool:
-    if not path.is_file():
+def _labels_match(folder: Path, files: IdxFiles, entry: Entry) -> bool:
+    path = find_idx(folder, files.train_labels)
+    if path is None:
         return False
     labels = read_idx_labels(path, entry.num_train)
     return tuple(np.bincount(labels, minlength=entry.num_classes)) == entry.train_counts
 
 
-def _build(
-    entry: Entry, source: Entry, data_dir: Path, folder: Path, archive: IdxFiles | CifarArchive
-) -> Path:
+def _build(entry: Entry, source: Entry, data_dir: Path, place: Path, archive: Archive) -> Path:
     with staging.exclusive(data_dir, entry.name):
         done = _find_prepared(data_dir, entry)
         if done is not None:
             return done
         raw: RawImages
-        if isinstance(archive, CifarArchive):
-            raw = read_cifar(folder / archive.file, archive, source)
+        if isinstance(archive, IdxFiles):
+            raw = read_idx(place, archive, source)
+        elif isinstance(archive, NpzFile):
+            raw = read_npz(place, source)
         else:
-            raw = read_idx(folder, archive, source)
+            raw = read_cifar(place, archive, source)
         if entry is not source:
             raw = stratified(raw, entry)
         return build(raw, entry, data_dir)

@@ -147,7 +147,7 @@ def _by_arpack(
     linear: Any, k: int, which: str, tol: float, max_matvecs: int | None, rng: np.random.Generator
 ) -> tuple[Array, Array, float]:
     """Return the pairs that converged, and the shift, an estimate of the largest |λ|."""
-    from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+    from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
 
     n = linear.shape[0]
     start, shift, sign = random_unit(rng, n), 0.0, 1.0
@@ -174,10 +174,16 @@ def _by_arpack(
         values, vectors = eigsh(
             # Shifted by the scale, an eigenvalue is at most twice as large.
             shifted, k, which="LA" if which == "SA" else which, tol=tol / 2, v0=start, ncv=ncv,
-            maxiter=limit,
+            # ARPACK draws another vector where the space that it searches has come to its end.
+            maxiter=limit, rng=rng,
         )  # fmt: skip
     except ArpackNoConvergence as stopped:
         values, vectors = stopped.eigenvalues, stopped.eigenvectors
+    except ArpackError:
+        if np.any(linear @ start):
+            raise
+        # It takes no operator that is 0, as the Hessian of a loss that is 0 to the last digit.
+        values, vectors = np.full(k, sign * shift), np.eye(n, k)
     return sign * (values - shift), vectors, shift
 
 

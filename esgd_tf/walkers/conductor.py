@@ -12,11 +12,13 @@ from typing import Any
 
 import keras
 
-from esgd_tf.walkers.control import Change, ControlFile, checked
+from esgd_tf.walkers.control import Change, checked
+from esgd_tf.walkers.control_file import ControlFile
 from esgd_tf.walkers.measures import Measures, means
 from esgd_tf.walkers.prompt import Prompt
 from esgd_tf.walkers.records import Records
 from esgd_tf.walkers.rounds import Rounds
+from esgd_tf.walkers.schedule import Schedule
 from esgd_tf.walkers.settings import Settings
 from esgd_tf.walkers.workers import Workers
 
@@ -52,10 +54,11 @@ class Conductor:
         self._rounds = Rounds(settings, workers, measures, self._add, say)
         self._records, self._control, self._prompt = records, control, prompt
         self._say = say
-        self._schedule: dict[int, list[Change]] = {}
-        for step, name, value in settings.schedule:
-            new = checked(name, value, n_workers=settings.n_workers, coupling=settings.coupling)
-            self._schedule.setdefault(step, []).append(Change(name, new, "schedule"))
+        self._schedule = Schedule(
+            (step, Change(name, checked(name, value, n_workers=settings.n_workers,
+                                        coupling=settings.coupling), "schedule"))
+            for step, name, value in settings.schedule
+        )  # fmt: skip
         self.n_steps = settings.n_steps
         self.rows: list[Row] = []
         self.ended_by = ""
@@ -76,6 +79,7 @@ class Conductor:
         """Do what comes before the first step."""
         if self._control is not None:
             self._control.write(self.held)
+        self._tell_what_never_comes(0)
         self.after_step()
 
     def resume(self, extra: Row, added: Sequence[tuple[int, str, Any]] = ()) -> None:
@@ -92,9 +96,10 @@ class Conductor:
         for at, name, value in added:
             if at < step:
                 self._say(f"WARNING: the schedule's {name} {value:g} at step {at} is in the past")
-        for change in self._schedule.get(step, ()):
+        for change in self._schedule.at(step):
             if (step, change.name, change.value) in added:
                 self._apply(change, step)
+        self._tell_what_never_comes(step)
         self._go_on()
         if self._control is not None:
             self._control.write(self.held)
@@ -116,6 +121,7 @@ class Conductor:
         if self.is_over:
             self._rounds.measure(step, self.n_steps, last=True)
             self._rounds.full_spectra(step)
+            self._tell_what_never_comes(step)
             if self._records is not None:
                 self._add([{"kind": "end", "step": step, "by": self.ended_by or "n_steps"}])
         else:
@@ -147,7 +153,7 @@ class Conductor:
     # ---- changes ------------------------------------------------------------------------------
 
     def _changes(self, step: int) -> None:
-        for change in self._schedule.get(step, ()):
+        for change in self._schedule.at(step):
             self._apply(change, step)
         self._read_control(step)
         if self._prompt is not None and step < self.n_steps and self._prompt.is_due(step):
@@ -200,6 +206,19 @@ class Conductor:
     def _complain(self, step: int, sentence: str) -> None:
         self._say(f"WARNING: {sentence}")
         self._add([{"kind": "complaint", "step": step, "text": sentence}])
+
+    def _tell_what_never_comes(self, step: int) -> None:
+        """Say, once for each, which changes of the schedule lie beyond the end of the run."""
+        end = step if self.ended_by else self.n_steps
+        late = self._schedule.newly_late(step, end)
+        if late:
+            at, change = late[0]
+            more = f" and {len(late) - 1} more" if len(late) > 1 else ""
+            self._complain(
+                step,
+                f"the schedule's {change.name} {change.value:g} at step {at}{more} will never act: "
+                f"the run ends after {self._schedule.end(step, end)} steps",
+            )
 
     def _check_bounds(self, stats: list[Row]) -> None:
         gradient, cost = means(stats)

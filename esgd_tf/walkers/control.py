@@ -1,4 +1,4 @@
-"""Hyperparameters that change while workers train: schedules, and a file that is edited.
+"""Hyperparameters that change while workers train: what can change, and schedules of it.
 
 A change is (step, name, value): from after so many steps on, the value holds.
 
@@ -16,14 +16,12 @@ import csv
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from esgd_tf.training.run_folder import replaced_when_whole
-from esgd_tf.walkers.settings import highest_alpha
+from esgd_tf.walkers.settings import MOST, highest_alpha
 
-__all__ = ["HELD", "NAMES", "Change", "ControlError", "ControlFile", "checked", "read_schedule"]
+__all__ = ["HELD", "NAMES", "Change", "ControlError", "checked", "parsed", "read_schedule"]
 
 #: What has a value at every time; "walk" and "quit" are asked for once.
 HELD = ("lr", "momentum", "alpha", "n_steps")
@@ -71,8 +69,8 @@ def checked(name: str, value: Any, *, n_workers: int, coupling: str = "elastic")
         raise ControlError(f"quit must be true or false, not {value!r}")
     number = _number(name, value)
     if name in ("n_steps", "walk"):
-        if number != int(number):
-            raise ControlError(f"{name} must be a whole number, not {value}")
+        if number != int(number) or abs(number) > MOST:
+            raise ControlError(f"{name} must be a whole number, at most {MOST}, not {value}")
         number = int(number)
     if name == "walk" and not 0 <= number <= n_workers:
         raise ControlError(f"walk must name a worker, 0 ... {n_workers}, not {value}")
@@ -117,6 +115,8 @@ def read_schedule(path: str | Path) -> tuple[tuple[int, str, Any], ...]:
             at = _number("step", step)
             if at < 0 or at != int(at):
                 raise ControlError(f"step must be a whole number, 0 or more, not {step}")
+            if at > MOST:
+                raise ControlError(f"step must be at most {MOST}, not {step}")
             if name not in NAMES:
                 raise ControlError(f"there is no {name!r}; there are {', '.join(NAMES)}")
             # Which workers and coupling there are is known later, and checked then.
@@ -127,9 +127,24 @@ def read_schedule(path: str | Path) -> tuple[tuple[int, str, Any], ...]:
     return tuple(sorted(changes, key=lambda change: change[0]))
 
 
+def parsed(text: str) -> Any:
+    """Return what some JSON says.
+
+    Args:
+        text: The JSON.
+
+    Raises:
+        ValueError: It is none, or is nested deeper than anything that can be meant.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
 def _json_rows(path: Path, text: str) -> list[tuple[str, tuple[Any, Any, Any]]]:
     try:
-        entries = json.loads(text)
+        entries = parsed(text)
     except ValueError as error:
         raise ControlError(f"{path} is no JSON ({error})") from None
     if not isinstance(entries, list):
@@ -159,100 +174,8 @@ def _csv_rows(path: Path, text: str) -> list[tuple[str, tuple[Any, Any, Any]]]:
 def _number(name: str, value: Any) -> float:
     try:
         number = float(value) if not isinstance(value, bool) else math.nan
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         raise ControlError(f"{name} must be a number, not {value!r}")
     return number
-
-
-class ControlFile:
-    """A JSON file that says what is in force and may be edited while the run goes on.
-
-    What somebody writes into it differs from what was last written or read, and only that counts:
-    the run may change a value too, without undoing an edit of another.
-
-    Args:
-        path: The file.
-        n_workers: There are workers 0 ... n.
-        coupling: See `checked`.
-    """
-
-    def __init__(self, path: Path, n_workers: int, coupling: str) -> None:
-        self._path, self._n_workers, self._coupling = path, n_workers, coupling
-        self._known: dict[str, Any] = {}
-        self._signature: Any = None
-        self._text = ""
-
-    def write(self, held: Mapping[str, Any]) -> None:
-        """Write the values that are in force, unless somebody has just edited the file.
-
-        Args:
-            held: By name, those of `HELD`.
-        """
-        if self._signature is not None and self._look() != self._signature:
-            return  # read first
-        self._known = {**{name: held[name] for name in HELD}, "walk": None, "quit": False}
-        text = json.dumps(self._known, indent=2) + "\n"
-        with replaced_when_whole(self._path) as partial:
-            partial.write_text(text)
-        self._text, self._signature = text, self._look()
-
-    def shows(self, held: Mapping[str, Any]) -> bool:
-        """Whether the file says what is in force, and asks for nothing more; bad content does.
-
-        Args:
-            held: As for `write`.
-        """
-        try:
-            found = json.loads(self._text)
-        except ValueError:
-            return True  # an edit that somebody will want to mend
-        asked = {**{name: held[name] for name in HELD}, "walk": None, "quit": False}
-        return not isinstance(found, dict) or found == asked
-
-    def read(self) -> tuple[list[Change], list[str]]:
-        """Return what has been changed in the file since the last look, and complaints.
-
-        It costs one system call where nothing has changed. Bad content gives one complaint, and
-        changes nothing, until the file changes again.
-        """
-        signature = self._look()
-        if signature == self._signature:
-            return [], []
-        self._signature = signature
-        if signature is None:
-            return [], [f"{self._path.name} is gone: it comes back with the next change"]
-        try:
-            text = self._path.read_text()
-            if text == self._text:
-                return [], []
-            self._text = text
-            found = json.loads(text)
-        except (OSError, ValueError) as error:
-            return [], [f"{self._path.name} is no JSON and changes nothing ({error})"]
-        if not isinstance(found, dict):
-            return [], [f"{self._path.name} holds no names and values, and changes nothing"]
-        changes, complaints = [], []
-        for name, value in found.items():
-            if name in self._known and value == self._known[name]:
-                continue
-            if name in ("walk", "quit") and (value is None or value is False):
-                self._known[name] = value
-                continue
-            try:
-                new = checked(name, value, n_workers=self._n_workers, coupling=self._coupling)
-            except ControlError as error:
-                complaints.append(f"{self._path.name}: {error}; it is left as it was")
-                continue
-            if self._known.get(name) != new:
-                changes.append(Change(name, new, self._path.name))
-            self._known[name] = new
-        return changes, ["; ".join(complaints)] if complaints else []
-
-    def _look(self) -> Any:
-        try:
-            stat = self._path.stat()
-        except OSError:
-            return None
-        return stat.st_mtime_ns, stat.st_size, stat.st_ino

@@ -13,7 +13,7 @@ import keras
 from esgd_tf.training.errors import CheckpointError
 from esgd_tf.training.run_folder import RunFolder, replaced_when_whole
 from esgd_tf.walkers.conductor import Conductor, ConductorCallback
-from esgd_tf.walkers.control import ControlFile
+from esgd_tf.walkers.control_file import ControlFile
 from esgd_tf.walkers.measures import Measures
 from esgd_tf.walkers.problem import Problem, cross_entropy, error
 from esgd_tf.walkers.prompt import Prompt

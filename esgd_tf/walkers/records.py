@@ -168,10 +168,10 @@ class Records:
             with np.load(self.state_file) as stored:
                 note = json.loads(stored["note"].tobytes())
                 arrays = [stored[f"array_{k}"] for k in range(len(stored.files) - 1)]
+            lengths = dict(note.pop("lengths"))
         except (zipfile.BadZipFile, zlib.error, struct.error, KeyError, ValueError, EOFError,
-                OSError) as error:  # fmt: skip
+                OSError, RecursionError, AttributeError, TypeError) as error:  # fmt: skip
             raise DamagedCheckpointError(f"{self.state_file} is damaged ({error}).") from None
-        lengths = note.pop("lengths")
         for path in self._files():
             length = lengths.pop(path.name, 0)
             if path.stat().st_size < length:
@@ -205,11 +205,16 @@ def read_table(folder: str | Path) -> list[dict[str, Any]]:
     """
     path = Path(folder) / _TABLE
     try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        if not all(isinstance(row, dict) and {"kind", "step"} <= row.keys() for row in rows):
+            raise ValueError("a line is no row of measurements")
+        return rows
     except FileNotFoundError:
         raise RunFolderError(f"{folder} is no walkers run: it has no {_TABLE}.") from None
     except NotADirectoryError:
         raise RunFolderError(f"{folder} is a file, not the folder of a walkers run.") from None
+    except RecursionError:
+        raise RunFolderError(f"{path} is damaged (a line is nested too deep).") from None
     except ValueError as error:
         raise RunFolderError(f"{path} is damaged ({error}).") from None
 

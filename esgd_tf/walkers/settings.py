@@ -14,12 +14,14 @@ from typing import Any
 from esgd_tf.data import DATASETS, PREPROCESSINGS, DataError, parse_corruptions
 from esgd_tf.models import check_name
 
-__all__ = ["COUPLINGS", "LINES", "OPTIMIZATIONS", "OPTIMIZERS", "Settings", "SettingsError"]
+__all__ = ["COUPLINGS", "LINES", "MOST", "OPTIMIZATIONS", "OPTIMIZERS", "Settings", "SettingsError"]
 
 COUPLINGS = ("elastic", "rsgd", "easgd", "parle")
 OPTIMIZERS = ("sgd", "adam", "entropy-sgd", "entropy-adam")
 OPTIMIZATIONS = ("auto", "SGD", "GD", "LBFGS")
 LINES = ("spherical", "linear", "both")
+#: No count is larger: it would not fit where TensorFlow counts.
+MOST = 2**31 - 1
 # `lenet` of the original is a network for colour images; this is the one for digits.
 _LENET = "lenet-10-20-128"
 
@@ -75,7 +77,8 @@ class Settings:
         n_eigenvalues: At each end of the spectrum.
         density_probes: Random vectors for the density; 0 for none.
         density_steps: Lanczos steps of each.
-        full_spectrum: Whether to take all eigenvalues, at the end, where the matrix fits.
+        full_spectrum: With `hessian`, whether to take all eigenvalues, at the end, where the
+            matrix fits.
         sharpness: Whether to take the sharpness by ascent.
         epsilon: Distance of the ascent.
         ascent_lr: Step size of the ascent.
@@ -181,6 +184,8 @@ class Settings:
         if unknown:
             wanted = f"must name workers, 0 ... {self.n_workers}"
             raise SettingsError("explore_from", unknown[0], wanted)
+        if self.full_spectrum and not self.hessian:
+            raise SettingsError("full_spectrum", True, "has no effect without hessian")
         if self.teacher and self.soft_labels:
             raise SettingsError("teacher", self.teacher, "excludes soft_labels")
         twice = self.coupling == "parle" and self.optimizer.startswith("entropy")
@@ -265,7 +270,8 @@ def _check_type(name: str, value: Any, default: Any) -> None:
         good = isinstance(value, type(default))
         what = {bool: "true or false", str: "text", tuple: "a tuple"}[type(default)]
     elif isinstance(default, int):
-        good, what = isinstance(value, int) and not isinstance(value, bool), "a whole number"
+        good = isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MOST
+        what = f"a whole number, at most {MOST}"
     else:
         good = isinstance(value, int | float) and not isinstance(value, bool)
         good, what = good and math.isfinite(value), "a finite number"

@@ -1,11 +1,13 @@
 """`predict` on image files, and the files it refuses."""
 
 import json
+import zlib
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import ExifTags, Image
 
 from esgd_tf import data
 from esgd_tf.data.image_files import read_image
@@ -107,8 +109,8 @@ def test_files_of_the_right_size_keep_every_bit(tmp_path, form):
         if form == "bmp":
             return bmp(colour)
         if form == "rgba":
-            half = np.full((*colour.shape[:2], 1), 128, np.uint8)
-            return tf.io.encode_png(np.concatenate([colour, half], axis=-1)).numpy()
+            opaque = np.full((*colour.shape[:2], 1), 255, np.uint8)
+            return tf.io.encode_png(np.concatenate([colour, opaque], axis=-1)).numpy()
         return tf.io.encode_png(pixels).numpy()
 
     for pixels in (GREY, COLOUR):
@@ -116,6 +118,104 @@ def test_files_of_the_right_size_keep_every_bit(tmp_path, form):
         found = read_image(tmp_path / "image", pixels.shape)
         assert not found.resized
         np.testing.assert_array_equal(found.pixels, pixels.astype(np.float32))
+
+
+def test_a_photograph_is_held_upright(tmp_path):
+    """Each of the eight orientations of EXIF, of one picture that has no symmetry."""
+    upright = np.zeros((8, 16, 3), np.uint8)
+    upright[:4, :8] = 255  # the upper left quarter is white
+    upright[:4, 8:, 0] = 255  # the upper right one red
+    # What a camera writes that holds the picture so: the inverse of how it is to be turned.
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright, 1),
+        7: upright.transpose(1, 0, 2)[::-1, ::-1],
+        8: np.rot90(upright, -1),
+    }
+    for orientation, pixels in stored.items():
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        image = Image.fromarray(np.ascontiguousarray(pixels))
+        image.save(tmp_path / "a.png", exif=exif)
+        found = read_image(tmp_path / "a.png", (8, 16, 3))
+        np.testing.assert_array_equal(found.pixels, upright, str(orientation))
+        assert not found.resized
+        image.save(tmp_path / "a.jpg", exif=exif, quality=100, subsampling=0)
+        found = read_image(tmp_path / "a.jpg", (8, 16, 3))
+        np.testing.assert_allclose(found.pixels, upright, atol=3, err_msg=str(orientation))
+        assert found.original == (8, 16)
+
+
+def test_an_orientation_that_makes_no_sense_is_passed_over(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 77
+    Image.fromarray(COLOUR).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png", COLOUR.shape).pixels, COLOUR)
+
+
+@pytest.mark.parametrize("mode", ["P", "1", "L", "CMYK", "YCbCr", "16 grey", "16 colour"])
+def test_every_kind_of_pixels_comes_out_right(tmp_path, mode):
+    """Three flat colours, so that no compression changes them, as they are seen."""
+    seen = np.zeros((24, 16, 3), np.uint8)
+    seen[8:16], seen[16:] = (255, 0, 0), (255, 255, 255)
+    name = tmp_path / "image"
+    if mode == "16 colour":
+        name.write_bytes(tf.io.encode_png(seen.astype(np.uint16) * 257).numpy())
+    elif mode in ("16 grey", "L", "1"):
+        seen[8:16] = 0 if mode == "1" else 76
+        grey = seen[..., :1]
+        if mode == "16 grey":
+            name.write_bytes(tf.io.encode_png(grey.astype(np.uint16) * 257).numpy())
+        else:
+            Image.fromarray(grey[..., 0]).convert(mode).save(name, "PNG")
+    elif mode == "P":
+        Image.fromarray(seen).quantize(3).save(name, "GIF")
+    elif mode == "CMYK":
+        # Of ink, in percent: black is no light, and so is all of it.
+        ink = np.zeros((24, 16, 4), np.uint8)
+        ink[:8, :, 3], ink[8:16, :, 1:3] = 255, 255
+        Image.frombytes("CMYK", (16, 24), ink.tobytes()).save(name, "JPEG", quality=100)
+    else:
+        Image.fromarray(seen).convert(mode).save(name, "JPEG", quality=100, subsampling=0)
+    found = read_image(name, (24, 16, 3)).pixels
+    np.testing.assert_allclose(found, seen, atol=3 if mode in ("CMYK", "YCbCr") else 0)
+
+
+@pytest.mark.parametrize("form", ["rgba", "grey", "palette", "colour key", "gif", "16 grey"])
+def test_transparent_images_are_refused(tmp_path, form):
+    """What lies under the transparent parts is seen by nobody; a network would see it."""
+    name = tmp_path / "image"
+    alpha = np.full((16, 16, 1), 255, np.uint8)
+    alpha[0, 0] = 254
+    if form == "rgba":
+        name.write_bytes(tf.io.encode_png(np.concatenate([COLOUR, alpha], axis=-1)).numpy())
+    elif form == "grey":
+        name.write_bytes(tf.io.encode_png(np.concatenate([GREY, alpha], axis=-1)).numpy())
+    elif form == "16 grey":
+        pixels = GREY[..., 0].astype(np.uint16) * 257
+        Image.fromarray(pixels).save(name, "PNG", transparency=514)
+    elif form == "colour key":
+        Image.fromarray(COLOUR).save(name, "PNG", transparency=tuple(map(int, COLOUR[3, 4])))
+    else:
+        kind = "GIF" if form == "gif" else "PNG"
+        Image.fromarray(COLOUR).quantize(8).save(name, kind, transparency=0)
+    with pytest.raises(data.DataError, match=r"is transparent in places.* a background") as error:
+        read_image(name, (16, 16, 3))
+    assert str(name) in str(error.value)
+
+
+def test_an_image_that_would_fill_the_memory_is_refused(tmp_path):
+    image = tf.io.encode_png(GREY).numpy()
+    size = (60_000).to_bytes(4, "big")
+    header = b"IHDR" + size + size + image[24:29]
+    bomb = image[:12] + header + zlib.crc32(header).to_bytes(4, "big") + image[33:]
+    (tmp_path / "a.png").write_bytes(bomb)
+    with pytest.raises(data.DataError, match="far too large"):
+        read_image(tmp_path / "a.png", GREY.shape)
 
 
 def test_colour_to_grey_and_back(tmp_path):

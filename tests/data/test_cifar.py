@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from esgd_tf.data import DataError
-from esgd_tf.data.archives import cifar, read_cifar
+from esgd_tf.data.archives import members as archive_members
+from esgd_tf.data.archives import read_cifar
 from esgd_tf.data.archives.pickles import RefusedPickleError, safe_loads
 
 FORMS = [("cifar10", 0), ("cifar10", 1), ("cifar100", 0), ("cifar100", 1)]
@@ -258,7 +259,7 @@ def test_members_twice(form):
 
 def test_oversize_member_and_bomb(form, monkeypatch):
     entry, archive, _, members, path = form
-    monkeypatch.setattr(cifar, "_SLACK", 1 << 20)
+    monkeypatch.setattr(archive_members, "_SLACK", 1 << 20)
     archive_maker.write_tar(path, {"big": b"\0" * (4 << 20), **members})
     _refused(path, archive, entry, "'big' would be")
     many = {f"pad{i}": b"\0" * (1 << 20) for i in range(16)}

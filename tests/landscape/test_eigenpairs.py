@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from esgd_tf.landscape import HessianOperator, eigenpairs
 from tests.landscape.problems import hessian
@@ -77,6 +78,30 @@ class TestEigenpairs:
             eigenpairs(hessian(), 2, seed=1).eigenvectors, one.eigenvectors
         )
         assert np.abs(eigenpairs(hessian(), 2, seed=2).eigenvectors - one.eigenvectors).max() > 0
+
+    @pytest.mark.parametrize("which", ["LA", "SA", "LM"])
+    @pytest.mark.parametrize("curvatures", [[3.0], [3.0, 2.0, 1.0], [3.0, 2.0, -1.0], []])
+    def test_seed_where_most_directions_are_flat(self, which, curvatures):
+        """The space that Lanczos searches ends there, and ARPACK draws another vector."""
+        curvatures = np.r_[curvatures, np.zeros(40)]
+        c = tf.constant(curvatures)
+        one, two = (
+            eigenpairs(
+                HessianOperator(
+                    [np.zeros(len(curvatures))], lambda w: tf.reduce_sum(c * w[0] ** 2) / 2
+                ),
+                6, which, seed=1, max_matvecs=40,
+            )
+            for _ in range(2)
+        )  # fmt: skip
+        np.testing.assert_array_equal(one.eigenvalues, two.eigenvalues)
+        np.testing.assert_array_equal(one.eigenvectors, two.eigenvectors)
+        wanted = np.sort(curvatures)
+        wanted = {"LA": wanted[:-7:-1], "SA": wanted[5::-1]}.get(which)
+        if wanted is not None:
+            np.testing.assert_allclose(one.eigenvalues, wanted, atol=1e-9)
+        v = one.eigenvectors
+        np.testing.assert_allclose(v.T @ v, np.eye(v.shape[1]), atol=1e-8)
 
     @pytest.mark.parametrize(
         ("options", "message"),

@@ -2,11 +2,13 @@
 
 import io
 import json
+import os
 
 import numpy as np
 import pytest
 
-from esgd_tf.walkers.control import Change, ControlError, ControlFile, checked, read_schedule
+from esgd_tf.walkers.control import Change, ControlError, checked, read_schedule
+from esgd_tf.walkers.control_file import ControlFile
 from esgd_tf.walkers.prompt import Prompt
 from esgd_tf.walkers.settings import Settings, SettingsError
 from tests.walkers.helpers import experiment, gradient, of_kind, problem, weights_of
@@ -39,6 +41,12 @@ def test_schedules_in_json_and_csv(tmp_path):
         ("a.json", "{}", "must hold a list"),
         ("a.json", "[[1, 2]]", "entry 1: must have a step"),
         ("a.json", '[[1, "momentum", 1]]', "entry 1: momentum must be at least 0 and below 1"),
+        ("a.json", "[" * 100_000, "is no JSON (it is nested too deep)"),
+        ("a.json", '{"step":' * 100_000, "is no JSON (it is nested too deep)"),
+        ("a.json", '[[1, "lr", 1' + "0" * 400 + "]]", "entry 1: lr must be a number"),
+        ("a.json", '[[1, "n_steps", 1e300]]', "n_steps must be a whole number, at most 2147483647"),
+        ("a.json", '[[1e300, "lr", 0.1]]', "step must be at most 2147483647, not"),
+        ("a.json", '[[1, "lr", [[[0.1]]]]]', "entry 1: lr must be a number"),
     ],
 )
 def test_bad_schedules(tmp_path, name, text, sentence):
@@ -149,6 +157,42 @@ class TestControlFile:
         (tmp_path / "control.json").unlink()
         assert "is gone" in file.read()[1][0]
         assert file.read() == ([], [])
+
+    @pytest.mark.parametrize("text", ["[" * 100_000, '{"lr":' * 100_000, '{"lr":[' * 50_000])
+    def test_nested_too_deep(self, file, tmp_path, text):
+        (tmp_path / "control.json").write_text(text)
+        changes, (complaint,) = file.read()
+        assert changes == []
+        assert complaint == ("control.json is no JSON and changes nothing (it is nested too deep)")
+        assert file.shows(HELD)
+        assert file.read() == ([], [])
+
+    def test_numbers_beyond_all_bounds(self, file, edit):
+        edit(lr=10**400, n_steps=10**12, walk=1e300)
+        changes, (complaint,) = file.read()
+        assert changes == []
+        for name in ("lr must be a number", "n_steps must be a whole", "walk must be a whole"):
+            assert name in complaint
+
+    @pytest.mark.parametrize("kind", ["folder", "pipe"])
+    def test_what_is_no_file_is_told_once(self, file, tmp_path, kind):
+        """And is not waited for, nor written over, nor does the run end by it."""
+        path = tmp_path / "control.json"
+        path.unlink()
+        path.mkdir() if kind == "folder" else os.mkfifo(path)
+        told = ([], ["control.json is no file: nothing can be changed by it"])
+        assert file.read() == told
+        assert file.read() == ([], [])
+        file.write({**HELD, "lr": 0.7})
+        new = ControlFile(path, 2, "elastic")
+        new.write(HELD)
+        assert new.read() == told
+        assert new.shows(HELD)
+        path.rmdir() if kind == "folder" else path.unlink()
+        assert "is gone" in new.read()[1][0]
+        new.write(HELD)
+        path.write_text(json.dumps({**json.loads(path.read_text()), "lr": 0.3}))
+        assert new.read() == ([Change("lr", 0.3, "control.json")], [])
 
 
 class TestPrompt:
@@ -317,3 +361,68 @@ def test_quit_and_walk_by_a_schedule():
     (walk,) = of_kind(exp, "walk")
     assert (walk["worker"], walk["step"]) == (1, 2)
     assert of_kind(exp, "end") == []  # nothing is written down
+
+
+def test_a_folder_in_place_of_the_control_file_does_not_end_a_run(tmp_path):
+    said = []
+    path = tmp_path / "run" / "control.json"
+    path.mkdir(parents=True)
+    exp = experiment(
+        tmp_path / "run", {"say": said.append}, n_workers=0, schedule=((2, "lr", 0.7),)
+    )
+    exp.run()
+    assert exp.workers.steps == 6
+    assert exp.workers.lr == 0.7
+    (line,) = (line for line in said if line.startswith("WARNING"))
+    assert line == "WARNING: control.json is no file: nothing can be changed by it"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "end", "told"),
+    [
+        (((9, "lr", 0.5),), 6, "lr 0.5 at step 9 will"),
+        (((6, "lr", 0.5),), 6, "lr 0.5 at step 6 will"),
+        (((7, "walk", 0), (8, "quit", True)), 6, "walk 0 at step 7 and 1 more will"),
+        (((3, "n_steps", 4), (5, "lr", 0.5)), 4, "lr 0.5 at step 5 will"),
+        (((3, "quit", True), (4, "lr", 0.5)), 3, "lr 0.5 at step 4 will"),
+        (((6, "n_steps", 8), (7, "lr", 0.5)), 8, None),
+        (((2, "quit", False), (5, "lr", 0.5), (6, "walk", 0)), 6, None),
+    ],
+)
+def test_what_a_schedule_asks_for_too_late_is_told_at_once(schedule, end, told):
+    said = []
+    exp = experiment(options={"say": said.append}, n_workers=0, rw_steps=3, schedule=schedule)
+    exp.run()
+    assert exp.workers.steps == end
+    warnings = [line for line in said if line.startswith("WARNING")]
+    assert len(warnings) == (told is not None)
+    if told:
+        assert said[0] == (
+            f"WARNING: the schedule's {told} never act: the run ends after {end} steps"
+        )
+
+
+def test_what_comes_too_late_since_the_run_was_cut_short_is_told_at_its_end(tmp_path):
+    said = []
+
+    def say(line):
+        said.append(line)
+        if line.startswith("step 2 of"):
+            (tmp_path / "run" / "control.json").write_text('{"n_steps": 3}')
+
+    exp = experiment(tmp_path / "run", {"say": say}, n_workers=0, schedule=((4, "lr", 0.5),))
+    exp.run()
+    assert exp.workers.steps == 3
+    told = "the schedule's lr 0.5 at step 4 will never act: the run ends after 3 steps"
+    assert said.count(f"WARNING: {told}") == 1
+    assert [r["text"] for r in of_kind(exp, "complaint")] == [told]
+
+
+def test_settings_without_effect_and_without_bound():
+    with pytest.raises(SettingsError, match="full_spectrum=True: has no effect without hessian"):
+        Settings(full_spectrum=True)
+    Settings(full_spectrum=True, hessian=True)
+    with pytest.raises(
+        SettingsError, match=r"n_steps=1000.*: must be a whole number, at most 2147"
+    ):
+        Settings(n_steps=10**400)

@@ -1,7 +1,17 @@
 """Readers of the original archives: each checks everything before it believes anything."""
 
 from esgd_tf.data.archives.cifar import read_cifar
-from esgd_tf.data.archives.idx import read_idx
+from esgd_tf.data.archives.idx import find_idx, read_idx
+from esgd_tf.data.archives.members import find_cifar
+from esgd_tf.data.archives.npz import read_npz
 from esgd_tf.data.archives.raw import RawImages, RawSplit
 
-__all__ = ["RawImages", "RawSplit", "read_cifar", "read_idx"]
+__all__ = [
+    "RawImages",
+    "RawSplit",
+    "find_cifar",
+    "find_idx",
+    "read_cifar",
+    "read_idx",
+    "read_npz",
+]

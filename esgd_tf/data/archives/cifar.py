@@ -1,39 +1,30 @@
-"""The tar archives of CIFAR-10 and CIFAR-100, python and binary version.
+"""CIFAR-10 and CIFAR-100, python and binary version, as tar archives or unpacked.
 
 A record is its label bytes (CIFAR-100: coarse, then fine) and 3,072 pixel bytes: the red plane,
 the green, the blue, each row by row. The python version holds the same rows as pickled arrays.
-Members are read by their expected names, never written to disk: what else an archive contains,
-whatever it is called, is not looked at.
+`members` reads the files of an archive or folder; here it is found out whether they can be true.
 """
 
 from __future__ import annotations
 
-import gzip
-import math
-import tarfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from esgd_tf.data.archives.members import read_members
 from esgd_tf.data.archives.pickles import RefusedPickleError, safe_loads
 from esgd_tf.data.archives.raw import RawImages, RawSplit, check_counts, check_labels
 from esgd_tf.data.catalog import CifarArchive, Entry
 from esgd_tf.data.errors import DataError
-
-# Lists of names and of file names, beside the pixels.
-_SLACK = 16 << 20
 
 
 def read_cifar(path: Path, archive: CifarArchive, entry: Entry) -> RawImages:
     """Read one archive.
 
     Args:
-        path: The .tar.gz file.
+        path: The tar archive, or the folder with what was in it.
         archive: How it is laid out.
         entry: What it must hold.
 
@@ -43,7 +34,7 @@ def read_cifar(path: Path, archive: CifarArchive, entry: Entry) -> RawImages:
     Raises:
         DataError: The archive is damaged, hostile, or another set's.
     """
-    members = _read_members(path, archive, entry)
+    members = read_members(path, archive, entry)
     _check_names(members, path, archive, entry)
     read = _pickled if archive.pickled else _binary
     raw = RawImages(
@@ -52,78 +43,6 @@ def read_cifar(path: Path, archive: CifarArchive, entry: Entry) -> RawImages:
     )
     check_counts(raw, entry, path)
     return raw
-
-
-class _Bounded:
-    """A stream that ends a decompression bomb instead of unpacking it."""
-
-    def __init__(self, stream: gzip.GzipFile, limit: int, path: Path) -> None:
-        self._stream = stream
-        self._left = limit
-        self._path = path
-
-    def read(self, size: int) -> bytes:
-        """Read on, as long as the archive is not bigger than any archive of this set."""
-        content = self._stream.read(min(size, self._left + 1))
-        self._left -= len(content)
-        if self._left < 0:
-            raise DataError(
-                f"{self._path} is refused: it unpacks to far more than the published archive; "
-                "download it again."
-            )
-        return content
-
-
-def _read_members(path: Path, archive: CifarArchive, entry: Entry) -> dict[str, bytes]:
-    lists = {member for _, member, _ in archive.names}
-    wanted = [*archive.train, *archive.test, *sorted(lists)]
-    limit = max(entry.num_train, entry.num_test) * (math.prod(entry.image_shape) + 64) + _SLACK
-    found: dict[str, bytes] = {}
-    try:
-        # Read as a stream: one pass over the compressed bytes.
-        with (
-            gzip.open(path, "rb") as compressed,
-            tqdm(total=len(wanted), desc=f"Reading {path.name}", unit="file", leave=False) as bar,
-        ):
-            stream = _Bounded(compressed, 4 * limit, path)
-            tar = tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|")  # noqa: SIM115
-            for member in tar:
-                name = member.name.removeprefix("./")
-                folder, _, base = name.rpartition("/")
-                if member.size > limit:
-                    raise DataError(
-                        f"{path} is refused: its member {name!r} would be {member.size} bytes, "
-                        f"which no file of {entry.name} is; download it again."
-                    )
-                if folder != archive.folder or base not in wanted:
-                    continue
-                content = tar.extractfile(member) if member.isreg() else None
-                if content is None or base in found:
-                    raise DataError(
-                        f"{path} is refused: its member {name!r} is no plain file or is there "
-                        "twice; download it again."
-                    )
-                found[base] = content.read()
-                bar.update()
-            # To the end: only there stands the checksum of it all.
-            while stream.read(1 << 20):
-                pass
-    except (tarfile.TarError, EOFError, ValueError, zlib.error) as error:
-        raise DataError(
-            f"{path} is not a whole tar.gz archive ({error}); download it again."
-        ) from error
-    except OSError as error:
-        raise DataError(
-            f"Cannot read {path} as a tar.gz archive ({error.strerror or error}); "
-            "download it again."
-        ) from error
-    missing = [base for base in wanted if base not in found]
-    if missing:
-        raise DataError(
-            f"{path} lacks {archive.folder}/{missing[0]}, so it is not the published "
-            f"{archive.file}; download it again."
-        )
-    return found
 
 
 def _check_names(

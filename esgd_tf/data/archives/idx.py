@@ -1,7 +1,9 @@
 """The idx files of MNIST and of the sets made in its image.
 
 An idx file is two zero bytes, a type byte (8: unsigned byte), the number of dimensions, each
-dimension as a big-endian 32-bit integer, and the values; the published ones are gzip-compressed.
+dimension as a big-endian 32-bit integer, and the values. The published ones are gzip-compressed;
+unpacked ones are as good, and so are names with a dot in them (`train-images.idx3-ubyte`), which
+some programs make.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import math
 import struct
 import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +23,20 @@ from esgd_tf.data.catalog import Entry, IdxFiles
 from esgd_tf.data.errors import DataError
 
 _UNSIGNED_BYTE = 8
+
+
+def find_idx(folder: Path, name: str) -> Path | None:
+    """Return the file of a published name, or under one that it gets when it is unpacked.
+
+    Args:
+        folder: Where to look.
+        name: As published, with `.gz`.
+    """
+    plain = name.removesuffix(".gz")
+    dotted = plain.replace("-idx", ".idx")
+    # Some programs unpack a file into a folder of its name.
+    names = (name, plain, f"{dotted}.gz", dotted, f"{plain}/{plain}", f"{dotted}/{dotted}")
+    return next((folder / n for n in names if (folder / n).is_file()), None)
 
 
 def read_idx(folder: Path, files: IdxFiles, entry: Entry) -> RawImages:
@@ -41,12 +58,12 @@ def read_idx(folder: Path, files: IdxFiles, entry: Entry) -> RawImages:
         (files.train_images, files.train_labels, entry.num_train),
         (files.test_images, files.test_labels, entry.num_test),
     ):
-        pixels = _read(folder / images, (count, *entry.image_shape[:2]))
-        numbers = _read(folder / labels, (count,))
+        pixels = _read(_place(folder, images), (count, *entry.image_shape[:2]))
+        numbers = _read(_place(folder, labels), (count,))
         splits.append(
             RawSplit(
                 images=pixels.reshape(count, *entry.image_shape),
-                labels=check_labels(numbers, entry.num_classes, folder / labels),
+                labels=check_labels(numbers, entry.num_classes, _place(folder, labels)),
             )
         )
     raw = RawImages(*splits)
@@ -57,17 +74,33 @@ def read_idx(folder: Path, files: IdxFiles, entry: Entry) -> RawImages:
 def read_idx_labels(path: Path, count: int) -> NDArray[np.uint8]:
     """Read one file of labels, uint8 [count], unchecked in range.
 
+    Args:
+        path: The file.
+        count: How many there must be.
+
     Raises:
         DataError: The file is missing or damaged.
     """
     return _read(path, (count,))
 
 
+def _place(folder: Path, name: str) -> Path:
+    return find_idx(folder, name) or folder / name
+
+
+def _opened(path: Path) -> IO[bytes] | gzip.GzipFile:
+    with path.open("rb") as stream:
+        start = stream.read(2)
+    # Programs that unpack what they download leave its name.
+    plain = start == b"\0\0" or (path.suffix != ".gz" and start != b"\x1f\x8b")
+    return path.open("rb") if plain else gzip.open(path, "rb")
+
+
 def _read(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     header = struct.pack(f">BBBB{len(shape)}I", 0, 0, _UNSIGNED_BYTE, len(shape), *shape)
     length = math.prod(shape)
     try:
-        with gzip.open(path, "rb") as stream:
+        with _opened(path) as stream:
             # One byte more than there should be: enough to see that there is more, and no
             # compressed bomb is ever unpacked.
             content = stream.read(len(header) + length + 1)

@@ -36,7 +36,12 @@ class RawImages:
 
 
 def check_labels(
-    labels: NDArray[np.integer], num_classes: int, path: Path, member: str = ""
+    labels: NDArray[np.integer],
+    num_classes: int,
+    path: Path,
+    member: str = "",
+    *,
+    then: str = "download the file again",
 ) -> NDArray[np.int32]:
     """Return the labels as int32 [n], or say which one is none.
 
@@ -45,6 +50,7 @@ def check_labels(
         num_classes: Labels must lie in 0 ... num_classes - 1.
         path: The file they came from.
         member: The part of it they came from.
+        then: What to do about a bad one.
 
     Raises:
         DataError: A label is out of range.
@@ -54,7 +60,7 @@ def check_labels(
         where = f"{member} in {path}" if member else str(path)
         raise DataError(
             f"{where} is damaged: label {int(labels[bad[0]])} of image {int(bad[0])} is not in "
-            f"0 ... {num_classes - 1}; download the file again."
+            f"0 ... {num_classes - 1}; {then}."
         )
     return labels.astype(np.int32)
 

@@ -1,0 +1,124 @@
+"""A file that shows the hyperparameters in force, and may be edited. No TensorFlow here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from esgd_tf.training.run_folder import replaced_when_whole
+from esgd_tf.walkers.control import HELD, Change, ControlError, checked, parsed
+
+__all__ = ["ControlFile"]
+
+
+class ControlFile:
+    """A JSON file that says what is in force and may be edited while the run goes on.
+
+    What somebody writes into it differs from what was last written or read, and only that counts:
+    the run may change a value too, without undoing an edit of another.
+
+    Args:
+        path: The file.
+        n_workers: There are workers 0 ... n.
+        coupling: See `checked`.
+    """
+
+    def __init__(self, path: Path, n_workers: int, coupling: str) -> None:
+        self._path, self._n_workers, self._coupling = path, n_workers, coupling
+        self._known: dict[str, Any] = {}
+        self._signature: Any = None
+        self._text = ""
+
+    def write(self, held: Mapping[str, Any]) -> None:
+        """Write the values that are in force, unless somebody has just edited the file.
+
+        Args:
+            held: By name, those of `HELD`.
+        """
+        if self._signature is not None and self._look() != self._signature:
+            return  # read first
+        self._known = {**{name: held[name] for name in HELD}, "walk": None, "quit": False}
+        if self._path.exists() and not self._path.is_file():
+            return  # a folder of that name: `read` says so
+        text = json.dumps(self._known, indent=2) + "\n"
+        with replaced_when_whole(self._path) as partial:
+            partial.write_text(text)
+        self._text, self._signature = text, self._look()
+
+    def shows(self, held: Mapping[str, Any]) -> bool:
+        """Whether the file says what is in force, and asks for nothing more; bad content does.
+
+        Args:
+            held: As for `write`.
+        """
+        try:
+            found = parsed(self._text)
+        except ValueError:
+            return True  # an edit that somebody will want to mend
+        asked = {**{name: held[name] for name in HELD}, "walk": None, "quit": False}
+        return not isinstance(found, dict) or found == asked
+
+    def read(self) -> tuple[list[Change], list[str]]:
+        """Return what has been changed in the file since the last look, and complaints.
+
+        It costs one system call where nothing has changed. Bad content gives one complaint, and
+        changes nothing, until the file changes again.
+        """
+        signature = self._look()
+        if signature == self._signature:
+            return [], []
+        self._signature = signature
+        try:
+            found = self._content()
+        except ControlError as error:
+            return [], [f"{self._path.name} {error}"]
+        changes, complaints = [], []
+        for name, value in found.items():
+            if name in self._known and value == self._known[name]:
+                continue
+            if name in ("walk", "quit") and (value is None or value is False):
+                self._known[name] = value
+                continue
+            try:
+                new = checked(name, value, n_workers=self._n_workers, coupling=self._coupling)
+            except ControlError as error:
+                complaints.append(f"{self._path.name}: {error}; it is left as it was")
+                continue
+            if self._known.get(name) != new:
+                changes.append(Change(name, new, self._path.name))
+            self._known[name] = new
+        return changes, ["; ".join(complaints)] if complaints else []
+
+    def _content(self) -> dict[str, Any]:
+        """Return what the file holds; nothing where it holds what it did before.
+
+        Raises:
+            ControlError: It cannot be read or makes no sense.
+        """
+        if self._signature is None:
+            raise ControlError("is gone: it comes back with the next change")
+        if not self._path.is_file():  # nor is a pipe waited for
+            raise ControlError("is no file: nothing can be changed by it")
+        try:
+            text = self._path.read_text()
+            if text == self._text:
+                return {}
+            self._text = text
+            found = parsed(text)
+        except OSError as error:
+            reason = error.strerror or error
+            raise ControlError(f"cannot be read and changes nothing ({reason})") from None
+        except ValueError as error:
+            raise ControlError(f"is no JSON and changes nothing ({error})") from None
+        if not isinstance(found, dict):
+            raise ControlError("holds no names and values, and changes nothing")
+        return found
+
+    def _look(self) -> Any:
+        try:
+            stat = self._path.stat()
+        except OSError:
+            return None
+        return stat.st_mtime_ns, stat.st_size, stat.st_ino

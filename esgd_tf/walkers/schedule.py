@@ -1,0 +1,64 @@
+"""The changes that a schedule asks for, by step, and those of them that come too late to act."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from esgd_tf.walkers.control import Change
+
+__all__ = ["Schedule"]
+
+# After the last step these change nothing; a walk still walks, and n_steps adds steps.
+_OF_STEPS = ("lr", "momentum", "alpha")
+
+
+class Schedule:
+    """Changes by step.
+
+    Args:
+        changes: (steps taken before it, change); of one step, in their order.
+    """
+
+    def __init__(self, changes: Iterable[tuple[int, Change]]) -> None:
+        self._changes: dict[int, list[Change]] = {}
+        for step, change in changes:
+            self._changes.setdefault(step, []).append(change)
+        self._told: set[tuple[int, int]] = set()
+
+    def at(self, step: int) -> Sequence[Change]:
+        """Return what changes after so many steps."""
+        return self._changes.get(step, ())
+
+    def end(self, step: int, n_steps: int) -> int:
+        """Return the steps after which the run will end, by what is known now.
+
+        Args:
+            step: Steps taken so far, whose own changes have not been made yet or are in `n_steps`.
+            n_steps: Steps in all, as they are in force now.
+        """
+        for at in sorted(self._changes):
+            if not step <= at <= n_steps:
+                continue
+            for change in self._changes[at]:
+                if change.name == "n_steps":
+                    n_steps = max(change.value, at)
+                elif change.name == "quit" and change.value:
+                    return at
+        return n_steps
+
+    def newly_late(self, step: int, n_steps: int) -> list[tuple[int, Change]]:
+        """Return the changes that will never act and were not returned before.
+
+        Args:
+            step: As for `end`.
+            n_steps: As for `end`.
+        """
+        end = self.end(step, n_steps)
+        late = []
+        for at in sorted(self._changes):
+            for number, change in enumerate(self._changes[at]):
+                acts = at < end or (at == end and change.name not in _OF_STEPS)
+                if at >= step and not acts and (at, number) not in self._told:
+                    self._told.add((at, number))
+                    late.append((at, change))
+        return late
