@@ -263,28 +263,37 @@ def _make_model(
         dropout=experiment.dropout,
         sync_bn=run["sync_bn"],
     )
-    compile_arguments = {
-        "optimizer": make_optimizer(experiment, batches.steps_per_epoch, seed),
+    if experiment.optimizer in REPLICATED:
+        model = _replicas(build_network, experiment, batches, seed, strategy)
+        model.compile(**_compile_arguments(settings, batches))
+        for member in model.members:
+            skip_nonfinite(member)
+    else:
+        with strategy.scope():
+            model = build_network(seed=seed)
+            model.compile(**_compile_arguments(settings, batches))
+            # Left to the first step, the slots would have the step traced twice.
+            model.optimizer.build(model.trainable_variables)
+        skip_nonfinite(model)
+        enable_multi_worker(model)
+    return model
+
+
+def _compile_arguments(settings: Settings, batches: Batches) -> dict[str, Any]:
+    """Make what `compile` takes. Call it in the strategy's scope, where variables are distributed.
+
+    Optimizer and metrics have variables: those that are made outside belong to one device, and
+    what the others count is lost.
+    """
+    experiment, run = settings.experiment, settings.run
+    return {
+        "optimizer": make_optimizer(experiment, batches.steps_per_epoch, run["seed"]),
         "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         # An object, not its name: Keras would make its variables in the first trace of the step,
         # and TensorFlow then traces it a second time.
         "metrics": [keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         "jit_compile": {"auto": "auto", "true": True, "false": False}[run["jit_compile"]],
     }
-    if experiment.optimizer in REPLICATED:
-        model = _replicas(build_network, experiment, batches, seed, strategy)
-        model.compile(**compile_arguments)
-        for member in model.members:
-            skip_nonfinite(member)
-    else:
-        with strategy.scope():
-            model = build_network(seed=seed)
-            model.compile(**compile_arguments)
-            # Left to the first step, the slots would have the step traced twice.
-            model.optimizer.build(model.trainable_variables)
-        skip_nonfinite(model)
-        enable_multi_worker(model)
-    return model
 
 
 def _replicas(
