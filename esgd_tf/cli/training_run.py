@@ -26,12 +26,12 @@ from esgd_tf.training.callbacks import (
     Diagnostics,
     Guard,
     Interrupted,
-    NotFiniteError,
-    NotFiniteGuard,
     Recorder,
 )
 from esgd_tf.training.checkpoints import DamagedCheckpointError, Progress, load_checkpoint
+from esgd_tf.training.errors import NotFiniteError
 from esgd_tf.training.figures import plot_history
+from esgd_tf.training.nonfinite_guard import NotFiniteGuard
 from esgd_tf.training.precision import set_precision
 from esgd_tf.training.progress_bar import ProgressBar
 from esgd_tf.training.run_folder import RunFolder
@@ -72,8 +72,8 @@ def run_training(
         DataError: The data set is not to be had.
         RunFolderError: The run folder is in use or damaged.
         CheckpointError: The checkpoint cannot be loaded.
-        NotFiniteError: A gradient or the loss became NaN or infinite; the last checkpoint is
-            kept.
+        NotFiniteError: A gradient, the loss or that on the test set became NaN or infinite; the
+            last checkpoint is kept.
         StrategyError: The batch cannot be split over the devices, or the processes differ.
         Interrupted: A signal stopped the run after its state was saved.
     """
@@ -154,12 +154,11 @@ def run_training(
             )
             raise
         except NotFiniteError as error:
-            epoch = recorder.progress.batches // batches.steps_per_epoch + 1
             kept = (
                 f"{folder.last} is from before" if folder.last.exists() else "nothing was saved yet"
             )
             raise NotFiniteError(
-                f"{error} of epoch {epoch}; {kept}. Try a smaller --lr or --langevin_lr, another "
+                f"{error}; {kept}. Try a smaller --lr or --langevin_lr, another "
                 "--seed, or --on_nan skip."
             ) from None
         title = f"{experiment.model} on {experiment.dataset}: {experiment.optimizer}"
@@ -221,7 +220,7 @@ def _fit(
     callbacks = [
         *anchor,
         *first,
-        Diagnostics(),
+        Diagnostics(recorder),
         *shown[:1],
         recorder,
         *shown[1:],
