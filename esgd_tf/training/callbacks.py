@@ -6,6 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -180,14 +181,19 @@ class Recorder(keras.callbacks.Callback):
             self._average_batch_norm = BatchNormAveraging(self.model)
         self._average_batch_norm()
 
-    def _write_last(self, *, is_best: bool = False) -> None:
+    def _write_last(self, same: Path | None = None) -> None:
+        """Write last.keras, or let it be a checkpoint of this state that is there already."""
         if self._keeps_previous:
             self._folder.keep_previous()
-        if is_best:
-            self._folder.best_is_last()
-        else:
-            save_checkpoint(self.model, self._folder.last, self.progress)
+        self._write(self._folder.last, same)
         self._keeps_previous = True
+
+    def _write(self, path: Path, same: Path | None) -> Path:
+        if same is None:
+            save_checkpoint(self.model, path, self.progress)
+        else:
+            self._folder.let_be(path, same)
+        return path
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Start the clock."""
@@ -224,14 +230,14 @@ class Recorder(keras.callbacks.Callback):
         if not self._writes:
             return
         # The last checkpoint comes last: where a run dies before, it goes on from the one before
-        # and makes line and best checkpoint again; a checkpoint without its line would leave a gap.
-        if is_best:
-            save_checkpoint(self.model, self._folder.best, self.progress)
-        self._folder.write_history(self.rows)
-        self._write_last(is_best=is_best)
+        # and makes the line and the other checkpoints again; a last checkpoint without them would
+        # leave a gap for good.
+        written = self._write(self._folder.best, None) if is_best else None
         epochs, part = divmod(self._batches, self._steps_per_epoch)
         if self._keep_every and not part and epochs % self._keep_every == 0:
-            self._folder.keep_last(epochs)
+            written = self._write(self._folder.kept_checkpoint(epochs), written)
+        self._folder.write_history(self.rows)
+        self._write_last(written)
 
     def _with_the_part_before(self, logs: dict[str, Any]) -> dict[str, float]:
         """Return the epoch's running means, with the part before an interruption.
