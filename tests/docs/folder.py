@@ -1,4 +1,4 @@
-"""A copy of the repository in which the documents' commands run, with all that they take for granted.
+"""A copy of the repository in which the documents' commands run, with what they take for granted.
 
 The data sets that are not in the repository are a few images each, in their true formats: the
 catalog that says how many images a set has is changed to fit, in every process, and nothing else.
@@ -21,7 +21,7 @@ from esgd_tf.data import catalog
 from tests.docs.blocks import ROOT
 
 sys.path.append(str(ROOT / "tests" / "data"))
-import archive_maker  # noqa: E402
+import archive_maker
 
 TIMEOUT = 900.0
 COUNTS = {
@@ -68,7 +68,7 @@ globals().update({{n: getattr(prelude, n) for n in {names!r} if hasattr(prelude,
 
 
 def environment(path):
-    """Make an environment that has the packages of this one, and its own esgd_tf if that is installed.
+    """Make an environment that has the packages of this one, but for esgd_tf.
 
     Returns:
         The variables of a process in it.

@@ -2,7 +2,7 @@
 
 import keras
 import numpy as np
-import tensorflow as tf  # noqa: F401 - the blocks use it
+import tensorflow as tf
 
 import esgd_tf  # noqa: F401
 
