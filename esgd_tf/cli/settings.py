@@ -181,7 +181,8 @@ def resume_settings(fv: flags.FlagValues, presets: Presets, config: dict[str, An
             continue
         before = settings.preset if name == "preset" else stored.get(name, run.get(name))
         value = _value(fv, name)
-        if value == before:
+        # An equal limit is one more limit: it counts from where the run stands.
+        if value == before and name != "limit_steps":
             continue
         if name not in _MAY_CHANGE:
             raise FlagError(

@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import json
-import math
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from esgd_tf import data, models
-from esgd_tf.cli.experiment import Batches, make_coupling, make_optimizer, replica_seed
+from esgd_tf import data
+from esgd_tf.cli.experiment import Batches
 from esgd_tf.cli.final_table import final_table
+from esgd_tf.cli.network import make_model
+from esgd_tf.cli.run_words import go_on_with, has_had_enough, on_what, what
 from esgd_tf.cli.settings import REPLICATED, Settings
 from esgd_tf.replicas import ReplicaMonitor, Replicas
-from esgd_tf.training import AnchorCallback, enable_multi_worker, skip_nonfinite
+from esgd_tf.training import AnchorCallback
 from esgd_tf.training.callbacks import (
     Diagnostics,
     Guard,
     Interrupted,
-    NotFiniteError,
-    NotFiniteGuard,
     Recorder,
 )
 from esgd_tf.training.checkpoints import DamagedCheckpointError, Progress, load_checkpoint
+from esgd_tf.training.errors import NotFiniteError
 from esgd_tf.training.figures import plot_history
+from esgd_tf.training.nonfinite_guard import NotFiniteGuard
 from esgd_tf.training.precision import set_precision
 from esgd_tf.training.progress_bar import ProgressBar
 from esgd_tf.training.run_folder import RunFolder
@@ -72,8 +72,8 @@ def run_training(
         DataError: The data set is not to be had.
         RunFolderError: The run folder is in use or damaged.
         CheckpointError: The checkpoint cannot be loaded.
-        NotFiniteError: A gradient or the loss became NaN or infinite; the last checkpoint is
-            kept.
+        NotFiniteError: A gradient, the loss or that on the test set became NaN or infinite; the
+            last checkpoint is kept.
         StrategyError: The batch cannot be split over the devices, or the processes differ.
         Interrupted: A signal stopped the run after its state was saved.
     """
@@ -94,7 +94,7 @@ def run_training(
     corruptions = data.parse_corruptions(experiment.corrupt)
     images = data.corrupt_data(images, corruptions, seed=experiment.corruption_seed)
     batches = Batches(images, experiment, seed, limit)
-    model = _make_model(settings, images, batches, strategy)
+    model = make_model(settings, images, batches, strategy)
     folder = RunFolder(path, checkpoint_dir)
     with folder if processes.is_chief else contextlib.nullcontext():
         progress, intact = _restore(model, checkpoint, folder)
@@ -109,7 +109,8 @@ def run_training(
             total = min(total, progress.batches + _steps(limit, experiment.replicas))
         if progress.batches >= total:
             if processes.is_chief:
-                print(f"{path} has had its {experiment.epochs} epochs: give more by -e to go on.")
+                _draw_if_missing(folder, settings)
+                print(has_had_enough(path, progress.batches / batches.steps_per_epoch, experiment))
             return 0
         recorder = Recorder(
             folder,
@@ -130,11 +131,11 @@ def run_training(
             return 0
         folder.write_config(settings.to_dict())
         print(f"run folder: {path}")
-        print(_what(model, len(images.train_labels), batches.steps_per_epoch))
+        print(what(model, len(images.train_labels), batches.steps_per_epoch))
         if run["mixed_precision"] != "none":
             print(f"precision: {precision}")
         if replicas > 1 and not replicated:
-            print(_on_what(strategy, processes, experiment.batch_size))
+            print(on_what(strategy, processes, experiment.batch_size))
         if progress.batches:
             done, all_of_them = (n * experiment.replicas for n in (progress.batches, total))
             print(f"going on after {done:,} of {all_of_them:,}")
@@ -150,24 +151,37 @@ def run_training(
                 f"\nStopped by {stopped} after {recorder.progress.batches * experiment.replicas:,} "
                 "gradient evaluations; "
                 f"saved to\n{folder.last}. Go on with:\n"
-                f"  train.py -rl --logdir {folder.path.parent} -n {folder.path.name}"
+                f"  {go_on_with(folder, checkpoint_dir, data_dir, raw_dir, download=download)}"
             )
             raise
         except NotFiniteError as error:
-            epoch = recorder.progress.batches // batches.steps_per_epoch + 1
             kept = (
                 f"{folder.last} is from before" if folder.last.exists() else "nothing was saved yet"
             )
             raise NotFiniteError(
-                f"{error} of epoch {epoch}; {kept}. Try a smaller --lr or --langevin_lr, another "
+                f"{error}; {kept}. Try a smaller --lr or --langevin_lr, another "
                 "--seed, or --on_nan skip."
             ) from None
-        title = f"{experiment.model} on {experiment.dataset}: {experiment.optimizer}"
-        if experiment.langevin_steps:
-            title += f", L = {experiment.langevin_steps}"
-        plot_history(rows, folder.curves, f"{title}, seed {seed}")
+        _draw(rows, folder, settings)
         print(final_table(rows, folder, batches.test_images))
     return 0
+
+
+def _draw(rows: list[dict[str, float]], folder: RunFolder, settings: Settings) -> None:
+    experiment = settings.experiment
+    title = f"{experiment.model} on {experiment.dataset}: {experiment.optimizer}"
+    if experiment.langevin_steps:
+        title += f", L = {experiment.langevin_steps}"
+    plot_history(rows, folder.curves, f"{title}, seed {settings.run['seed']}")
+
+
+def _draw_if_missing(folder: RunFolder, settings: Settings) -> None:
+    """Draw the curves that a run did not come to, which was killed after its last checkpoint."""
+    rows = folder.read_history()
+    if rows and (
+        not folder.curves.exists() or folder.curves.stat().st_mtime < folder.history.stat().st_mtime
+    ):
+        _draw(rows, folder, settings)
 
 
 def _steps(evaluations: Any, replicas: int) -> Any:
@@ -221,7 +235,7 @@ def _fit(
     callbacks = [
         *anchor,
         *first,
-        Diagnostics(),
+        Diagnostics(recorder),
         *shown[:1],
         recorder,
         *shown[1:],
@@ -249,103 +263,12 @@ def _fit(
     return recorder.rows
 
 
-def _make_model(
-    settings: Settings, images: data.ImageData, batches: Batches, strategy: tf.distribute.Strategy
-) -> keras.Model:
-    """Make and compile the network, or its replicas."""
-    experiment, run = settings.experiment, settings.run
-    seed = run["seed"]
-    build_network = functools.partial(
-        models.build,
-        experiment.model,
-        images.train_images.shape[1:],
-        images.num_classes,
-        dropout=experiment.dropout,
-        sync_bn=run["sync_bn"],
-    )
-    compile_arguments = {
-        "optimizer": make_optimizer(experiment, batches.steps_per_epoch, seed),
-        "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        # An object, not its name: Keras would make its variables in the first trace of the step,
-        # and TensorFlow then traces it a second time.
-        "metrics": [keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-        "jit_compile": {"auto": "auto", "true": True, "false": False}[run["jit_compile"]],
-    }
-    if experiment.optimizer in REPLICATED:
-        model = _replicas(build_network, experiment, batches, seed, strategy)
-        model.compile(**compile_arguments)
-        for member in model.members:
-            skip_nonfinite(member)
-    else:
-        with strategy.scope():
-            model = build_network(seed=seed)
-            model.compile(**compile_arguments)
-            # Left to the first step, the slots would have the step traced twice.
-            model.optimizer.build(model.trainable_variables)
-        skip_nonfinite(model)
-        enable_multi_worker(model)
-    return model
-
-
-def _replicas(
-    build_network: Callable[..., keras.Model],
-    experiment: Any,
-    batches: Batches,
-    seed: int,
-    strategy: tf.distribute.Strategy,
-) -> Replicas:
-    """Make the replicas, one a device if there are several devices.
-
-    Raises:
-        StrategyError: There are several devices, but not one for each replica.
-    """
-    count = experiment.replicas
-    several = strategy.num_replicas_in_sync > 1
-    if several and strategy.num_replicas_in_sync != count:
-        raise StrategyError(
-            f"--replicas={count} and {strategy.num_replicas_in_sync} devices: give as many devices "
-            "as replicas, or train all of them on one by --strategy none."
-        )
-    return Replicas(
-        lambda a: build_network(seed=replica_seed(seed, a)),
-        count,
-        make_coupling(experiment, batches.steps_per_epoch),
-        initialization=experiment.initialization,
-        strategy=strategy if several else None,
-        seed=seed,
-    )
-
-
-def _what(model: keras.Model, images: int, steps: int) -> str:
-    """Return what is trained on what, in words."""
-    replicas = model.replicas if isinstance(model, Replicas) else 1
-    network = model.members[0] if isinstance(model, Replicas) else model
-    weights = sum(math.prod(variable.shape) for variable in network.trainable_variables)
-    text = (
-        f"{images:,} training images, {weights:,} weights, {steps * replicas} gradient evaluations "
-        "an epoch"
-    )
-    if isinstance(model, Replicas):
-        where = "one a device" if len(set(model.devices)) > 1 else "on one device"
-        text += (
-            f"\n{replicas} replicas, {where}: {steps} minibatches each an epoch, coupled every "
-            f"{model.coupling_period}"
-        )
-    return text
-
-
 def _fingerprint(settings: Settings, progress: Progress) -> int:
     """Return a number that differs where two processes would not compute the same."""
     numbers = settings.to_dict()
     own = ("devices", "logical_devices")  # what a process may have of its own
     numbers["run"] = {k: v for k, v in numbers["run"].items() if k not in own}
     return zlib.crc32(json.dumps([numbers, progress.batches], sort_keys=True).encode())
-
-
-def _on_what(strategy: tf.distribute.Strategy, processes: Processes, batch_size: int) -> str:
-    replicas = strategy.num_replicas_in_sync
-    machines = f", {processes.count} workers" if processes.count > 1 else ""
-    return f"{replicas} devices{machines}: {batch_size // replicas} images each at a time"
 
 
 def segments(done: int, total: int, steps: int) -> Iterator[tuple[int, int, int]]:

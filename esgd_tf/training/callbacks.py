@@ -6,6 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -14,18 +15,18 @@ import keras
 from esgd_tf.replicas.replicas import Replicas
 from esgd_tf.training.batch_norm import BatchNormAveraging
 from esgd_tf.training.checkpoints import Progress, save_checkpoint
+from esgd_tf.training.counting import evaluations_counted, steps_taken
+from esgd_tf.training.errors import NotFiniteError
 from esgd_tf.training.evaluation import local_entropy_optimizer
 from esgd_tf.training.run_folder import RunFolder
 
-__all__ = ["Diagnostics", "Guard", "Interrupted", "NotFiniteError", "NotFiniteGuard", "Recorder"]
+__all__ = ["Diagnostics", "Guard", "Interrupted", "NotFiniteError", "Recorder"]
 
 
 # The columns of history.csv that say where the run stands, before those that say how good it is.
 _FIRST = (
     "gradient_evaluations", "outer_updates", "skipped", "learning_rate", "scope", "coupling",
 )  # fmt: skip
-# So many skipped minibatches in a row are no accident.
-_HOPELESS = 100
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error
@@ -36,20 +37,20 @@ class Interrupted(Exception):  # noqa: N818 - not an error
         self.signal_number = signal_number
 
 
-class NotFiniteError(Exception):
-    """A gradient or the training loss is NaN or infinite."""
-
-
 class Diagnostics(keras.callbacks.Callback):
     """Adds to Keras' logs what there is to see of the algorithm; every later callback gets it.
 
-    Each minibatch: the scope, or the strength of the coupling of replicas. Each epoch: gradient
-    evaluations, outer updates, learning rate, scope, and the statistics of the last outer update
-    (see `LangevinStatistics`).
+    Each minibatch: the scope, or the strength of the coupling of replicas. Each epoch: its means
+    with the part of it before an interruption, gradient evaluations, outer updates, learning rate,
+    scope, and the statistics of the last outer update (see `LangevinStatistics`).
+
+    Args:
+        recorder: Knows what was before.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, recorder: Recorder) -> None:
         super().__init__()
+        self._recorder = recorder
         self._scope: float | None = None
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -69,22 +70,24 @@ class Diagnostics(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Add the epoch's diagnostics to the logs."""
         if logs is not None:
+            logs.update(self._recorder.running)
             logs.update(self._measure())
 
     def _measure(self) -> dict[str, float]:
-        if isinstance(self.model, Replicas):
-            return _of_replicas(self.model)
-        optimizer = self.model.optimizer
-        local_entropy = local_entropy_optimizer(self.model)
         to_numpy = keras.ops.convert_to_numpy
-        evaluations = _evaluations(self.model)
+        evaluations = evaluations_counted(self.model)
+        recorder = self._recorder
+        skipped = recorder.progress.batches * recorder.evaluations_a_step - evaluations
         measured: dict[str, float] = {
             "gradient_evaluations": evaluations,
             "outer_updates": evaluations,
-            "learning_rate": float(to_numpy(optimizer.learning_rate)),
+            "learning_rate": float(to_numpy(self.model.optimizer.learning_rate)),
         }
-        if local_entropy is not None and local_entropy.skipped:
-            measured["skipped"] = local_entropy.skipped
+        if skipped:
+            measured["skipped"] = skipped
+        if isinstance(self.model, Replicas):
+            return measured | _of_replicas(self.model)
+        local_entropy = local_entropy_optimizer(self.model)
         if local_entropy is not None and local_entropy.langevin_steps > 0:
             measured["outer_updates"] = int(to_numpy(local_entropy.outer_iterations))
             measured["scope"] = float(local_entropy.scope)
@@ -150,6 +153,16 @@ class Recorder(keras.callbacks.Callback):
         """Minibatches of one epoch."""
         return self._steps_per_epoch
 
+    @property
+    def evaluations_a_step(self) -> int:
+        """Gradient evaluations of a minibatch: one in every replica."""
+        return self.model.replicas if isinstance(self.model, Replicas) else 1
+
+    @property
+    def running(self) -> dict[str, float]:
+        """Means over the epoch under way, or the last one, with the part before an interruption."""
+        return dict(self._running)
+
     def save(self) -> None:
         """Write last.keras, and keep what it was as previous.keras.
 
@@ -168,36 +181,42 @@ class Recorder(keras.callbacks.Callback):
             self._average_batch_norm = BatchNormAveraging(self.model)
         self._average_batch_norm()
 
-    def _write_last(self, *, is_best: bool = False) -> None:
+    def _write_last(self, same: Path | None = None) -> None:
+        """Write last.keras, or let it be a checkpoint of this state that is there already."""
         if self._keeps_previous:
             self._folder.keep_previous()
-        if is_best:
-            self._folder.best_is_last()
-        else:
-            save_checkpoint(self.model, self._folder.last, self.progress)
+        self._write(self._folder.last, same)
         self._keeps_previous = True
+
+    def _write(self, path: Path, same: Path | None) -> Path:
+        if same is None:
+            save_checkpoint(self.model, path, self.progress)
+        else:
+            self._folder.let_be(path, same)
+        return path
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Start the clock."""
         self._seconds, self._since = self.progress.seconds, time.monotonic()
-        self._evaluations = _evaluations(self.model)
+        self._evaluations = steps_taken(self.model)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Count the minibatch, and save where it is time."""
+        """Count the minibatch, tell the callbacks that follow, and save where it is time."""
         if self._batches % self._steps_per_epoch == 0:
             self._counted = 0
         self._batches += 1
-        before, self._evaluations = self._evaluations, _evaluations(self.model)
+        before, self._evaluations = self._evaluations, steps_taken(self.model)
         self._counted += self._evaluations - before
         self._running = self._with_the_part_before(logs or {})
+        if logs is not None:
+            logs.update(self._running)
         within_epoch = self._batches % self._steps_per_epoch != 0
         if self._every and self._batches % self._every == 0 and within_epoch:
             self.save()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Write the epoch's line and the checkpoints."""
-        logs = dict(logs or {})
-        logs.update(self._with_the_part_before(logs))
+        logs = dict(logs or {}) | self._running
         row: dict[str, float] = {"epoch": self._batches / self._steps_per_epoch}
         for name in _FIRST:
             if name in logs:
@@ -211,14 +230,14 @@ class Recorder(keras.callbacks.Callback):
         if not self._writes:
             return
         # The last checkpoint comes last: where a run dies before, it goes on from the one before
-        # and makes line and best checkpoint again; a checkpoint without its line would leave a gap.
-        if is_best:
-            save_checkpoint(self.model, self._folder.best, self.progress)
-        self._folder.write_history(self.rows)
-        self._write_last(is_best=is_best)
+        # and makes the line and the other checkpoints again; a last checkpoint without them would
+        # leave a gap for good.
+        written = self._write(self._folder.best, None) if is_best else None
         epochs, part = divmod(self._batches, self._steps_per_epoch)
         if self._keep_every and not part and epochs % self._keep_every == 0:
-            self._folder.keep_last(epochs)
+            written = self._write(self._folder.kept_checkpoint(epochs), written)
+        self._folder.write_history(self.rows)
+        self._write_last(written)
 
     def _with_the_part_before(self, logs: dict[str, Any]) -> dict[str, float]:
         """Return the epoch's running means, with the part before an interruption.
@@ -237,45 +256,6 @@ class Recorder(keras.callbacks.Callback):
             / (before + now)
             for name in names
         }
-
-
-class NotFiniteGuard(keras.callbacks.Callback):
-    """Stops a run whose numbers are not finite. It must stand before a `Recorder`.
-
-    Args:
-        on_nan: "stop" at the first minibatch that was skipped because its gradient was not finite,
-            or "skip": go on, unless a hundred in a row were.
-        recorder: Says how many minibatches there were before, and saves none that this stops at.
-    """
-
-    def __init__(self, on_nan: str, recorder: Recorder) -> None:
-        super().__init__()
-        self._on_nan, self._recorder = on_nan, recorder
-        self._skipped: int | None = None
-        self._in_a_row = 0
-
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Look where the count of skipped minibatches stands."""
-        self._skipped = _skipped(self.model)
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Raise if what was computed is not finite.
-
-        Raises:
-            NotFiniteError: A gradient was not finite, or the mean loss of this epoch is not.
-        """
-        number = self._recorder.progress.batches % self._recorder.steps_per_epoch + 1
-        before, self._skipped = self._skipped, _skipped(self.model)
-        self._in_a_row = self._in_a_row + 1 if self._skipped != before else 0
-        if self._in_a_row and self._on_nan == "stop":
-            raise NotFiniteError(f"The gradient was not finite at minibatch {number}")
-        if self._in_a_row >= _HOPELESS:
-            raise NotFiniteError(
-                f"No gradient was finite in the last {_HOPELESS} minibatches, up to {number}"
-            )
-        loss = (logs or {}).get("loss", 0.0)
-        if not math.isfinite(loss):
-            raise NotFiniteError(f"The training loss became {loss} at minibatch {number}")
 
 
 class Guard(keras.callbacks.Callback):
@@ -336,30 +316,9 @@ class Guard(keras.callbacks.Callback):
 
 
 def _of_replicas(model: Replicas) -> dict[str, float]:
-    """Return the diagnostics of replicas; evaluations and updates are those of all of them."""
-    first, skipped = model.optimizer.replicas[0], model.optimizer.skipped
-    # Of every replica that did not skip its minibatch.
-    evaluations = _evaluations(model) * model.replicas - skipped
-    measured = {
-        "gradient_evaluations": evaluations,
-        "outer_updates": evaluations,
-        "learning_rate": float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)),
-    }
-    if skipped:
-        measured["skipped"] = skipped
-    if first.langevin_steps > 0:
-        updates = [int(o.outer_iterations.numpy()) for o in model.optimizer.replicas]
-        measured["outer_updates"] = sum(updates)
-        measured["scope"] = float(first.scope)
-    return measured
-
-
-def _evaluations(model: keras.Model) -> int:
-    return int(keras.ops.convert_to_numpy(model.optimizer.iterations))
-
-
-def _skipped(model: keras.Model) -> int:
-    if isinstance(model, Replicas):
-        return model.optimizer.skipped
-    optimizer = local_entropy_optimizer(model)
-    return 0 if optimizer is None else optimizer.skipped
+    """Return the diagnostics of replicas with an inner loop; updates are those of all of them."""
+    first = model.optimizer.replicas[0]
+    if first.langevin_steps == 0:
+        return {}
+    updates = sum(int(o.outer_iterations.numpy()) for o in model.optimizer.replicas)
+    return {"outer_updates": updates, "scope": float(first.scope)}

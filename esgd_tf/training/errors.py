@@ -1,6 +1,12 @@
 """What can be wrong with a run. Imports nothing: commands catch it without TensorFlow."""
 
-__all__ = ["CheckpointError", "DamagedCheckpointError", "RunFolderError", "StrategyError"]
+__all__ = [
+    "CheckpointError",
+    "DamagedCheckpointError",
+    "NotFiniteError",
+    "RunFolderError",
+    "StrategyError",
+]
 
 
 class RunFolderError(Exception):
@@ -17,3 +23,7 @@ class DamagedCheckpointError(CheckpointError):
 
 class StrategyError(Exception):
     """A strategy is not to be had on this machine; the message says why and what to do."""
+
+
+class NotFiniteError(Exception):
+    """A gradient, the training loss or the loss on the test set is NaN or infinite."""

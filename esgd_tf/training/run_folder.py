@@ -89,14 +89,14 @@ class RunFolder:
         if self.last.exists():
             _let_be(self.previous, self.last)
 
-    def keep_last(self, epoch: int) -> None:
-        """Keep last.keras for good, as that of an epoch."""
+    def kept_checkpoint(self, epoch: int) -> Path:
+        """Return where the checkpoint of an epoch is kept for good; its folder is there."""
         self.kept.mkdir(exist_ok=True)
-        _let_be(self.kept / f"epoch-{epoch:05d}.keras", self.last)
+        return self.kept / f"epoch-{epoch:05d}.keras"
 
-    def best_is_last(self) -> None:
-        """Let last.keras be what best.keras is now, which takes neither time nor space."""
-        _let_be(self.last, self.best)
+    def let_be(self, path: Path, other: Path) -> None:
+        """Let one checkpoint be what another is, which takes neither time nor space."""
+        _let_be(path, other)
 
     def read_config(self) -> dict[str, Any]:
         """Return what `write_config` wrote.

@@ -122,6 +122,41 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
     assert not (tmp_path / "wild" / "checkpoints" / "last.keras").exists()
 
 
+@pytest.mark.parametrize("on_nan", ["stop", "skip"])
+def test_a_network_that_gives_nan_is_no_success(on_nan, tmp_path, capsys):
+    """The only gradient was finite, the step with it was not."""
+    flags = [*SMALL[:6], "-opt", "sgd", "--lr", "1e30", "--limit_steps", "1", "--on_nan", on_nan]
+    assert train(*flags, "--logdir", str(tmp_path), "-n", "wild") == 1
+    error = capsys.readouterr().err
+    assert "The test loss is nan after minibatch 1 of epoch 1; nothing was saved yet" in error
+    assert error.count("\n") == 1
+    assert not list((tmp_path / "wild" / "checkpoints").iterdir())
+    assert not (tmp_path / "wild" / "history.csv").exists()
+
+
+@pytest.mark.slow  # tests/training/test_nonfinite_guard.py has it without the command line
+@pytest.mark.parametrize("optimizer", ["sgd", "rsgd"])
+@pytest.mark.parametrize("on_nan", ["stop", "skip"])
+def test_what_loss_scaling_skips_is_seen(optimizer, on_nan, tmp_path, capsys):
+    flags = [
+        "--preset",
+        "quickstart",
+        "-m",
+        "lenet-2-3-8",
+        "-b",
+        "25",
+        "-e",
+        "2",
+        "-opt",
+        optimizer,
+    ]
+    flags += ["--lr", "1e30", "--mixed_precision", "float16", "--on_nan", on_nan]
+    assert train(*flags, "--logdir", str(tmp_path), "-n", "wild") == 1
+    error = capsys.readouterr().err
+    assert ("even with the loss scaled by 0.5" if on_nan == "stop" else "last 100 mini") in error
+    assert not list((tmp_path / "wild" / "checkpoints").iterdir())
+
+
 @pytest.fixture
 def a_nan_at_minibatch_3(monkeypatch):
     """The first image of the third minibatch of the run is not finite."""

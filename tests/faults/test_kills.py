@@ -66,11 +66,11 @@ def test_sigterm_loses_no_step(tmp_path):
 
 
 @pytest.mark.slow
-def test_thirty_kills_in_one_run(tmp_path):
-    """About ten minutes."""
+def test_fifteen_kills_in_one_run(tmp_path):
+    """About five minutes."""
     generator = np.random.default_rng(7)
     job = Job(tmp_path, "killed", 12)
-    moments = generator.choice(list(MOMENTS), size=30)
+    moments = generator.choice(list(MOMENTS), size=15)
     stops = [(moment, signal.SIGKILL) for moment in moments]
-    assert stopped_again_and_again(job, stops, generator) == 30
+    assert stopped_again_and_again(job, stops, generator) == 15
     harness.assert_equal_runs(job.run_folder, finished(Job(tmp_path, "whole", 12)))

@@ -1,0 +1,105 @@
+"""The network of a run, or its replicas, compiled for where it is trained."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from esgd_tf import data, models
+from esgd_tf.cli.experiment import Batches, make_coupling, make_optimizer, replica_seed
+from esgd_tf.cli.settings import REPLICATED, Settings
+from esgd_tf.replicas import Replicas
+from esgd_tf.training import enable_multi_worker, skip_nonfinite
+from esgd_tf.training.strategies import StrategyError
+
+__all__ = ["make_model"]
+
+
+def make_model(
+    settings: Settings, images: data.ImageData, batches: Batches, strategy: tf.distribute.Strategy
+) -> keras.Model:
+    """Make and compile the network, or its replicas.
+
+    Args:
+        settings: The numbers in force.
+        images: The data set.
+        batches: Its pipelines.
+        strategy: On what to train.
+
+    Raises:
+        StrategyError: There are several devices, but not one for each replica.
+    """
+    experiment, run = settings.experiment, settings.run
+    seed = run["seed"]
+    build_network = functools.partial(
+        models.build,
+        experiment.model,
+        images.train_images.shape[1:],
+        images.num_classes,
+        dropout=experiment.dropout,
+        sync_bn=run["sync_bn"],
+    )
+    if experiment.optimizer in REPLICATED:
+        model = _replicas(build_network, experiment, batches, seed, strategy)
+        model.compile(**_compile_arguments(settings, batches))
+        for member in model.members:
+            skip_nonfinite(member)
+    else:
+        with strategy.scope():
+            model = build_network(seed=seed)
+            model.compile(**_compile_arguments(settings, batches))
+            # Left to the first step, the slots would have the step traced twice.
+            model.optimizer.build(model.trainable_variables)
+        skip_nonfinite(model)
+        enable_multi_worker(model)
+    return model
+
+
+def _compile_arguments(settings: Settings, batches: Batches) -> dict[str, Any]:
+    """Make what `compile` takes. Call it in the strategy's scope, where variables are distributed.
+
+    Optimizer and metrics have variables: those that are made outside belong to one device, and
+    what the others count is lost.
+    """
+    experiment, run = settings.experiment, settings.run
+    return {
+        "optimizer": make_optimizer(experiment, batches.steps_per_epoch, run["seed"]),
+        "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        # An object, not its name: Keras would make its variables in the first trace of the step,
+        # and TensorFlow then traces it a second time.
+        "metrics": [keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+        "jit_compile": {"auto": "auto", "true": True, "false": False}[run["jit_compile"]],
+    }
+
+
+def _replicas(
+    build_network: Callable[..., keras.Model],
+    experiment: Any,
+    batches: Batches,
+    seed: int,
+    strategy: tf.distribute.Strategy,
+) -> Replicas:
+    """Make the replicas, one a device if there are several devices.
+
+    Raises:
+        StrategyError: There are several devices, but not one for each replica.
+    """
+    count = experiment.replicas
+    several = strategy.num_replicas_in_sync > 1
+    if several and strategy.num_replicas_in_sync != count:
+        raise StrategyError(
+            f"--replicas={count} and {strategy.num_replicas_in_sync} devices: give as many devices "
+            "as replicas, or train all of them on one by --strategy none."
+        )
+    return Replicas(
+        lambda a: build_network(seed=replica_seed(seed, a)),
+        count,
+        make_coupling(experiment, batches.steps_per_epoch),
+        initialization=experiment.initialization,
+        strategy=strategy if several else None,
+        seed=seed,
+    )

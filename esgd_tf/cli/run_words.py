@@ -1,0 +1,99 @@
+"""What a training run says of itself, in words."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from esgd_tf.replicas import Replicas
+from esgd_tf.training.run_folder import RunFolder
+from esgd_tf.training.strategies import Processes
+
+__all__ = ["go_on_with", "has_had_enough", "on_what", "what"]
+
+
+def what(model: keras.Model, images: int, steps: int) -> str:
+    """Say what is trained on what.
+
+    Args:
+        model: The network or its replicas.
+        images: How many there are to train on.
+        steps: Minibatches of an epoch.
+    """
+    replicas = model.replicas if isinstance(model, Replicas) else 1
+    network = model.members[0] if isinstance(model, Replicas) else model
+    weights = sum(math.prod(variable.shape) for variable in network.trainable_variables)
+    text = (
+        f"{images:,} training images, {weights:,} weights, {steps * replicas} gradient evaluations "
+        "an epoch"
+    )
+    if isinstance(model, Replicas):
+        where = "one a device" if len(set(model.devices)) > 1 else "on one device"
+        text += (
+            f"\n{replicas} replicas, {where}: {steps} minibatches each an epoch, coupled every "
+            f"{model.coupling_period}"
+        )
+    return text
+
+
+def on_what(strategy: tf.distribute.Strategy, processes: Processes, batch_size: int) -> str:
+    """Say on how many devices.
+
+    Args:
+        strategy: On what the training runs.
+        processes: Those that take part.
+        batch_size: Of all devices together.
+    """
+    replicas = strategy.num_replicas_in_sync
+    machines = f", {processes.count} workers" if processes.count > 1 else ""
+    return f"{replicas} devices{machines}: {batch_size // replicas} images each at a time"
+
+
+def has_had_enough(path: Path, done: float, experiment: Any) -> str:
+    """Say that there is nothing left to do.
+
+    Args:
+        path: The run folder.
+        done: Epochs so far.
+        experiment: An `Experiment` of config.py.
+    """
+    asked = f"{experiment.epochs} epoch{'s' if experiment.epochs != 1 else ''}"
+    had = (
+        f"its {asked}" if done == experiment.epochs else f"{done:g} epochs, and -e asks for {asked}"
+    )
+    return f"{path} has had {had}: give more by -e to go on."
+
+
+def go_on_with(
+    folder: RunFolder,
+    checkpoint_dir: Path | None,
+    data_dir: str,
+    raw_dir: str | None,
+    *,
+    download: bool,
+) -> str:
+    """Return the command that goes on with a run: what its config.json does not say is in it.
+
+    Args:
+        folder: Of the run.
+        checkpoint_dir: As given to this command, as the rest.
+        data_dir: Where data sets lie prepared.
+        raw_dir: Where their archives lie.
+        download: Whether a data set may be downloaded.
+    """
+    words = ["python3", "train.py", "-rl", "--logdir", str(folder.path.parent)]
+    words += ["-n", folder.path.name]
+    if checkpoint_dir is not None:
+        words += ["--checkpoint_dir", str(checkpoint_dir)]
+    if data_dir != "tfrecords":
+        words += ["--data_dir", data_dir]
+    if raw_dir is not None:
+        words += ["--raw_dir", raw_dir]
+    if not download:
+        words.append("--nodownload")
+    return shlex.join(words)

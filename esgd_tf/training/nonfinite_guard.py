@@ -1,0 +1,96 @@
+"""What ends a run whose numbers are not finite, before anything of it is written."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import keras
+
+from esgd_tf.training.counting import evaluations_counted, loss_scale
+from esgd_tf.training.errors import NotFiniteError
+
+if TYPE_CHECKING:
+    from esgd_tf.training.callbacks import Recorder
+
+__all__ = ["NotFiniteGuard"]
+
+# So many skipped minibatches in a row are no accident.
+_HOPELESS = 100
+
+
+class NotFiniteGuard(keras.callbacks.Callback):
+    """Stops a run whose numbers are not finite. It must stand before a `Recorder`.
+
+    With mixed_float16, Keras' loss scaling skips minibatches as a matter of course: at each it
+    halves the scale, until the scaled gradient fits. Such a skip is no reason to stop while the
+    scale is above 1. With a smaller one it is the gradient itself that does not fit.
+
+    Args:
+        on_nan: "stop" at the first minibatch that was skipped because its gradient was not finite,
+            or "skip": go on. Either way the run ends where a hundred in a row were skipped, or all
+            of an epoch, and where the loss on the test set is not finite.
+        recorder: Says how many minibatches there were before, and saves none that this stops at.
+    """
+
+    def __init__(self, on_nan: str, recorder: Recorder) -> None:
+        super().__init__()
+        self._on_nan, self._recorder = on_nan, recorder
+        self._counted = self._at_start = 0
+        self._in_a_row = 0
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Look how many gradients were stepped with so far."""
+        self._counted = evaluations_counted(self.model)
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Remember how many they were when the epoch began."""
+        self._at_start = self._counted
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Raise if what was computed is not finite.
+
+        Raises:
+            NotFiniteError: A gradient was not finite, or the mean loss of this epoch is not.
+        """
+        before, self._counted = self._counted, evaluations_counted(self.model)
+        # Of replicas, one that skips is enough.
+        skipped = self._counted - before < self._recorder.evaluations_a_step
+        self._in_a_row = self._in_a_row + 1 if skipped else 0
+        # The recorder has not counted this minibatch yet.
+        at = self._where(self._recorder.progress.batches)
+        if skipped and self._on_nan == "stop":
+            scale = loss_scale(self.model)
+            if scale is None:
+                raise NotFiniteError(f"The gradient was not finite at {at}")
+            if scale < 1:
+                raise NotFiniteError(
+                    f"The gradient was not finite at {at}, even with the loss scaled by {scale:g}"
+                )
+        if self._in_a_row >= _HOPELESS:
+            raise NotFiniteError(
+                f"No gradient was finite in the last {_HOPELESS} minibatches, up to {at}"
+            )
+        loss = (logs or {}).get("loss", 0.0)
+        if not math.isfinite(loss):
+            raise NotFiniteError(f"The training loss became {loss} at {at}")
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Raise if nothing was learnt in this epoch, or the network gives no finite loss.
+
+        Raises:
+            NotFiniteError: No gradient of the epoch was finite, or what validation gave is not.
+        """
+        at = self._where(self._recorder.progress.batches - 1)
+        if self._counted == self._at_start:
+            raise NotFiniteError(f"No gradient was finite from the epoch's first minibatch to {at}")
+        for name in ("val_loss", "val_accuracy"):
+            value = (logs or {}).get(name, 0.0)
+            if not math.isfinite(value):
+                what = name.replace("val_", "test ")
+                raise NotFiniteError(f"The {what} is {value} after {at}")
+
+    def _where(self, before: int) -> str:
+        """Name the minibatch that has so many before it."""
+        epoch, number = divmod(before, self._recorder.steps_per_epoch)
+        return f"minibatch {number + 1} of epoch {epoch + 1}"
