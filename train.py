@@ -3,8 +3,15 @@
 
 import sys
 
-import config
-from esgd_tf.cli.train import main
+from esgd_tf.cli.door import enter
+
+
+def _main() -> int:
+    import config
+    from esgd_tf.cli.train import main
+
+    return main(config.PRESETS)
+
 
 if __name__ == "__main__":
-    sys.exit(main(config.PRESETS))
+    sys.exit(enter("train.py", _main))

@@ -2,7 +2,14 @@
 
 import sys
 
-from esgd_tf.cli.commands import main
+from esgd_tf.cli.door import enter
+
+
+def _main() -> int:
+    from esgd_tf.cli.commands import main  # noqa: PLC0415 - behind the door
+
+    return main()
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(enter("esgd_tf", _main))

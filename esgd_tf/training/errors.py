@@ -1,6 +1,12 @@
 """What can be wrong with a run. Imports nothing: commands catch it without TensorFlow."""
 
-__all__ = ["CheckpointError", "DamagedCheckpointError", "RunFolderError", "StrategyError"]
+__all__ = [
+    "CheckpointError",
+    "ClusterError",
+    "DamagedCheckpointError",
+    "RunFolderError",
+    "StrategyError",
+]
 
 
 class RunFolderError(Exception):
@@ -13,6 +19,10 @@ class CheckpointError(Exception):
 
 class DamagedCheckpointError(CheckpointError):
     """A checkpoint is not what was written, or not there; another one may be."""
+
+
+class ClusterError(Exception):
+    """The description of a job is unusable; the message says what is wrong with it."""
 
 
 class StrategyError(Exception):
