@@ -192,7 +192,8 @@ def resume_settings(
     kind = type(presets[_DEFAULT_PRESET]["momentum"])
     stored["lr_drops"] = tuple(stored["lr_drops"])
     experiment = kind(**stored)
-    settings = Settings(config["preset"], experiment, run, tuple(config["overridden"]))
+    overridden = tuple(config.get("overridden", ()))
+    settings = Settings(config.get("preset", _DEFAULT_PRESET), experiment, run, overridden)
     try:
         check_name(experiment.model)
     except ValueError as error:

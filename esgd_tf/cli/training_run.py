@@ -113,11 +113,7 @@ def run_training(
             total = min(total, progress.batches + _steps(limit, experiment.replicas))
         if progress.batches >= total:
             if processes.is_chief:
-                done = progress.batches / batches.steps_per_epoch
-                print(
-                    f"{path} has had {done:g} effective epochs, of {experiment.epochs} asked for: "
-                    "give more by -e to go on."
-                )
+                print(f"{path} has had its {experiment.epochs} epochs: give more by -e to go on.")
             return 0
         recorder = Recorder(
             folder,

@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from esgd_tf.training.errors import RunFolderError
-from esgd_tf.training.output import folder_when_whole, let_be, replaced_when_whole, sweep
+from esgd_tf.training.output import folder_when_whole, replaced_when_whole, sweep
+from esgd_tf.training.output import let_be as _let_be
 from esgd_tf.training.progress import run_of
 
 __all__ = ["RunFolder", "RunFolderError", "folder_when_whole", "replaced_when_whole"]
@@ -134,16 +135,16 @@ class RunFolder:
     def keep_previous(self) -> None:
         """Let previous.keras be what last.keras is now."""
         if self.last.exists():
-            let_be(self.previous, self.last)
+            _let_be(self.previous, self.last)
 
     def keep_last(self, epoch: int) -> None:
         """Keep last.keras for good, as that of an epoch."""
         self.kept.mkdir(exist_ok=True)
-        let_be(self.kept / f"epoch-{epoch:05d}.keras", self.last)
+        _let_be(self.kept / f"epoch-{epoch:05d}.keras", self.last)
 
     def best_is_last(self) -> None:
         """Let last.keras be what best.keras is now, which takes neither time nor space."""
-        let_be(self.last, self.best)
+        _let_be(self.last, self.best)
 
     def read_config(self) -> dict[str, Any]:
         """Return what `write_config` wrote.
