@@ -58,8 +58,8 @@ class _Result:
         return str(self.run.experiment["langevin_steps"] or "-")
 
     def mark(self, name: str) -> str:
-        """Return a setting that sets runs apart, in a few characters."""
-        return cut(str(self.run.experiment.get(name, "none")), 15)
+        """Return a setting that sets runs apart."""
+        return str(self.run.experiment.get(name, "none"))
 
     @property
     def star(self) -> str:
@@ -95,11 +95,12 @@ def _compare(fv: Any, words: list[str]) -> None:
     results = _read(words)
     # What does not differ needs no column.
     marks = [name for name in _MARKS if len({r.mark(name) for r in results}) > 1]
-    columns = (_COLUMNS[0], *marks, *_COLUMNS[1:])
-    table = [
-        (
+    # They take the place of the columns that matter least.
+    columns = _COLUMNS[: len(_COLUMNS) - len(marks)]
+    table = []
+    for r in results:
+        cells = (
             r.run.name,
-            *(r.mark(name) for name in marks),
             r.optimizer,
             r.steps,
             f"{r.error:.2f}{r.star}",
@@ -108,8 +109,9 @@ def _compare(fv: Any, words: list[str]) -> None:
             f"{r.last['epoch']:.4g}",
             _duration(r.last["seconds"]),
         )
-        for r in results
-    ]
+        marked = [cut(r.mark(name), 14 if len(marks) < 2 else 10) for name in marks]
+        table.append((cells[0], *marked, *cells[1 : len(columns)]))
+    columns = (columns[0], *marks, *columns[1:])
     show = markdown_table if fv.markdown else plain_table
     dataset = results[0].run.experiment["dataset"]
     where = " or ".join(sorted({place_of(r.run) for r in results}))
