@@ -8,12 +8,11 @@ import os
 import re
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 
 from esgd_tf.training.errors import StrategyError
 
-__all__ = ["one_sentence", "say", "say_later", "start_tensorflow", "without_startup_messages"]
+__all__ = ["one_sentence", "say", "start_tensorflow", "without_startup_messages"]
 
 # Where standard error really goes while it is kept.
 _kept_from: list[int] = []
@@ -65,23 +64,6 @@ def say(text: str) -> None:
             os.write(_kept_from[-1], f"{text}\n".encode(errors="backslashreplace"))
     else:
         print(text, file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
-def say_later(text: str, seconds: float) -> Iterator[None]:
-    """Say something if the block takes longer than that.
-
-    Args:
-        text: What to say.
-        seconds: When.
-    """
-    timer = threading.Timer(seconds, say, [text])
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def one_sentence(error: BaseException) -> str:

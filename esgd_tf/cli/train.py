@@ -13,6 +13,7 @@ from typing import Any
 from esgd_tf.cli.door import FAILED, asks_for_traceback, enter
 from esgd_tf.cli.flags import define_flags, help_text, parse
 from esgd_tf.cli.parsers import FlagError, check_folder_name
+from esgd_tf.cli.patience import waiting
 from esgd_tf.cli.schema import is_of_walkers
 from esgd_tf.cli.settings import (
     Settings,
@@ -21,7 +22,7 @@ from esgd_tf.cli.settings import (
     resume_settings,
     settings_table,
 )
-from esgd_tf.cli.startup import say, say_later, without_startup_messages
+from esgd_tf.cli.startup import say, without_startup_messages
 from esgd_tf.training.cluster import Task, read_task
 from esgd_tf.training.errors import RunFolderError
 from esgd_tf.training.run_folder import RunFolder, State
@@ -30,6 +31,7 @@ __all__ = ["main"]
 
 # After so many seconds a worker says that it waits for the others.
 _PATIENCE = 10.0
+_STOPPED = "Stopped before the training began; nothing was written."
 
 
 def main(presets: Mapping[str, Mapping[str, Any]], argv: Sequence[str] | None = None) -> int:
@@ -50,7 +52,7 @@ def main(presets: Mapping[str, Mapping[str, Any]], argv: Sequence[str] | None = 
         see="train.py --help",
         debug=asks_for_traceback(argv),
         outlives_output=not {"-h", "-help", "--help", "--presets", "-presets"} & set(argv[1:]),
-        stopped="Stopped before the training began; nothing was written.",
+        stopped=_STOPPED,
     )
 
 
@@ -128,10 +130,11 @@ def _patience_for(task: Task | None) -> contextlib.AbstractContextManager[None]:
     """Let a worker say after a while that it waits for the others."""
     if task is None or task.count < 2:
         return contextlib.nullcontext()
-    return say_later(
+    return waiting(
+        _PATIENCE,
         f"train.py: Worker {task.index} of {task.count} waits for the others: are all of them "
         f"started, at the addresses that {task.source} names?",
-        _PATIENCE,
+        f"train.py: {_STOPPED}",
     )
 
 

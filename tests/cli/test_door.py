@@ -6,13 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from esgd_tf.cli.door import enter
 from esgd_tf.cli.parsers import FlagError
-from esgd_tf.cli.startup import say_later, without_startup_messages
+from esgd_tf.cli.patience import waiting
 from esgd_tf.training.errors import ClusterError, RunFolderError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -148,13 +149,33 @@ def test_characters_that_a_terminal_lacks(encoding, shown, monkeypatch):
 
 
 def test_a_word_for_who_waits(capfd):
-    import time
-
-    with without_startup_messages(), say_later("still waiting", 0.01):
-        time.sleep(0.5)
-    with say_later("not said", 60):
-        pass
+    with waiting(0.01, "still waiting", "stopped"):
+        time.sleep(1.5)
     assert capfd.readouterr().err == "still waiting\n"
+    with waiting(60, "not said", "nor this"):
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    assert capfd.readouterr().err == ""
+
+
+def test_a_wait_that_holds_the_lock_of_python_can_be_stopped():
+    """As TensorFlow holds it while it joins workers: neither a thread nor a handler gets to run."""
+    code = (
+        "import ctypes\n"
+        "from esgd_tf.cli.patience import waiting\n"
+        "with waiting(0.2, 'waits', 'stopped'):\n"
+        "    print('ready', flush=True)\n"
+        "    ctypes.PyDLL(None).sleep(60)\n"  # PyDLL keeps the lock
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout.readline() == "ready\n"
+        assert process.stderr.readline() == "waits\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == "stopped\n"
+    assert process.returncode == -signal.SIGINT
 
 
 def shell(command, tmp_path):
