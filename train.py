@@ -3,10 +3,10 @@
 
 import sys
 
-from esgd_tf.cli.door import enter
+_STOPPED = "Stopped before the training began; nothing was written."
 
 
-def _main() -> int:
+def _call() -> int:
     import config
     from esgd_tf.cli.train import main
 
@@ -14,4 +14,11 @@ def _main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(enter("train.py", _main))
+    try:
+        from esgd_tf.cli.door import enter
+
+        status = enter("train.py", _call, stopped=_STOPPED)
+    except KeyboardInterrupt:  # before the door was there
+        print(f"train.py: {_STOPPED}", file=sys.stderr)
+        status = 130
+    sys.exit(status)

@@ -118,7 +118,7 @@ def load_network(path: Path) -> tuple[keras.Model, Progress]:
     try:
         model = load_model(path, compile=False)
         return (model.center() if hasattr(model, "center") else model), progress
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         # Such as a layer of an architecture that no one has registered in this process.
         raise CheckpointError(
             f"The network of checkpoint {path} cannot be built: "
