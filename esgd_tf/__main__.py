@@ -2,7 +2,19 @@
 
 import sys
 
-from esgd_tf.cli.commands import main
+
+def _call() -> int:
+    from esgd_tf.cli.commands import main  # noqa: PLC0415 - behind the door
+
+    return main()
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        from esgd_tf.cli.door import enter
+
+        status = enter("esgd_tf", _call)
+    except KeyboardInterrupt:  # before the door was there
+        print("esgd_tf: Stopped; nothing half-written is left.", file=sys.stderr)
+        status = 130
+    sys.exit(status)

@@ -7,21 +7,20 @@ in one process. No TensorFlow here.
 
 from __future__ import annotations
 
-import sys
+import errno
+import os
 import textwrap
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from esgd_tf.cli.flags import FlagError, flag_error, flag_help
-from esgd_tf.cli.startup import one_sentence
-from esgd_tf.data.errors import DataError
-from esgd_tf.training.errors import CheckpointError, RunFolderError
+from esgd_tf.cli.door import asks_for_traceback, enter
+from esgd_tf.cli.flags import FlagError, define_switch, flag_help
+from esgd_tf.cli.parsers import ChoiceParser, PathParser, WholeParser, expanded, parse_flags
 
-__all__ = ["CommandLine"]
-
-_BAD_FLAGS, _FAILED, _STOPPED = 2, 1, 130
+__all__ = ["CommandLine", "output_path"]
 
 Body = Callable[[Any, list[str]], None]
 
@@ -36,6 +35,7 @@ class CommandLine:
         examples: What follows the command's name in each example.
         at_least: How many words it needs.
         at_most: How many it takes; None for any number.
+        outlives_output: Whether it goes on where its output cannot be written, as a training does.
     """
 
     def __init__(
@@ -47,10 +47,12 @@ class CommandLine:
         *,
         at_least: int = 1,
         at_most: int | None = 1,
+        outlives_output: bool = False,
     ) -> None:
         self._name, self._words, self._summary = name, words, summary
         self._examples = examples
         self._at_least, self._at_most = at_least, at_most
+        self._outlives_output = outlives_output
         self._fv = flags.FlagValues()
         self._fv.set_gnu_getopt(True)  # flags may follow words
         self._names: list[str] = []
@@ -60,6 +62,10 @@ class CommandLine:
         flags.DEFINE_string(name, default, help, flag_values=self._fv)
         self._names.append(name)
 
+    def path(self, name: str, default: str | None, help: str) -> None:
+        """Define a flag with a file or folder."""
+        self._define(PathParser(), name, default, help)
+
     def texts(self, name: str, help: str, short: str) -> None:
         """Define a flag that may be given several times; its value is a list, or None."""
         flags.DEFINE_multi_string(name, None, help, flag_values=self._fv, short_name=short)
@@ -68,32 +74,30 @@ class CommandLine:
 
     def choice(self, name: str, choices: Sequence[str], default: str, help: str) -> None:
         """Define a flag with one of several values."""
-        flags.DEFINE_enum(name, default, list(choices), help, flag_values=self._fv)
-        self._names.append(name)
+        self._define(ChoiceParser(list(choices)), name, default, help)
 
     def integer(
         self, name: str, at_least: int, default: int | None, help: str, short: str | None = None
     ) -> None:
         """Define a flag with a whole number."""
-        flags.DEFINE_integer(name, default, help, at_least, flag_values=self._fv, short_name=short)
-        self._names.append(name)
+        self._define(WholeParser(at_least), name, default, help, short)
 
     def switch(self, name: str, default: bool, help: str, short: str | None = None) -> None:
         """Define a flag that is on or off."""
-        flags.DEFINE_boolean(name, default, help, flag_values=self._fv, short_name=short)
+        define_switch(self._fv, name, default, help, short)
         self._names.append(name)
 
     def checkpoint_flags(self) -> None:
         """Define which checkpoint of the run is meant, and how its BatchNorm is treated."""
-        self.text("checkpoint", "last", "last, best, or the path of a .keras file of this run")
+        self.path("checkpoint", "last", "last, best, or the path of a .keras file of this run")
         self.integer("bn_reestimate", 0, None, "training batches from which BatchNorm statistics "
                      "are estimated anew; 0 keeps the stored ones (default: only after an "
                      "interruption inside an epoch, as many as the run uses)")  # fmt: skip
 
     def data_flags(self) -> None:
         """Define where the run's data set lies, as train.py does."""
-        self.text("data_dir", "tfrecords", "where data sets lie prepared, or are put once built")
-        self.text("raw_dir", None, "folder with the archives of the data set, to build it from")
+        self.path("data_dir", "tfrecords", "where data sets lie prepared, or are put once built")
+        self.path("raw_dir", None, "folder with the archives of the data set, to build it from")
         self.switch("download", True, "whether to download a data set that is not there")
 
     def run(self, argv: Sequence[str], body: Body) -> int:
@@ -106,24 +110,23 @@ class CommandLine:
         Returns:
             The exit status: 0; 2 for bad flags; 1 for what else failed; 130 for Ctrl-C.
         """
+        self.switch("debug", False, "show the traceback of an error too")
         self.switch("help", False, "show this", "h")
-        try:
+
+        def call() -> int:
             if {"-h", "-help", "--help"} & set(argv[1:]):
                 print(self.help_text())
-                return 0
-            body(self._fv, self._parse(argv))
-        except FlagError as error:
-            see = f"See python3 -m esgd_tf {self._name} --help."
-            return self._complain(f"{error}. {see}", _BAD_FLAGS)
-        except KeyboardInterrupt:
-            return self._complain("Stopped; nothing half-written is left.", _STOPPED)
-        except (DataError, RunFolderError, CheckpointError) as error:
-            return self._complain(str(error))
-        except Exception as error:
-            if not _of_users(error):
-                raise
-            return self._complain(one_sentence(error))
-        return 0
+            else:
+                body(self._fv, self._parse(argv))
+            return 0
+
+        return enter(
+            f"esgd_tf {self._name}",
+            call,
+            see=f"python3 -m esgd_tf {self._name} --help",
+            debug=asks_for_traceback(argv),
+            outlives_output=self._outlives_output,
+        )
 
     def help_text(self) -> str:
         """Return the help, in 80 columns."""
@@ -136,24 +139,53 @@ class CommandLine:
         return "\n".join(lines)
 
     def _parse(self, argv: Sequence[str]) -> list[str]:
-        try:
-            words = self._fv(list(argv))[1:]
-        except flags.Error as error:
-            raise FlagError(flag_error(error)) from None
+        words = parse_flags(self._fv, argv)
         if len(words) < self._at_least:
             raise FlagError(f"give {self._words}")
         if self._at_most is not None and len(words) > self._at_most:
             raise FlagError(f"{words[self._at_most]!r} is one word too many: give {self._words}")
         return words
 
-    def _complain(self, message: str, status: int = _FAILED) -> int:
-        print(f"esgd_tf {self._name}: {message}", file=sys.stderr)
-        return status
+    def _define(
+        self,
+        parser: flags.ArgumentParser,
+        name: str,
+        default: Any,
+        help: str,
+        short: str | None = None,
+    ) -> None:
+        serializer = flags.ArgumentSerializer()
+        flags.DEFINE(parser, name, default, help, self._fv, serializer, short_name=short)
+        self._names.append(name)
 
 
-def _of_users(error: Exception) -> bool:
-    """Whether an exception tells of what users can get wrong or run out of."""
-    if isinstance(error, MemoryError | OSError | ValueError):
-        return True
-    tensorflow = sys.modules.get("tensorflow")
-    return tensorflow is not None and isinstance(error, tensorflow.errors.OpError)
+def output_path(flag: str, text: str, *suffixes: str, may_be_in_new_folder: bool = False) -> Path:
+    """Return the file that a flag names for a result, after a look whether it can be written.
+
+    It is known before anything is computed that the result would be lost.
+
+    Args:
+        flag: The flag, with its dashes.
+        text: Its value; `~` is the home of the user.
+        *suffixes: What it may end in; none for anything.
+        may_be_in_new_folder: Whether the command makes its folder.
+
+    Raises:
+        FlagError: It is a folder, in a folder that does not exist, or has another ending.
+        PermissionError: It may not be written.
+    """
+    path = Path(expanded(text))
+    if suffixes and path.suffix.lower() not in suffixes:
+        kinds = " or ".join(suffixes)
+        raise FlagError(f"{flag}={text}: must be the name of a {kinds} file")
+    if path.is_symlink() and not path.exists():
+        path = path.resolve()  # where a link to nothing leads, the file is made
+    folder = path.absolute().parent
+    if path.is_dir() or not (folder.is_dir() or (may_be_in_new_folder and not folder.exists())):
+        raise FlagError(f"{flag}={text}: must be a file in a folder that exists")
+    probe = path if path.exists() else folder
+    if not probe.exists():
+        return path
+    if not os.access(probe, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    return path

@@ -6,12 +6,13 @@ the command line from its own name on.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 from collections.abc import Sequence
 
 from esgd_tf._version import __version__
+from esgd_tf.cli.door import BAD_FLAGS, asks_for_traceback, enter
+from esgd_tf.cli.parsers import did_you_mean
 
 __all__ = ["COMMANDS", "help_text", "main"]
 
@@ -36,7 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 2 for a command that is missing or unknown, else the command's.
     """
-    words = list(sys.argv if argv is None else argv)[1:]
+    argv = list(sys.argv if argv is None else argv)
+    # The command has a door of its own; this one is for what happens before it.
+    return enter("esgd_tf", lambda: _call(argv[1:]), debug=asks_for_traceback(argv))
+
+
+def _call(words: list[str]) -> int:
     if not words:
         return _refuse(f"name a command: {', '.join(COMMANDS)}")
     name = words[0]
@@ -47,11 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"esgd_tf {__version__}")
         return 0
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        return _refuse(
-            f"there is no command {name!r}"
-            + (f"; did you mean {near[0]}" if near else f"; there are {', '.join(COMMANDS)}")
-        )
+        near = did_you_mean(name, COMMANDS) or f"; there are {', '.join(COMMANDS)}"
+        return _refuse(f"there is no command {name!r}{near}")
     return importlib.import_module(COMMANDS[name][0]).main(words)
 
 
@@ -75,4 +78,4 @@ def help_text() -> str:
 
 def _refuse(message: str) -> int:
     print(f"esgd_tf: {message}. See python3 -m esgd_tf --help.", file=sys.stderr)
-    return 2
+    return BAD_FLAGS

@@ -9,15 +9,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from esgd_tf.cli.command_line import CommandLine
-from esgd_tf.cli.flags import FlagError
+from esgd_tf.cli.command_line import CommandLine, output_path
+from esgd_tf.cli.parsers import FlagError, expanded
+from esgd_tf.cli.schema import is_of_walkers
+from esgd_tf.cli.startup import say
 from esgd_tf.cli.stored_run import StoredRun
-from esgd_tf.cli.tables import kind_of, label_of, markdown_table, place_of, plain_table
+from esgd_tf.cli.tables import cut, kind_of, label_of, markdown_table, place_of, plain_table
 from esgd_tf.training.errors import RunFolderError
+from esgd_tf.training.run_folder import RunFolder
 
 __all__ = ["main"]
 
 _COLUMNS = ("run", "optimizer", "L", "error %", "loss", "grad. evals", "epochs", "time")
+# Shown where runs differ in it.
+_MARKS = ("model", "corrupt")
+_NOT_ALIKE = (
+    "Runs with different --corrupt were tested on different data: their numbers do not compare."
+)
 _SUMMARY = ("runs like", "seeds", "error %", "loss", "grad. evals", "time")
 
 
@@ -49,6 +57,10 @@ class _Result:
     def steps(self) -> str:
         return str(self.run.experiment["langevin_steps"] or "-")
 
+    def mark(self, name: str) -> str:
+        """Return a setting that sets runs apart."""
+        return str(self.run.experiment.get(name, "none"))
+
     @property
     def star(self) -> str:
         return "" if self.run.sees_all_test_images else "*"
@@ -73,18 +85,21 @@ def main(argv: Sequence[str]) -> int:
         at_least=2,
         at_most=None,
     )
-    line.text("out", "compare.png", "PNG file for the picture, replaced if it is there")
+    line.path("out", "compare.png", "PNG file for the picture, replaced if it is there")
     line.switch("markdown", False, "print Markdown tables")
     return line.run(argv, _compare)
 
 
 def _compare(fv: Any, words: list[str]) -> None:
-    out = Path(fv.out).expanduser()
-    if out.suffix.lower() != ".png" or out.is_dir():
-        raise FlagError(f"--out={fv.out}: must be the name of a .png file")
+    out = output_path("--out", fv.out, ".png", may_be_in_new_folder=True)
     results = _read(words)
-    table = [
-        (
+    # What does not differ needs no column.
+    marks = [name for name in _MARKS if len({r.mark(name) for r in results}) > 1]
+    # They take the place of the columns that matter least.
+    columns = _COLUMNS[: len(_COLUMNS) - len(marks)]
+    table = []
+    for r in results:
+        cells = (
             r.run.name,
             r.optimizer,
             r.steps,
@@ -94,14 +109,17 @@ def _compare(fv: Any, words: list[str]) -> None:
             f"{r.last['epoch']:.4g}",
             _duration(r.last["seconds"]),
         )
-        for r in results
-    ]
+        marked = [cut(r.mark(name), 14 if len(marks) < 2 else 10) for name in marks]
+        table.append((cells[0], *marked, *cells[1 : len(columns)]))
+    columns = (columns[0], *marks, *columns[1:])
     show = markdown_table if fv.markdown else plain_table
     dataset = results[0].run.experiment["dataset"]
     where = " or ".join(sorted({place_of(r.run) for r in results}))
     title = f"{dataset}: test error and loss at the {where}, after the last epoch"
     print(textwrap.fill(title, 80) + "\n")
-    print(show(_COLUMNS, table))
+    print(show(columns, table))
+    if "corrupt" in marks:
+        print("\n" + textwrap.fill(_NOT_ALIKE, 80))
     if any(r.star for r in results):
         print("\n* on a part of the test images only (--limit_steps)")
     groups = _seeds(results)
@@ -130,7 +148,7 @@ def _compare(fv: Any, words: list[str]) -> None:
 def _read(paths: Sequence[str]) -> list[_Result]:
     results: list[_Result] = []
     seen: dict[Path, str] = {}
-    for path in paths:
+    for path in _trainings(paths):
         run = StoredRun.open(path)
         real = run.folder.path.resolve()
         if real in seen:
@@ -144,13 +162,31 @@ def _read(paths: Sequence[str]) -> list[_Result]:
             )
         results.append(_Result(run, rows))
     datasets = [r.run.experiment["dataset"] for r in results]
-    for path, dataset in zip(paths, datasets, strict=True):
+    for result, dataset in zip(results, datasets, strict=True):
         if dataset != datasets[0]:
             raise RunFolderError(
-                f"{path} was trained on {dataset} and {paths[0]} on {datasets[0]}: compare runs "
-                "of one data set."
+                f"{result.run.folder.path} was trained on {dataset} and "
+                f"{results[0].run.folder.path} on {datasets[0]}: compare runs of one data set."
             )
     return results
+
+
+def _trainings(paths: Sequence[str]) -> list[str]:
+    """Return the runs of train.py among the folders; those of walkers are passed over in words.
+
+    Raises:
+        RunFolderError: None is left.
+    """
+    trainings = []
+    for path in paths:
+        folder = RunFolder(Path(expanded(path)))
+        if folder.config.is_file() and is_of_walkers(folder.read_config()):
+            say(f"esgd_tf compare: {path} is a run of walkers: passed over.")
+        else:
+            trainings.append(path)
+    if not trainings:
+        raise RunFolderError("None of these is a run of train.py: there is nothing to compare.")
+    return trainings
 
 
 def _seeds(results: Sequence[_Result]) -> list[list[_Result]]:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from esgd_tf.cli.command_line import CommandLine
-from esgd_tf.cli.flags import FlagError
+from esgd_tf.cli.command_line import CommandLine, output_path
+from esgd_tf.cli.parsers import FlagError, expanded
 from esgd_tf.cli.startup import start_tensorflow
 from esgd_tf.cli.stored_run import StoredRun
 from esgd_tf.cli.tables import place_of
@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
                "several times", "i")  # fmt: skip
     line.checkpoint_flags()
     line.integer("batch_size", 1, 250, "images at a time: speed and memory, not the result", "b")
-    line.text("json", None, "write the numbers to this file too")
+    line.path("json", None, "write the numbers to this file too")
     line.data_flags()
     return line.run(argv, _evaluate)
 
@@ -50,9 +50,7 @@ def _evaluate(fv: Any, words: list[str]) -> None:
         raise FlagError("--split and --input exclude each other")
     run = StoredRun.open(words[0])
     checkpoint = run.checkpoint(fv.checkpoint)
-    out = None if fv.json is None else Path(fv.json)
-    if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
-        raise FlagError(f"--json={out}: must be a file in a folder that exists")
+    out = None if fv.json is None else output_path("--json", fv.json)
     start_tensorflow()
     import keras
 
@@ -64,13 +62,15 @@ def _evaluate(fv: Any, words: list[str]) -> None:
     )
     from esgd_tf.data.records import read_records
     from esgd_tf.training.metrics import ECE_BINS, classification_metrics
-    from esgd_tf.training.run_folder import replaced_when_whole
+    from esgd_tf.training.output import replaced_when_whole
 
     network = load_stored_network(run, checkpoint, fv)
     source = network.images
     is_training_split = fv.split == "train" and not fv.input
     if fv.input:
-        images, labels = read_records(fv.input, source.train_images.shape[1:], source.label_names)
+        images, labels = read_records(
+            [expanded(each) for each in fv.input], source.train_images.shape[1:], source.label_names
+        )
         corruptions, seed = stored_corruptions(run.experiment)
         images = data.corrupt_new_images(images, corruptions, seed=seed)
         what = f"{len(labels):,} images of {', '.join(fv.input)}"

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import textwrap
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from esgd_tf.cli.command_line import CommandLine
-from esgd_tf.cli.flags import FlagError
+from esgd_tf.cli.parsers import FlagError, expanded
 from esgd_tf.cli.startup import start_tensorflow
 from esgd_tf.cli.stored_run import StoredRun
+from esgd_tf.training.progress import MEMBER
 
 __all__ = ["main"]
 
 _BATCH = 250
+# What a SavedModel folder holds beside its variables; the folder `assets` is empty.
+_OF_SAVED_MODEL = {Path("saved_model.pb"), Path("fingerprint.pb")}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -53,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
 def _export(fv: Any, words: list[str]) -> None:
     run = StoredRun.open(words[0])
     checkpoint = run.checkpoint(fv.checkpoint)
-    out = Path(words[1].removesuffix(".keras")).expanduser()
+    out = Path(expanded(words[1].removesuffix(".keras")))
     if not out.name:
         raise FlagError(f"{words[1]!r} is no name to write to: give OUT, as in models/mine")
     targets = {"keras": out.with_name(f"{out.name}.keras"), "saved_model": out}
@@ -63,8 +67,8 @@ def _export(fv: Any, words: list[str]) -> None:
         _require_free(kind, target, overwrite=fv.overwrite)
     start_tensorflow()
     from esgd_tf.cli.stored_network import load_stored_network, stored_corruptions
+    from esgd_tf.training.output import folder_when_whole, replaced_when_whole
     from esgd_tf.training.plain_network import plain_network, with_preprocessing
-    from esgd_tf.training.run_folder import folder_when_whole, replaced_when_whole
 
     network = load_stored_network(run, checkpoint, fv)
     model = with_preprocessing(
@@ -109,14 +113,33 @@ def _require_free(kind: str, target: Path, *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise FileExistsError(f"{target} exists already: give --overwrite or another OUT.")
-    ours = (
-        target.is_file()
-        if kind == "keras"
-        else target.is_dir() and not target.is_symlink() and (target / "saved_model.pb").is_file()
+    if not (_is_keras_file(target) if kind == "keras" else _is_saved_model(target)):
+        what = "is no network that export wrote"
+        if kind == "saved_model":
+            what = "is no SavedModel folder, or holds other files too"
+        raise FileExistsError(f"{target} {what}, so it is not overwritten: give another OUT.")
+
+
+def _is_keras_file(path: Path) -> bool:
+    """Whether it is what Keras saves, and no checkpoint of a run."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = set(archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+    return {"config.json", "metadata.json"} <= names and MEMBER not in names
+
+
+def _is_saved_model(path: Path) -> bool:
+    """Whether it is a SavedModel folder that holds nothing else."""
+    if not (path / "saved_model.pb").is_file():
+        return False
+    files = {file.relative_to(path) for file in path.rglob("*") if not file.is_dir()}
+    return all(
+        file in _OF_SAVED_MODEL
+        or (file.parent == Path("variables") and file.name.startswith("variables."))
+        for file in files
     )
-    if not ours:
-        what = "file" if kind == "keras" else "SavedModel folder"
-        raise FileExistsError(f"{target} is no {what}, so it is not overwritten: give another OUT.")
 
 
 def _check(fv: Any, network: Any, targets: dict[str, Path]) -> None:

@@ -9,15 +9,29 @@ from typing import Any
 
 from absl import flags
 
+from esgd_tf.cli.parsers import (
+    LARGEST,
+    ChoiceParser,
+    FlagError,
+    GrowingParser,
+    NamesParser,
+    NumberParser,
+    PathParser,
+    SwitchParser,
+    TextParser,
+    WholeParser,
+    parse_flags,
+)
 from esgd_tf.data import AUGMENTATIONS, CORRUPTIONS, DATASETS, PREPROCESSINGS
 from esgd_tf.models import names as model_names
 
 __all__ = [
+    "MAY_BE_NONE",
     "OPTIMIZERS",
     "STRATEGIES",
     "FlagError",
     "define_flags",
-    "flag_error",
+    "define_switch",
     "flag_help",
     "help_text",
     "parse",
@@ -25,13 +39,13 @@ __all__ = [
 
 # As in `esgd_tf.training.strategies`, which needs TensorFlow.
 STRATEGIES = ("auto", "none", "mirrored", "multi_worker", "tpu")
+# Of 10,000 minibatches each, 64-bit counters of gradient evaluations are far from their end.
+_MOST_EPOCHS = 1_000_000
+# Of the numbers of an experiment, those that None stands for something; a flag never gives it.
+MAY_BE_NONE = ("coupling_gamma", "coupling_max")
 OPTIMIZERS = (
     "entropy-sgd", "entropy-adam", "sgd", "momentum", "adam", "rsgd", "easgd", "parle",
 )  # fmt: skip
-
-
-class FlagError(Exception):
-    """A flag is unknown or has a bad value; the message is one sentence."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +84,7 @@ _GROUPS = (
     _Group(
         "The run",
         ("logdir", "checkpoint_dir", "checkpoint_steps", "keep_every", "on_nan", "limit_steps",
-         "verbose", "help", "presets"),
+         "verbose", "help", "presets", "debug"),
     ),
 )  # fmt: skip
 
@@ -79,53 +93,58 @@ def define_flags() -> flags.FlagValues:
     """Return the flags of train.py, not parsed yet; None means: as the preset has it."""
     fv = flags.FlagValues()
 
-    def text(name: str, default: str | None, help: str, short: str | None = None) -> None:
-        flags.DEFINE_string(name, default, help, flag_values=fv, short_name=short)
+    def define(
+        parser: flags.ArgumentParser, name: str, default: Any, help: str, short: str | None
+    ) -> None:
+        flags.DEFINE(parser, name, default, help, fv, flags.ArgumentSerializer(), short_name=short)
+
+    def text(name: str, help: str, short: str | None = None) -> None:
+        define(TextParser(), name, None, help, short)
+
+    def path(name: str, default: str | None, help: str, short: str | None = None) -> None:
+        define(PathParser(), name, default, help, short)
 
     def choice(
         name: str, choices: Sequence[str], default: str | None, help: str, short: str | None = None
     ) -> None:
-        flags.DEFINE_enum(name, default, list(choices), help, flag_values=fv, short_name=short)
+        define(ChoiceParser(list(choices)), name, default, help, short)
 
-    def integer(name: str, at_least: int, help: str, short: str | None = None) -> None:
-        flags.DEFINE_integer(name, None, help, at_least, flag_values=fv, short_name=short)
+    def integer(
+        name: str, at_least: int, help: str, short: str | None = None, default: int | None = None,
+        at_most: int = LARGEST,
+    ) -> None:  # fmt: skip
+        define(WholeParser(at_least, at_most), name, default, help, short)
 
-    def number(name: str, help: str, below: float | None = None, above: float = -1e-300) -> None:
-        flags.DEFINE_float(name, None, help, flag_values=fv)
-        wanted = "at least 0" if above < 0 else f"above {above:g}"
-        wanted += "" if below is None else f" and below {below:g}"
-        flags.register_validator(
-            name,
-            lambda v: v is None or (above < v < (float("inf") if below is None else below)),
-            message=f"must be a finite number {wanted}",
-            flag_values=fv,
-        )
+    def number(
+        name: str, help: str, below: float | None = None, above: float | None = None
+    ) -> None:
+        define(NumberParser(above, below), name, None, help, None)
 
     def switch(name: str, default: bool, help: str, short: str | None = None) -> None:
-        flags.DEFINE_boolean(name, default, help, flag_values=fv, short_name=short)
+        define_switch(fv, name, default, help, short)
 
     choice("optimizer", OPTIMIZERS, "entropy-sgd",
            "momentum is SGD with Nesterov momentum; rsgd, easgd and parle train replicas by it: "
            "Replicated-SGD, elastic averaging, Parle", "opt")  # fmt: skip
     integer("langevin_steps", 0, "L, gradient evaluations per outer update", "L")
-    text("preset", None, "experiment of a paper, or quickstart (see --presets); by default the one "
+    text("preset", "experiment of a paper, or quickstart (see --presets); by default the one "
          "that fits --dataset and --model")  # fmt: skip
     choice("dataset", DATASETS, None, "data set", "d")
-    text("model", None, f"architecture: {', '.join(model_names())} or another wrn-DEPTH-WIDTH", "m")
-    text("name", None, "name of the run, and of its folder in --logdir", "n")
+    text("model", f"architecture: {', '.join(model_names())} or another wrn-DEPTH-WIDTH", "m")
+    text("name", "name of the run, and of its folder in --logdir", "n")
     integer("epochs", 1, "effective epochs: passes over the data, for every optimizer. Other than "
-            "the preset's, it stretches the preset's --lr_drops", "e")  # fmt: skip
+            "the preset's, it stretches the preset's --lr_drops", "e",
+            at_most=_MOST_EPOCHS)  # fmt: skip
     integer("batch_size", 1, "images per gradient evaluation, over all devices", "b")
-    flags.DEFINE_integer("seed", 42, "of weights, data order, augmentation, dropout and noise", 0,
-                         2**31 - 1, flag_values=fv, short_name="s")  # fmt: skip
+    integer("seed", 0, "of weights, data order, augmentation, dropout and noise", "s", 42)
 
     switch("restore_last", False, "go on with the run --name, or with the last run there is", "rl")
-    text("restore_path", None, "go on from this checkpoint, or from the last one of this run "
+    path("restore_path", None, "go on from this checkpoint, or from the last one of this run "
          "folder", "r")  # fmt: skip
 
     number("lr", "step size; for entropy-* that of the outer update")
-    flags.DEFINE_list("lr_drops", None, "effective epochs after which the step size drops",
-                      flag_values=fv)  # fmt: skip
+    define(GrowingParser(), "lr_drops", None, "effective epochs after which the step size drops",
+           None)  # fmt: skip
     number("lr_factor", "what the step size is multiplied by at a drop", above=0)
     number("l2", "weight decay, as an L2 term in the gradient")
     number("dropout", "rate of the dropout layers", below=1)
@@ -148,16 +167,15 @@ def define_flags() -> flags.FlagValues:
            "how the coupling of rsgd grows")  # fmt: skip
     number("focusing_growth", "factor by which it grows over the run", above=0)
     number("coupling_max", "where that growth ends: --lr times it should not be above 1 / K")
-    flags.DEFINE_integer("monitor", 2000, "training and test images on which every replica, center "
-                         "and ensemble are measured after each epoch; 0 for none", 0,
-                         flag_values=fv)  # fmt: skip
+    integer("monitor", 0, "training and test images on which every replica, center and ensemble "
+            "are measured after each epoch; 0 for none", default=2000)  # fmt: skip
 
-    text("data_dir", "tfrecords", "where data sets lie prepared, or are put once built")
-    text("raw_dir", None, "folder with the archives of a data set, to build it from")
+    path("data_dir", "tfrecords", "where data sets lie prepared, or are put once built")
+    path("raw_dir", None, "folder with the archives of a data set, to build it from")
     switch("download", True, "whether to download a data set that is not there")
     choice("preprocessing", PREPROCESSINGS, None, "of the images")
     choice("augmentation", AUGMENTATIONS, None, "of the training images")
-    text("corrupt", None, f"what is done to the data first: {', '.join(CORRUPTIONS)}, some with a "
+    text("corrupt", f"what is done to the data first: {', '.join(CORRUPTIONS)}, some with a "
          "number (label_noise:0.2), several joined by +; see docs/corruption.png")  # fmt: skip
     integer("corruption_seed", 0, "of --corrupt, apart from --seed: several runs see one data set")
     integer("bn_reestimate", 0, "training batches from which BatchNorm statistics are estimated "
@@ -165,16 +183,16 @@ def define_flags() -> flags.FlagValues:
 
     choice("strategy", STRATEGIES, "auto", "auto: multi_worker where TF_CONFIG or SLURM name "
            "several workers, mirrored for two GPUs or more, else none")  # fmt: skip
-    flags.DEFINE_list("devices", None, "devices to use, such as GPU:0,GPU:1; by default all GPUs",
-                      flag_values=fv)  # fmt: skip
+    define(NamesParser(), "devices", None, "devices to use, such as GPU:0,GPU:1; by default all "
+           "GPUs", None)  # fmt: skip
     integer("logical_devices", 1, "split the GPU, or the CPU, into so many devices: to try out "
             "on one what is meant for several")  # fmt: skip
-    text("tpu", None, "name or address of the TPU; by default the local one")
+    text("tpu", "name or address of the TPU; by default the local one")
     switch("scale_lr", False, "multiply the rate of the minibatch gradient (--langevin_lr with "
            "an inner loop, else --lr) by the batch size over the preset's")  # fmt: skip
     switch("sync_bn", False, "let BatchNorm see the batch of all devices, not each its own part")
-    text("logdir", "runs", "where run folders lie")
-    text("checkpoint_dir", None, "where the checkpoints go; by default into the run folder")
+    path("logdir", "runs", "where run folders lie")
+    path("checkpoint_dir", None, "where the checkpoints go; by default into the run folder")
     switch("verbose", False, "print the norms of the inner loop after each epoch", "v")
     choice("jit_compile", ("auto", "true", "false"), "auto",
            "compile the step with XLA; auto: on a GPU, yes")  # fmt: skip
@@ -190,6 +208,7 @@ def define_flags() -> flags.FlagValues:
             "many batches: to try things out")  # fmt: skip
     switch("help", False, "show this", "h")
     switch("presets", False, "show the presets")
+    switch("debug", False, "show the traceback of an error too")
     return fv
 
 
@@ -203,17 +222,26 @@ def parse(fv: flags.FlagValues, argv: Sequence[str]) -> None:
     Raises:
         FlagError: A flag is unknown, has a bad value, or there is a word that belongs to none.
     """
-    try:
-        rest = fv(list(argv))
-    except flags.Error as error:
-        raise FlagError(flag_error(error)) from None
-    if len(rest) > 1:
-        raise FlagError(f"{rest[1]!r} belongs to no flag")
+    rest = parse_flags(fv, argv)
+    if rest:
+        raise FlagError(f"{rest[0]!r} belongs to no flag")
 
 
-def flag_error(error: flags.Error) -> str:
-    """Return absl's complaint in the form that all commands print."""
-    return str(error).replace("flag --", "--").rstrip(".?: ")
+def define_switch(
+    fv: flags.FlagValues, name: str, default: bool, help: str, short: str | None = None
+) -> None:
+    """Define a flag that is on or off.
+
+    Args:
+        fv: To which it is added.
+        name: Its name; with "no" in front it is off.
+        default: Whether it is on.
+        help: What for.
+        short: Another name.
+    """
+    flag = flags.BooleanFlag(name, default, help, short)
+    flag.parser = SwitchParser()
+    flags.DEFINE_flag(flag, fv)
 
 
 def help_text(fv: flags.FlagValues, defaults: Mapping[str, Any]) -> str:
@@ -246,8 +274,7 @@ def flag_help(flag: flags.Flag, preset_value: Any = None) -> list[str]:
     """
     name = f"--{flag.name}" if flag.short_name is None else f"-{flag.short_name}, --{flag.name}"
     choices = getattr(flag.parser, "enum_values", None)
-    # absl puts the choices in front of the help in a form that cannot be wrapped.
-    help = flag.help if not choices else f"{flag.help.split('>: ', 1)[1]}: {', '.join(choices)}"
+    help = flag.help if not choices else f"{flag.help}: {', '.join(choices)}"
     if flag.default is not None and not flag.boolean:
         help += f" (default: {flag.default})"
     elif preset_value is not None and preset_value != ():

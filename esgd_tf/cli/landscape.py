@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from esgd_tf.cli.command_line import CommandLine
-from esgd_tf.cli.flags import FlagError
+from esgd_tf.cli.parsers import FlagError
 from esgd_tf.cli.startup import start_tensorflow
 from esgd_tf.cli.stored_run import StoredRun
 from esgd_tf.training.errors import RunFolderError
@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
     line.text("threshold", "0.1", "--random_walk: rise of the loss that ends a walk")
     line.text("step_size", "0.005", "--random_walk: standard deviation of a step")
     line.integer("seed", 0, 0, "of the choice of images and of all that is random")
-    line.text("out", "landscape", "folder for the files, made if it is not there")
+    line.path("out", "landscape", "folder for the files, made if it is not there")
     line.checkpoint_flags()
     line.integer("batch_size", 1, 512, "images at a time: speed and memory, not the result", "b")
     line.data_flags()
@@ -103,7 +103,7 @@ def _landscape(fv: Any, words: list[str]) -> None:
         raise FlagError("--threshold and --step_size are one number each")
     if "interpolate" in chosen and len(words) < 2:
         raise FlagError("--interpolate needs two runs: it measures the line between them")
-    out = Path(fv.out).expanduser()
+    out = Path(fv.out)
     if out.exists() and not out.is_dir():
         raise FlagError(f"--out={out}: is a file; name a folder")
     runs = _open(words)

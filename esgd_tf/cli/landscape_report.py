@@ -16,7 +16,8 @@ from esgd_tf.cli.landscape_rows import ROWS
 from esgd_tf.cli.stored_run import StoredRun
 from esgd_tf.cli.tables import kind_of, label_of, plain_table
 from esgd_tf.landscape import Result
-from esgd_tf.training.run_folder import replaced_when_whole
+from esgd_tf.training.figures import literal
+from esgd_tf.training.output import replaced_when_whole
 
 __all__ = ["Report"]
 
@@ -175,7 +176,7 @@ class Report:
         written = [out / "landscape.json", out / "landscape.csv"]
         flags = {name: self._fv[name].value for name in self._fv}
         document = {
-            "settings": {k: v for k, v in flags.items() if k not in ("help", "out")},
+            "settings": {k: v for k, v in flags.items() if k not in ("help", "out", "debug")},
             "results": [
                 {
                     "run": str(e.run.folder.path),
@@ -215,7 +216,8 @@ class Report:
             if len(of_kind) > 1:
                 label = f"{label_of(e.run)} ({len(of_kind)} seeds)"
             index = number if interpolations else self._kinds.index(kind)
-            yield Shown(e.result, f"C{index % 10}", None if kind in named else label, e.label)
+            shown = None if kind in named else literal(label)
+            yield Shown(e.result, f"C{index % 10}", shown, literal(e.label))
             named.add(kind)
 
 

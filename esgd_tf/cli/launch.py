@@ -23,22 +23,30 @@ from typing import IO, Any
 
 from absl import flags
 
+from esgd_tf.cli.door import FAILED, asks_for_traceback, enter
+from esgd_tf.cli.flags import define_switch
+from esgd_tf.cli.parsers import FlagError, NumberParser, WholeParser, parse_flags
+from esgd_tf.cli.startup import say
+
 __all__ = ["main"]
 
-_BAD_FLAGS = 2
+# More processes than any machine trains with.
+_MOST_WORKERS = 1024
 _HELP = """Starts several workers of one training, all on this machine.
 
   python3 -m esgd_tf launch --workers 2 -- train.py --preset quickstart
 
 What follows -- is a Python script with its flags, run once per worker. Lines of
 output get their worker's number in front. When a worker fails, all are stopped
-and the launcher ends with its status. Ctrl-C and SIGTERM go to all workers.
+and the launcher ends with its status. Ctrl-C, SIGTERM and SIGHUP (a closed
+terminal) go to all workers.
 
   --workers          how many (default: 2)
   --gpus_per_worker  GPUs that each worker sees, the first ones to the first
                      worker; by default all workers see all
   --grace            seconds that workers get to save their state once they are
                      asked to stop (default: 60)
+  --debug            show the traceback of an error too
   -h, --help         show this"""
 # How many of a failed worker's last lines are shown again.
 _TAIL = 20
@@ -53,24 +61,36 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         0 if all workers ended well; the status of the first that did not; 2 for bad flags.
     """
+    return enter(
+        "esgd_tf launch",
+        lambda: _launch(argv),
+        see="python3 -m esgd_tf launch --help",
+        debug=asks_for_traceback(argv),
+        outlives_output=True,
+        stopped="Stopped before the workers began.",
+    )
+
+
+def _launch(argv: Sequence[str]) -> int:
     own, command = list(argv), []
     if "--" in own:
         cut = own.index("--")
         own, command = own[:cut], own[cut + 1 :]
     fv = flags.FlagValues()
-    flags.DEFINE_integer("workers", 2, "", 1, flag_values=fv)
-    flags.DEFINE_integer("gpus_per_worker", None, "", 1, flag_values=fv)
-    flags.DEFINE_float("grace", 60.0, "", 0.0, flag_values=fv)
-    flags.DEFINE_boolean("help", False, "", short_name="h", flag_values=fv)
-    try:
-        rest = fv(own)
-    except flags.Error as error:
-        return _bad_flags(str(error).replace("flag --", "--").rstrip("."))
+    for name, parser, default in (
+        ("workers", WholeParser(1, _MOST_WORKERS), 2),
+        ("gpus_per_worker", WholeParser(1), None),
+        ("grace", NumberParser(), 60.0),
+    ):
+        flags.DEFINE(parser, name, default, "", fv, flags.ArgumentSerializer())
+    define_switch(fv, "help", False, "", "h")
+    define_switch(fv, "debug", False, "")
+    rest = parse_flags(fv, own)
     if fv.help:
         print(_HELP)
         return 0
-    if len(rest) > 1 or not command:
-        return _bad_flags("what to run must follow --, such as: -- train.py --preset quickstart")
+    if rest or not command:
+        raise FlagError("what to run must follow --, such as: -- train.py --preset quickstart")
     if command[0].endswith(".py"):
         command = [sys.executable, *command]
     return _Workers(fv.workers, command, fv.gpus_per_worker, fv.grace).run()
@@ -94,18 +114,21 @@ class _Workers:
 
     def run(self) -> int:
         """Start all, wait for all, and return the status."""
-        try:
-            addresses = _free_addresses(self._count)
-            for index in range(self._count):
-                self._start(index, addresses)
-            # Only now: a process made by fork should have one thread.
-            for index, process in enumerate(self._processes):
-                self._read(index, process)
-        except OSError as error:
-            self._stop(signal.SIGKILL)
-            print(f"esgd_tf launch: {self._command[0]}: {error.strerror}.", file=sys.stderr)
-            return 1
+        # A signal may come as soon as a worker has said its first word.
         with _forwarded(self._stop):
+            try:
+                addresses = _free_addresses(self._count)
+                for index in range(self._count):
+                    self._start(index, addresses)
+                # Only now: a process made by fork should have one thread.
+                for index, process in enumerate(self._processes):
+                    self._read(index, process)
+            except OSError as error:
+                self._stop(signal.SIGKILL)
+                say(f"esgd_tf launch: {self._command[0]}: {error.strerror}.")
+                return FAILED
+            if self._stopping_since is not None:
+                self._stop(signal.SIGTERM)  # those that were started after the signal
             failed = self._wait()
         for reader in self._readers:
             reader.join()
@@ -185,20 +208,23 @@ class _Workers:
         code = self._processes[failed].returncode
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
         others = " The others were stopped." if self._count > 1 else ""
-        print(f"esgd_tf launch: worker {failed} {how}.{others}", file=sys.stderr)
+        say(f"esgd_tf launch: worker {failed} {how}.{others}")
         for line in self._tails[failed]:
-            print(f"  {line.rstrip()}", file=sys.stderr)
+            say(f"  {line.rstrip()}")
         return 128 - code if code < 0 else code
 
 
 @contextlib.contextmanager
 def _forwarded(stop: Any) -> Iterator[None]:
-    """Pass SIGINT and SIGTERM on to the workers."""
+    """Pass SIGINT, SIGTERM and SIGHUP on to the workers, which have no terminal of their own."""
 
     def forward(number: int, frame: FrameType | None) -> None:
         stop(number)
 
-    previous = {n: signal.signal(n, forward) for n in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # nohup
+        numbers.remove(signal.SIGHUP)
+    previous = {n: signal.signal(n, forward) for n in numbers}
     try:
         yield
     finally:
@@ -220,8 +246,3 @@ def _die_with_parent() -> None:
     with contextlib.suppress(OSError, AttributeError):
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-
-
-def _bad_flags(message: str) -> int:
-    print(f"esgd_tf launch: {message}. See python3 -m esgd_tf launch --help.", file=sys.stderr)
-    return _BAD_FLAGS

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from esgd_tf.cli.command_line import CommandLine
+from esgd_tf.cli.parsers import expanded
 from esgd_tf.cli.startup import start_tensorflow
 from esgd_tf.cli.stored_run import StoredRun
 
@@ -46,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
 def _predict(fv: Any, words: list[str]) -> None:
     run = StoredRun.open(words[0])
     checkpoint = run.checkpoint(fv.checkpoint)
-    paths = [Path(word).expanduser() for word in words[1:]]
+    paths = [Path(expanded(word)) for word in words[1:]]
     start_tensorflow()
     import numpy as np
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from esgd_tf.cli.flags import FlagError
+from esgd_tf.cli.parsers import FlagError, did_you_mean
+from esgd_tf.cli.schema import check_config
 from esgd_tf.data import DataError, parse_corruptions
 from esgd_tf.models import check_name
+from esgd_tf.models import names as model_names
+from esgd_tf.training.errors import RunFolderError
 
 __all__ = [
     "REPLICATED",
@@ -95,7 +99,8 @@ def choose_preset(fv: flags.FlagValues, presets: Presets) -> str:
     """
     if fv.preset is not None:
         if fv.preset not in presets:
-            raise FlagError(f"--preset={fv.preset}: there are {', '.join(presets)}")
+            near = did_you_mean(fv.preset, presets)
+            raise FlagError(f"--preset={fv.preset}: there are {', '.join(presets)}{near}")
         return fv.preset
     # fashion_mnist has no experiment in the papers; its images are of MNIST's size and number.
     dataset = {"fashion_mnist": "mnist"}.get(fv.dataset, fv.dataset)
@@ -122,7 +127,7 @@ def make_settings(fv: flags.FlagValues, presets: Presets) -> Settings:
     preset = choose_preset(fv, presets)
     experiment = presets[preset][fv.optimizer]
     fields = [field.name for field in dataclasses.fields(experiment)]
-    given = {name: _value(fv, name) for name in fields if name in fv and fv[name].present}
+    given = {name: fv[name].value for name in fields if name in fv and fv[name].present}
     given.pop("optimizer", None)
     inner_loop = given.get("langevin_steps", experiment.langevin_steps) > 0
     idle = _without_meaning(fv.optimizer, inner_loop=inner_loop)
@@ -154,33 +159,51 @@ def make_settings(fv: flags.FlagValues, presets: Presets) -> Settings:
     try:
         check_name(experiment.model)
     except ValueError as error:
-        raise FlagError(f"--model={experiment.model}: {str(error).rstrip('.')}") from None
-    run = {name: _value(fv, name) for name in _OF_THE_RUN}
+        near = did_you_mean(experiment.model, model_names())
+        message = str(error).rstrip(".")
+        raise FlagError(f"--model={experiment.model}: {message}{near}") from None
+    run = {name: fv[name].value for name in _OF_THE_RUN}
     return Settings(preset, experiment, run, tuple(given))
 
 
-def resume_settings(fv: flags.FlagValues, presets: Presets, config: dict[str, Any]) -> Settings:
+def resume_settings(
+    fv: flags.FlagValues, presets: Presets, config: Any, path: Path = Path("config.json")
+) -> Settings:
     """Return the settings of a run that goes on: its config.json, with what may change from flags.
 
+    Args:
+        fv: The flags.
+        presets: Those of config.py.
+        config: What was read from config.json.
+        path: From where, for messages.
+
     Raises:
-        FlagError: A flag differs from what the run was started with, or config.json is not one.
+        FlagError: A flag differs from what the run was started with.
+        RunFolderError: config.json is damaged or of another version.
     """
+    fields = dataclasses.fields(presets[_DEFAULT_PRESET]["momentum"])
+    needed = [field.name for field in fields if field.default is dataclasses.MISSING]
+    experiment_part, run_part = check_config(
+        config, path, {"experiment": needed, "run": ["seed"]}, known=[f.name for f in fields]
+    )
+    stored = dict(experiment_part)
+    # A run of an earlier version lacks the flags that came later.
+    run = {name: fv[name].default for name in _OF_THE_RUN} | dict(run_part)
+    kind = type(presets[_DEFAULT_PRESET]["momentum"])
+    stored["lr_drops"] = tuple(stored["lr_drops"])
+    experiment = kind(**stored)
+    overridden = tuple(config.get("overridden", ()))
+    settings = Settings(config.get("preset", _DEFAULT_PRESET), experiment, run, overridden)
     try:
-        stored = dict(config["experiment"])
-        # A run of an earlier version lacks the flags that came later.
-        run = {name: fv[name].default for name in _OF_THE_RUN} | dict(config["run"])
-        kind = type(presets[_DEFAULT_PRESET]["momentum"])
-        stored["lr_drops"] = tuple(stored["lr_drops"])
-        experiment = kind(**stored)
-        settings = Settings(config["preset"], experiment, run, tuple(config["overridden"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise FlagError(f"config.json of this run is not of this version ({error!r})") from None
+        check_name(experiment.model)
+    except ValueError as error:
+        raise RunFolderError(f"{path} is damaged or of another version: {error}") from None
     changes: dict[str, Any] = {}
     for name in (*stored, *_OF_THE_RUN, "preset"):
         if name not in fv or not fv[name].present:
             continue
         before = settings.preset if name == "preset" else stored.get(name, run.get(name))
-        value = _value(fv, name)
+        value = fv[name].value
         # An equal limit is one more limit: it counts from where the run stands.
         if value == before and name != "limit_steps":
             continue
@@ -266,16 +289,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, tuple | list):
         return " ".join(v if isinstance(v, str) else f"{v:g}" for v in value) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _value(fv: flags.FlagValues, name: str) -> Any:
-    value = fv[name].value
-    if name != "lr_drops":
-        return value
-    try:
-        drops = tuple(float(drop) for drop in value)
-    except ValueError:
-        drops = (float("nan"),)
-    if not all(drop > 0 for drop in drops) or sorted(drops) != list(drops):
-        raise FlagError(f"--lr_drops={','.join(value)}: must be growing numbers above 0")
-    return drops

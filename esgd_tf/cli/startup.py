@@ -5,13 +5,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
 
 from esgd_tf.training.errors import StrategyError
 
-__all__ = ["one_sentence", "start_tensorflow", "without_startup_messages"]
+__all__ = ["one_sentence", "say", "start_tensorflow", "without_startup_messages"]
+
+# Where standard error really goes while it is kept.
+_kept_from: list[int] = []
+# TensorFlow's names of nodes of its graph: {{node a/b}}, [[a/b]], [Op:MatMul] name: x
+_NODES = re.compile(r"\{\{[^}]*\}\}|\[\[.*?\]\]|\[Op:.*")
 
 
 @contextlib.contextmanager
@@ -27,15 +33,18 @@ def without_startup_messages() -> Iterator[None]:
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as kept:
         os.dup2(kept.fileno(), 2)
+        _kept_from.append(stderr)
         try:
             yield
-        except StrategyError:
+        except (StrategyError, KeyboardInterrupt):
             raise  # says it all
         except BaseException:
             kept.seek(0)
-            os.write(stderr, kept.read())
+            with contextlib.suppress(OSError):
+                os.write(stderr, kept.read())
             raise
         finally:
+            _kept_from.remove(stderr)
             os.dup2(stderr, 2)
             os.close(stderr)
 
@@ -48,12 +57,52 @@ def start_tensorflow() -> None:
         tf.config.list_logical_devices()
 
 
+def say(text: str) -> None:
+    """Print a line to standard error, also while TensorFlow's messages are kept."""
+    if _kept_from:
+        with contextlib.suppress(OSError):
+            os.write(_kept_from[-1], f"{text}\n".encode(errors="backslashreplace"))
+    else:
+        print(text, file=sys.stderr, flush=True)
+
+
 def one_sentence(error: BaseException) -> str:
-    """Return the first line of what an exception says, for OSError with the file's name."""
-    text = str(error).strip().splitlines()
-    sentence = text[0] if text else type(error).__name__
+    """Return what an exception says in one line, without names that only its library knows.
+
+    For OSError that is the reason with the file's name, for TensorFlow's errors what happened
+    without where in the graph.
+    """
+    if isinstance(error, MemoryError):
+        return f"There is not enough memory{_detail(error)}: {_SMALLER}."
     if isinstance(error, OSError) and error.strerror:
         sentence = f"{error.strerror}: {error.filename or 'while writing'}."
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             sentence += " What was there before is whole: make room, then try again or go on (-rl)."
-    return sentence
+        return sentence
+    tensorflow = sys.modules.get("tensorflow")
+    errors = getattr(tensorflow, "errors", None)
+    if errors is not None and isinstance(error, errors.OpError):
+        return _of_tensorflow(error, errors)
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__
+
+
+_SMALLER = "choose a smaller network, a smaller batch, or fewer replicas"
+
+
+def _detail(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f" ({text[0].rstrip('.')})" if text else ""
+
+
+def _of_tensorflow(error: Exception, errors: object) -> str:
+    # Of a long account of where in the graph it happened, what happened stands near the end.
+    message = str(getattr(error, "message", "") or "")
+    lines = [_NODES.sub("", line).strip() for line in message.splitlines()]
+    lines = [line for line in lines if line and not line.startswith("Additional")]
+    text = lines[-1] if lines else type(error).__name__
+    if isinstance(error, errors.ResourceExhaustedError):  # type: ignore[attr-defined]
+        shape = re.search(r"shape\s*\[([\d,]+)\]", message)
+        what = f" for a tensor of shape [{shape[1]}]" if shape else ""
+        return f"There is not enough memory{what}: {_SMALLER}."
+    return f"TensorFlow stopped: {text.rstrip('.')}."

@@ -20,6 +20,7 @@ from esgd_tf.data.preprocessing import Preprocessor
 from esgd_tf.training.batch_norm import reestimate_batch_norm
 from esgd_tf.training.checkpoints import load_network
 from esgd_tf.training.errors import CheckpointError
+from esgd_tf.training.progress import require_run
 
 __all__ = ["StoredNetwork", "load_stored_network"]
 
@@ -86,10 +87,12 @@ def load_stored_network(run: StoredRun, checkpoint: Path, fv: Any) -> StoredNetw
         fv: Flags: data_dir, raw_dir, download, bn_reestimate.
 
     Raises:
-        CheckpointError: It is damaged, or the network does not fit the run's data set.
+        CheckpointError: It is damaged, of another run, or the network does not fit the run's
+            data set.
         DataError: The data set is not to be had.
     """
     model, progress = load_network(checkpoint)
+    require_run(progress, run.run_id, checkpoint)
     experiment = run.experiment
     images = data.load(
         experiment["dataset"], data_dir=fv.data_dir, raw_dir=fv.raw_dir, download=fv.download

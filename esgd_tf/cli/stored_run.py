@@ -3,37 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from esgd_tf.cli.parsers import expanded
+from esgd_tf.cli.schema import check_config
 from esgd_tf.cli.settings import epoch_steps
-from esgd_tf.data.catalog import AUGMENTATIONS, DATASETS, ENTRIES, PREPROCESSINGS
+from esgd_tf.data.catalog import ENTRIES
 from esgd_tf.training.errors import RunFolderError
 from esgd_tf.training.run_folder import RunFolder
 
 __all__ = ["StoredRun"]
 
 
-def _whole(at_least: int) -> Callable[[Any], bool]:
-    return lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= at_least
-
-
-# What commands read of config.json, and what it must be.
-_EXPERIMENT: dict[str, Callable[[Any], bool]] = {
-    "dataset": lambda v: v in DATASETS,
-    "model": lambda v: isinstance(v, str),
-    "optimizer": lambda v: isinstance(v, str),
-    "preprocessing": lambda v: v in PREPROCESSINGS,
-    "augmentation": lambda v: v in AUGMENTATIONS,
-    "batch_size": _whole(1),
-    "bn_reestimate": _whole(0),
-    "langevin_steps": _whole(0),
-}
-_RUN: dict[str, Callable[[Any], bool]] = {
-    "seed": _whole(0),
-    "limit_steps": lambda v: v is None or _whole(1)(v),
-}
+# What commands read of config.json.
+_NEEDED = {
+    "experiment": (
+        "dataset", "model", "optimizer", "preprocessing", "augmentation", "batch_size",
+        "bn_reestimate", "langevin_steps",
+    ),
+    "run": ("seed", "limit_steps"),
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,13 +33,15 @@ class StoredRun:
 
     Attributes:
         folder: Its paths.
-        experiment: The numbers in force; those of `_EXPERIMENT` are checked.
-        run: The seed and other settings of config.json; those of `_RUN` are checked.
+        experiment: The numbers in force; each is a value that its flag may have.
+        run: The seed and other settings of config.json; likewise.
+        run_id: What its checkpoints are known by; None for a run of an earlier version.
     """
 
     folder: RunFolder
     experiment: Mapping[str, Any]
     run: Mapping[str, Any]
+    run_id: str | None
 
     @classmethod
     def open(cls, path: str | Path) -> StoredRun:
@@ -57,7 +50,7 @@ class StoredRun:
         Raises:
             RunFolderError: There is none, or it is damaged or of another version.
         """
-        path = Path(path).expanduser()
+        path = Path(expanded(str(path)))
         if not path.is_dir():
             what = "is a file, not a run folder" if path.exists() else "does not exist"
             raise RunFolderError(f"{path} {what}: name a folder that train.py wrote.")
@@ -67,21 +60,7 @@ class StoredRun:
             hint = f" Did you mean one of those in it: {', '.join(inside)}?" if inside else ""
             raise RunFolderError(f"{path} is no run folder: it has no config.json.{hint}")
         config = folder.read_config()
-        parts = []
-        for name, checks in (("experiment", _EXPERIMENT), ("run", _RUN)):
-            part = config.get(name) if isinstance(config, dict) else None
-            if not isinstance(part, dict):
-                raise RunFolderError(
-                    f"{folder.config} is damaged or of another version: it has no {name!r}."
-                )
-            for key, good in checks.items():
-                if key not in part or not good(part[key]):
-                    what = f"is {part[key]!r}" if key in part else "is missing"
-                    raise RunFolderError(
-                        f"{folder.config} is damaged or of another version: {key!r} {what}."
-                    )
-            parts.append(part)
-        return cls(folder, *parts)
+        return cls(folder, *check_config(config, folder.config, _NEEDED), config.get("id"))
 
     @property
     def name(self) -> str:
@@ -108,14 +87,7 @@ class StoredRun:
         Raises:
             RunFolderError: It is damaged.
         """
-        rows = self.folder.read_history()
-        needed = {"epoch", "gradient_evaluations", "val_accuracy", "val_loss", "seconds"}
-        for number, row in enumerate(rows, start=1):
-            if lacking := sorted(needed - row.keys()):
-                raise RunFolderError(
-                    f"{self.folder.history} is damaged (line {number + 1} has no {lacking[0]})."
-                )
-        return rows
+        return self.folder.read_history()
 
     def checkpoint(self, which: str) -> Path:
         """Return the path of a checkpoint.
@@ -127,7 +99,7 @@ class StoredRun:
             RunFolderError: There is no such file.
         """
         names = {"last": self.folder.last, "best": self.folder.best}
-        path = names.get(which, Path(which).expanduser())
+        path = names.get(which) or Path(which)
         if path.is_file():
             return path
         if which in names:
@@ -146,5 +118,5 @@ class StoredRun:
         in history.csv, and its statistics were estimated anew before.
         """
         epoch = batches / self.steps_per_epoch
-        evaluated = [row["epoch"] for row in self.folder.read_history() if "epoch" in row]
+        evaluated = [row["epoch"] for row in self.folder.read_history()]
         return not any(abs(epoch - e) < 1e-6 for e in evaluated)

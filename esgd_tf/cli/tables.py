@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 from esgd_tf.cli.stored_run import StoredRun
 
-__all__ = ["kind_of", "label_of", "markdown_table", "place_of", "plain_table"]
+__all__ = ["cut", "kind_of", "label_of", "markdown_table", "place_of", "plain_table"]
 
 _WIDTH = 80
 # Of the settings of a run: they tell seeds apart, or what is shown and kept.
 _DECIDES_NOTHING = ("seed", "monitor", "checkpoint_steps", "keep_every")
 # Columns of words.
-_LEFT = ("optimizer", "split", "method", "directions")
+_LEFT = ("model", "corrupt", "optimizer", "split", "method", "directions")
 
 
 def kind_of(run: StoredRun) -> str:
@@ -46,7 +46,7 @@ def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths[0] = min(widths[0], max(_WIDTH - rest, 8))
     lines = []
     for row in [header, *rows]:
-        first = f"{_cut(row[0], widths[0]):<{widths[0]}}"
+        first = f"{cut(row[0], widths[0]):<{widths[0]}}"
         # Names to the left, numbers to the right.
         others = [
             f"{cell:<{width}}" if name in _LEFT else f"{cell:>{width}}"
@@ -56,7 +56,8 @@ def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def _cut(text: str, width: int) -> str:
+def cut(text: str, width: int) -> str:
+    """Return a text of at most so many characters, without its middle where it is longer."""
     if len(text) <= width:
         return text
     kept = width - 1

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from esgd_tf.cli.flags import FlagError, define_flags, help_text, parse
+from esgd_tf.cli.door import FAILED, asks_for_traceback, enter
+from esgd_tf.cli.flags import define_flags, help_text, parse
+from esgd_tf.cli.parsers import FlagError, check_folder_name
+from esgd_tf.cli.patience import waiting
+from esgd_tf.cli.schema import is_of_walkers
 from esgd_tf.cli.settings import (
     Settings,
     choose_preset,
@@ -16,12 +22,16 @@ from esgd_tf.cli.settings import (
     resume_settings,
     settings_table,
 )
-from esgd_tf.cli.startup import one_sentence, without_startup_messages
-from esgd_tf.training.errors import CheckpointError, RunFolderError, StrategyError
+from esgd_tf.cli.startup import say, without_startup_messages
+from esgd_tf.training.cluster import Task, read_task
+from esgd_tf.training.errors import RunFolderError
+from esgd_tf.training.run_folder import RunFolder, State
 
 __all__ = ["main"]
 
-_BAD_FLAGS, _FAILED = 2, 1
+# After so many seconds a worker says that it waits for the others.
+_PATIENCE = 10.0
+_STOPPED = "Stopped before the training began; nothing was written."
 
 
 def main(presets: Mapping[str, Mapping[str, Any]], argv: Sequence[str] | None = None) -> int:
@@ -36,55 +46,54 @@ def main(presets: Mapping[str, Mapping[str, Any]], argv: Sequence[str] | None = 
         number for a run stopped by a signal, after its state was saved.
     """
     argv = sys.argv if argv is None else argv
+    return enter(
+        "train.py",
+        lambda: _call(presets, argv),
+        see="train.py --help",
+        debug=asks_for_traceback(argv),
+        outlives_output=not {"-h", "-help", "--help", "--presets", "-presets"} & set(argv[1:]),
+        stopped=_STOPPED,
+    )
+
+
+def _call(presets: Mapping[str, Mapping[str, Any]], argv: Sequence[str]) -> int:
     fv = define_flags()
-    try:
-        if {"-h", "-help", "--help"} & set(argv[1:]):
-            parse(fv, argv[:1])
-            print(help_text(fv, vars(presets[choose_preset(fv, presets)][fv.optimizer])))
-            return 0
-        parse(fv, argv)
-        if fv.presets:
-            print(_preset_table(presets))
-            return 0
-        return _train(fv, presets)
-    except FlagError as error:
-        print(f"train.py: {error}. See train.py --help.", file=sys.stderr)
-        return _BAD_FLAGS
+    if {"-h", "-help", "--help"} & set(argv[1:]):
+        parse(fv, argv[:1])
+        print(help_text(fv, vars(presets[choose_preset(fv, presets)][fv.optimizer])))
+        return 0
+    parse(fv, argv)
+    if fv.presets:
+        print(_preset_table(presets))
+        return 0
+    return _train(fv, presets)
 
 
 def _train(fv: Any, presets: Mapping[str, Mapping[str, Any]]) -> int:
-    from esgd_tf.training.cluster import ClusterError, read_task
-
-    try:
-        task = read_task(os.environ) if fv.strategy in ("auto", "multi_worker") else None
-        is_chief = task is None or task.is_chief
-        path, checkpoint, settings = _what_to_run(fv, presets, is_chief=is_chief)
-    except (ClusterError, RunFolderError) as error:
-        return _fail(str(error))
-    if is_chief and (unwritable := _unwritable(path)):
-        return _fail(
-            f"Cannot write to {unwritable} (permissions, or a file system that is read-only): "
-            "name another folder by --logdir."
-        )
+    task = read_task(os.environ) if fv.strategy in ("auto", "multi_worker") else None
+    is_chief = task is None or task.is_chief
+    path, checkpoint, settings, seen = _what_to_run(fv, presets, is_chief=is_chief)
     if is_chief:
+        _require_writable(path)
         print(settings_table(settings), flush=True)
     # From here on TensorFlow is needed.
-    try:
-        with without_startup_messages():
-            strategy = _strategy(settings.run)
+    with _patience_for(task), without_startup_messages():
+        strategy = _strategy(settings.run)
 
-            from esgd_tf.cli import training_run  # noqa: F401 - has messages of its own
-    except StrategyError as error:
-        return _fail(str(error))
-    return _run(fv, path, checkpoint, settings, strategy)
+        from esgd_tf.cli import training_run  # noqa: F401 - has messages of its own
+    with contextlib.ExitStack() as reserved:
+        if is_chief and fv.name is None and seen == (None,) * len(seen):
+            path = reserved.enter_context(_reserved(path))
+        return _run(fv, path, checkpoint, settings, strategy, seen)
 
 
-def _run(fv: Any, path: Path, checkpoint: Path | None, settings: Settings, strategy: Any) -> int:
-    """Train, and turn what goes wrong into a sentence and an exit status."""
+def _run(
+    fv: Any, path: Path, checkpoint: Path | None, settings: Settings, strategy: Any, seen: State
+) -> int:
+    """Train, and turn what only a training can run into a sentence and an exit status."""
     import tensorflow as tf
 
     from esgd_tf.cli.training_run import run_training
-    from esgd_tf.data import DataError
     from esgd_tf.training.callbacks import Interrupted, NotFiniteError
     from esgd_tf.training.multi_worker import is_multi_worker
 
@@ -94,6 +103,7 @@ def _run(fv: Any, path: Path, checkpoint: Path | None, settings: Settings, strat
             path,
             checkpoint,
             strategy,
+            seen=seen,
             checkpoint_dir=None if fv.checkpoint_dir is None else Path(fv.checkpoint_dir),
             data_dir=fv.data_dir,
             raw_dir=fv.raw_dir,
@@ -104,14 +114,28 @@ def _run(fv: Any, path: Path, checkpoint: Path | None, settings: Settings, strat
         return 128 + stopped.signal_number
     except KeyboardInterrupt:
         return _fail("Stopped at once. The checkpoint of the last full epoch is kept.", 130)
-    except (DataError, RunFolderError, CheckpointError, NotFiniteError, StrategyError) as error:
+    except NotFiniteError as error:
         return _fail(str(error))
     except tf.errors.OpError as error:
-        return _fail(_of_tensorflow(error, several=is_multi_worker(strategy)))
-    except (MemoryError, OSError, ValueError) as error:
-        # What else users can get wrong: a full disk, a folder they may not write to, a model that
-        # does not fit the images.
-        return _fail(one_sentence(error))
+        # Memory is one's own; what else fails between workers is mostly a worker that has gone.
+        if not is_multi_worker(strategy) or isinstance(error, tf.errors.ResourceExhaustedError):
+            raise
+        return _fail(
+            "Lost the connection to another worker, which may say why. The last checkpoint is "
+            "kept: start all workers again with -rl."
+        )
+
+
+def _patience_for(task: Task | None) -> contextlib.AbstractContextManager[None]:
+    """Let a worker say after a while that it waits for the others."""
+    if task is None or task.count < 2:
+        return contextlib.nullcontext()
+    return waiting(
+        _PATIENCE,
+        f"train.py: Worker {task.index} of {task.count} waits for the others: are all of them "
+        f"started, at the addresses that {task.source} names?",
+        f"train.py: {_STOPPED}",
+    )
 
 
 def _strategy(run: Mapping[str, Any]) -> Any:
@@ -130,96 +154,162 @@ def _strategy(run: Mapping[str, Any]) -> Any:
     return strategy
 
 
-def _of_tensorflow(error: Any, *, several: bool) -> str:
-    # Of a long account of where in the graph it happened, what happened stands near the end.
-    lines = [line.strip() for line in (error.message or "").splitlines()]
-    lines = [line for line in lines if line and not line.startswith(("[[", "[Op:", "Additional"))]
-    text = (lines[-1] if lines else type(error).__name__).partition(" [Op:")[0]
-    if several:
-        return (
-            "Lost the connection to another worker, which may say why. The last checkpoint is "
-            "kept: start all workers again with -rl."
-        )
-    return f"TensorFlow stopped: {text}"
-
-
 def _what_to_run(
     fv: Any, presets: Mapping[str, Mapping[str, Any]], *, is_chief: bool
-) -> tuple[Path, Path | None, Settings]:
-    """Return the run folder, the checkpoint to go on from (None for a new run), the settings."""
-    from esgd_tf.training.run_folder import RunFolder
+) -> tuple[Path, Path | None, Settings, State]:
+    """Return the run folder, the checkpoint to go on from, the settings, and what was seen.
 
+    The checkpoint is None for a run from its beginning. Only under the folder's lock, which is to
+    be had much later, is it certain that nothing has changed: `State` says what this rests on.
+    """
     logdir = Path(fv.logdir)
+    checkpoints = None if fv.checkpoint_dir is None else Path(fv.checkpoint_dir)
+    if fv.name is not None:
+        check_folder_name(fv.name)
     if fv.restore_last and fv.restore_path is not None:
         raise FlagError("--restore_last and --restore_path exclude each other")
     if fv.restore_path is None and not fv.restore_last:
         settings = make_settings(fv, presets)
         # What there is in the folder is for the chief to judge, who may have been faster.
-        name = fv.name if is_chief or fv.name is not None else "of-the-chief"
-        return _new_folder(logdir, name, settings, may_exist=not is_chief), None, settings
+        if is_chief:
+            path = _new_folder(logdir, fv.name, settings)
+        else:
+            path = logdir / (fv.name or "of-the-chief")
+        return path, None, settings, RunFolder(path, checkpoints).state()
 
-    checkpoints = None if fv.checkpoint_dir is None else Path(fv.checkpoint_dir)
     if fv.restore_path is None:
         path = logdir / fv.name if fv.name else _last_run(logdir)
-        checkpoint = _last_checkpoint(RunFolder(path, checkpoints))
+        checkpoint = None
     else:
-        checkpoint = Path(fv.restore_path)
-        path = checkpoint if checkpoint.is_dir() else checkpoint.absolute().parent.parent
-        if checkpoint.is_dir():
-            checkpoint = _last_checkpoint(RunFolder(path, checkpoints))
-        if fv.name:
-            path = logdir / fv.name
-    if fv.restore_path is not None and not checkpoint.is_file():
-        raise RunFolderError(f"There is no checkpoint {checkpoint}.")
+        path, checkpoint = _of_restore_path(Path(fv.restore_path), logdir, fv.name)
     folder = RunFolder(path, checkpoints)
-    settings = resume_settings(fv, presets, folder.read_config())
+    seen = folder.state()
+    settings = resume_settings(fv, presets, folder.read_config(), folder.config)
+    checkpoint = checkpoint or _last_checkpoint(folder)
     if checkpoint.is_file():
-        return path, checkpoint, settings
+        return path, checkpoint, settings, seen
     if folder.read_history():
         raise RunFolderError(
             f"There is no checkpoint {checkpoint}: was it moved, or written to another "
             "--checkpoint_dir?"
         )
-    print(f"Nothing was saved in {path} yet: starting from the beginning.", file=sys.stderr)
-    return path, None, settings
+    say(f"Nothing was saved in {path} yet: starting from the beginning.")
+    return path, None, settings, seen
 
 
-def _new_folder(
-    logdir: Path, name: str | None, settings: Settings, *, may_exist: bool = False
-) -> Path:
+def _of_restore_path(given: Path, logdir: Path, name: str | None) -> tuple[Path, Path | None]:
+    """Return the run folder that --restore_path means, and the checkpoint, if it names one."""
+    if given.is_dir():
+        return (logdir / name if name else given), None
+    if not given.is_file():
+        what = " (a link to nothing)" if given.is_symlink() else ""
+        raise RunFolderError(f"There is no checkpoint {given}{what}.")
+    if name:
+        return logdir / name, given
+    # A kept one lies a folder deeper than the last.
+    for folder in given.absolute().parents[:3]:
+        if (folder / "config.json").exists():
+            return folder, given
+    raise RunFolderError(
+        f"{given} lies in no run folder (there is no config.json above it): name its run by -n."
+    )
 
-    if name is not None:
-        if Path(name).name != name:
-            raise FlagError(f"--name={name}: must be the name of a folder, without slashes")
-        if not may_exist and (logdir / name / "config.json").exists():
-            raise RunFolderError(
-                f"{logdir / name} holds a run already: go on with it by -rl, or choose another -n."
-            )
-        return logdir / name
-    stem = f"{settings.preset}-{settings.experiment.optimizer}"
-    number = 1
-    while (path := logdir / (stem if number == 1 else f"{stem}-{number}")).exists():
-        number += 1
+
+def _new_folder(logdir: Path, name: str | None, settings: Settings) -> Path:
+    """Return where a new run goes.
+
+    Raises:
+        RunFolderError: There is a run of this name.
+    """
+    if name is None:
+        return next(path for path in _free_names(logdir, settings))
+    path = logdir / name
+    if (path / "config.json").exists():
+        raise RunFolderError(
+            f"{path} holds a run already: go on with it by -rl, or choose another -n."
+        )
     return path
 
 
-def _last_checkpoint(folder: Any) -> Path:
+def _free_names(logdir: Path, settings: Settings) -> Iterator[Path]:
+    stem = f"{settings.preset}-{settings.experiment.optimizer}"
+    for number in itertools.count(1):
+        path = logdir / (stem if number == 1 else f"{stem}-{number}")
+        if not os.path.lexists(path):  # links to nothing too
+            yield path
+
+
+@contextlib.contextmanager
+def _reserved(path: Path) -> Iterator[Path]:
+    """Make the folder of a run without a name, or one beside it if another start was faster.
+
+    A run that fails before it has written anything takes its folder away again.
+    """
+    stem, number = path.name, 1
+    there = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        try:
+            path.mkdir()
+            break
+        except FileExistsError:
+            number += 1
+            path = path.with_name(f"{stem}-{number}")
+    try:
+        yield path
+    finally:
+        if not (path / "config.json").exists():
+            with contextlib.suppress(OSError):
+                (path / ".lock").unlink(missing_ok=True)
+                for folder in (path / "checkpoints", path, *there[1:]):
+                    if folder.exists():
+                        folder.rmdir()  # fails where there is something in it
+
+
+def _last_checkpoint(folder: RunFolder) -> Path:
     """Return last.keras, or previous.keras where only that is left."""
     return folder.last if folder.last.exists() or not folder.previous.exists() else folder.previous
 
 
-def _unwritable(path: Path) -> Path | None:
-    """Return the folder in which `path` would be made, if that is not allowed."""
-    there = next(folder for folder in [path, *path.absolute().parents] if folder.exists())
-    return None if os.access(there, os.W_OK | os.X_OK) else there
+def _require_writable(path: Path) -> None:
+    """Refuse a folder that cannot be made or written to.
+
+    Raises:
+        RunFolderError: It is that.
+    """
+    folders = [path, *path.absolute().parents]
+    there = next(folder for folder in folders if os.path.lexists(folder))
+    if not there.is_dir():
+        what = "a file" if there.exists() else "a link to nothing"
+        raise RunFolderError(f"{there} is {what}, not a folder: name another by --logdir or -n.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise RunFolderError(
+            f"Cannot write to {there} (permissions, or a file system that is read-only): "
+            "name another folder by --logdir."
+        )
 
 
 def _last_run(logdir: Path) -> Path:
-
-    runs = [config.parent for config in logdir.glob("*/config.json")]
+    """Return the training that was last written to; runs of `walkers` are passed over."""
+    runs: list[Path] = []
+    passed_over: list[Path] = []
+    for config in logdir.glob("*/config.json"):
+        is_training = True
+        with contextlib.suppress(RunFolderError):  # a damaged one is told when it is its turn
+            is_training = not is_of_walkers(RunFolder(config.parent).read_config())
+        (runs if is_training else passed_over).append(config.parent)
     if not runs:
-        raise RunFolderError(f"There is no run in {logdir} to go on with.")
-    return max(runs, key=lambda run: max(file.stat().st_mtime for file in run.iterdir()))
+        but = f" (but {passed_over[0]}, which is one of walkers)" if passed_over else ""
+        raise RunFolderError(f"There is no run in {logdir} to go on with{but}.")
+
+    def newest(run: Path) -> float:
+        return max(file.lstat().st_mtime for file in run.iterdir())
+
+    last = max(runs, key=newest)
+    newer = [run for run in passed_over if newest(run) > newest(last)]
+    if newer:
+        say(f"train.py: {newer[0]} is newer, but a run of walkers: going on with {last}.")
+    return last
 
 
 def _preset_table(presets: Mapping[str, Mapping[str, Any]]) -> str:
@@ -235,6 +325,6 @@ def _preset_table(presets: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(rows())
 
 
-def _fail(message: str, status: int = _FAILED) -> int:
-    print(f"train.py: {message}", file=sys.stderr)
+def _fail(message: str, status: int = FAILED) -> int:
+    say(f"train.py: {message}")
     return status

@@ -28,13 +28,14 @@ from esgd_tf.training.callbacks import (
     Interrupted,
     Recorder,
 )
-from esgd_tf.training.checkpoints import DamagedCheckpointError, Progress, load_checkpoint
+from esgd_tf.training.checkpoints import DamagedCheckpointError, load_checkpoint
 from esgd_tf.training.errors import NotFiniteError
 from esgd_tf.training.figures import plot_history
 from esgd_tf.training.nonfinite_guard import NotFiniteGuard
 from esgd_tf.training.precision import set_precision
+from esgd_tf.training.progress import Progress, require_run
 from esgd_tf.training.progress_bar import ProgressBar
-from esgd_tf.training.run_folder import RunFolder
+from esgd_tf.training.run_folder import RunFolder, State
 from esgd_tf.training.strategies import Processes, StrategyError
 
 __all__ = ["run_training", "segments"]
@@ -46,6 +47,7 @@ def run_training(
     checkpoint: Path | None,
     strategy: tf.distribute.Strategy,
     *,
+    seen: State | None = None,
     checkpoint_dir: Path | None = None,
     data_dir: str = "tfrecords",
     raw_dir: str | None = None,
@@ -59,6 +61,7 @@ def run_training(
         path: The run folder.
         checkpoint: Where to go on from, or None for a new run.
         strategy: On what to train. Of several processes, the chief writes and prints.
+        seen: The run folder's `state` on which `checkpoint` rests; None for any.
         checkpoint_dir: Where the checkpoints go; None for the run folder.
         data_dir: Where data sets lie prepared.
         raw_dir: Where their archives lie.
@@ -95,9 +98,10 @@ def run_training(
     images = data.corrupt_data(images, corruptions, seed=experiment.corruption_seed)
     batches = Batches(images, experiment, seed, limit)
     model = make_model(settings, images, batches, strategy)
-    folder = RunFolder(path, checkpoint_dir)
+    folder = RunFolder(path, checkpoint_dir, seen=seen)
     with folder if processes.is_chief else contextlib.nullcontext():
         progress, intact = _restore(model, checkpoint, folder)
+        _tell_of_lost_lines(folder, progress, batches.steps_per_epoch, processes)
         if not processes.agree(_fingerprint(settings, progress)):
             raise StrategyError(
                 f"Worker {processes.index} of {processes.count} and the others differ in their "
@@ -200,11 +204,11 @@ def _restore(
     if checkpoint is None:
         return Progress(), True
     try:
-        return load_checkpoint(model, checkpoint), True
+        return _load(model, checkpoint, folder), True
     except DamagedCheckpointError as error:
         if checkpoint != folder.last or not folder.previous.exists():
             raise
-        progress = load_checkpoint(model, folder.previous)
+        progress = _load(model, folder.previous, folder)
         evaluations = progress.batches * (model.replicas if isinstance(model, Replicas) else 1)
         print(
             f"{error}\nGoing on from {folder.previous} instead, after {evaluations:,} "
@@ -212,6 +216,27 @@ def _restore(
             file=sys.stderr,
         )
         return progress, False
+
+
+def _load(model: keras.Model, checkpoint: Path, folder: RunFolder) -> Progress:
+    progress = load_checkpoint(model, checkpoint)
+    if folder.run_id is not None:  # the chief's, which holds the lock
+        require_run(progress, folder.run_id, checkpoint)
+    return progress
+
+
+def _tell_of_lost_lines(
+    folder: RunFolder, progress: Progress, steps_per_epoch: int, processes: Processes
+) -> None:
+    """Say of which epochs history.csv has no line any more."""
+    there = {row["epoch"] for row in folder.read_history()}
+    lost = [e for e in range(1, progress.batches // steps_per_epoch + 1) if e not in there]
+    if lost and processes.is_chief:
+        which = f"epoch {lost[0]}" if len(lost) == 1 else f"{len(lost)} epochs, from {lost[0]} on"
+        print(
+            f"{folder.history} has lost the lines of {which}: table and picture will lack them.",
+            file=sys.stderr,
+        )
 
 
 def _fit(

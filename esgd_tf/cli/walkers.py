@@ -14,7 +14,7 @@ from typing import Any
 from absl import flags
 
 from esgd_tf.cli.command_line import CommandLine
-from esgd_tf.cli.flags import FlagError
+from esgd_tf.cli.parsers import ChoiceParser, FlagError, check_folder_name
 from esgd_tf.cli.startup import start_tensorflow
 from esgd_tf.training.errors import RunFolderError
 from esgd_tf.training.run_folder import RunFolder
@@ -60,10 +60,7 @@ class _Line(CommandLine):
     def one_of(self, name: str, choices: Sequence[str], help: str, short: str | None) -> None:
         """Define a flag with one of several values, and a short name."""
         default = getattr(_DEFAULTS, name)
-        flags.DEFINE_enum(
-            name, default, list(choices), help, flag_values=self._fv, short_name=short
-        )
-        self._names.append(name)
+        self._define(ChoiceParser(list(choices)), name, default, help, short)
 
     def on(self, name: str, help: str) -> None:
         """Define a flag that is off without it."""
@@ -92,7 +89,7 @@ def main(argv: Sequence[str]) -> int:
         "everything (table.jsonl) and the networks into a folder; `walkers plot RUN` draws them.",
         ["--n_workers 3 --alpha 0.1 --raw_dir DIR", "--hessian --explore --n_steps 500",
          "-rl -n RUN --n_steps 1000", "plot runs/RUN"],
-        at_least=0, at_most=0,
+        at_least=0, at_most=0, outlives_output=True,
     )  # fmt: skip
     _define(line)
     return line.run(argv, _walkers)
@@ -109,7 +106,7 @@ def _define(line: _Line) -> None:
     line.on("soft_labels", "train on p at the label and q elsewhere")
     line.number("p", "see --soft_labels")
     line.number("q", "see --soft_labels")
-    line.text("teacher", None, "train on the outputs of the network in this .keras file instead")
+    line.path("teacher", None, "train on the outputs of the network in this .keras file instead")
     line.text("model", _DEFAULTS.model, "nn, lenet, or an architecture of train.py")
     line.whole("n_hidden", 1, "units of each hidden layer of nn")
     line.whole("n_layers", 1, "hidden layers of nn")
@@ -152,13 +149,13 @@ def _define(line: _Line) -> None:
     line.whole("rw_steps", 1, "steps after which a walk ends in any case")
     line.number("stop_grad", "stop below this norm of the gradient, mean over workers; 0 for never")
     line.number("stop_cost", "stop below this training loss, mean over workers; 0 for never")
-    line.text("schedule", None, "JSON or CSV file of changes in mid-run: step, name, value; names "
+    line.path("schedule", None, "JSON or CSV file of changes in mid-run: step, name, value; names "
               "are lr, momentum, alpha, n_steps, walk, quit")  # fmt: skip
     line.on("user_input", "ask what to change, in the terminal or a pipe")
     line.integer("ask_every", 1, None, "steps between questions (default: those of --freq)")
     line.whole("seed", 0, "of all that is random", "s")
     line.named("name", "name of the run, and of its folder in --logdir", "n")
-    line.text("logdir", "runs", "where run folders lie")
+    line.path("logdir", "runs", "where run folders lie")
     line.switch("restore_last", False, "go on with the run --name from its saved state (or start "
                 "it, if it died before that), with its settings; its control.json shows what is in "
                 "force", "rl")  # fmt: skip
@@ -268,6 +265,7 @@ def _stored(fv: Any, logdir: Path) -> tuple[Path, Settings]:
     """Return the folder and the settings of a run that goes on."""
     if fv.name is None:
         raise FlagError("--restore_last needs the --name of the run")
+    check_folder_name(fv.name)
     given = [name for name in fv if fv[name].present and name not in _MAY_CHANGE]
     given = [name for name in given if fv[name].name == name]
     if given:
@@ -292,8 +290,7 @@ def _new_folder(logdir: Path, name: str | None, settings: Settings) -> Path:
     if logdir.exists() and not logdir.is_dir():
         raise FlagError(f"--logdir={logdir}: is a file; name a folder")
     if name is not None:
-        if not name or Path(name).name != name:
-            raise FlagError(f"--name={name}: must be the name of a folder, without slashes")
+        check_folder_name(name)
         if (logdir / name / "config.json").exists():
             raise RunFolderError(
                 f"{logdir / name} holds a run already: go on with it by -rl, or choose another -n."

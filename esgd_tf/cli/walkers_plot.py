@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from esgd_tf.cli.command_line import CommandLine
-from esgd_tf.cli.flags import FlagError
+from esgd_tf.cli.command_line import CommandLine, output_path
+from esgd_tf.cli.parsers import expanded
 
 __all__ = ["main"]
 
@@ -28,13 +27,13 @@ def main(argv: Sequence[str]) -> int:
         "barriers and lines between the workers, spectra, sharpness, random walks.",
         ["runs/walkers-nn-100-2", "RUN --out page.png"],
     )
-    line.text("out", None, "the picture (default: walkers.png in the folder of the run)")
+    line.path("out", None, "the picture (default: walkers.png in the folder of the run)")
     return line.run(argv, _plot)
 
 
 def _plot(fv: Any, words: list[str]) -> None:
-    if fv.out is not None and Path(fv.out).suffix not in (".png", ".pdf", ".svg"):
-        raise FlagError(f"--out={fv.out}: must end in .png, .pdf or .svg")
+    if fv.out is not None:
+        output_path("--out", fv.out, ".png", ".pdf", ".svg")
     from esgd_tf.walkers.figures import figure_page
 
-    print(figure_page(words[0], fv.out))
+    print(figure_page(expanded(words[0]), fv.out))

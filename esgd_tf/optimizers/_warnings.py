@@ -89,8 +89,8 @@ class Warnings:
         self._once(
             what,
             f"The model is {what} at its Langevin weights x', after "
-            f"{int(optimizer.langevin_phase)} of {optimizer.langevin_steps} steps of an inner loop: "
-            f"they jump about the anchor, which is what training returns. {remedy}",
+            f"{int(optimizer.langevin_phase)} of {optimizer.langevin_steps} steps of an inner "
+            f"loop: they jump about the anchor, which is what training returns. {remedy}",
         )
 
     def _once(self, what: str, message: str) -> None:

@@ -144,9 +144,10 @@ class Recorder(keras.callbacks.Callback):
     def progress(self) -> Progress:
         """Where the run stands now."""
         seconds = self._seconds + time.monotonic() - self._since
+        run = self._folder.run_id
         if self._batches % self._steps_per_epoch == 0:
-            return Progress(self._batches, seconds)
-        return Progress(self._batches, seconds, self._counted, self._running)
+            return Progress(self._batches, seconds, run=run)
+        return Progress(self._batches, seconds, self._counted, self._running, run)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -261,10 +262,10 @@ class Recorder(keras.callbacks.Callback):
 class Guard(keras.callbacks.Callback):
     """Stops a run that a signal asks to stop, between two steps.
 
-    Used as a context manager around `fit`, it takes SIGINT (Ctrl-C) and SIGTERM, which schedulers
-    send before they take a machine away. The first signal lets the step under way end; a second
-    SIGINT ends the process at once. Of several processes all stop after the same step, whichever
-    got the signal.
+    Used as a context manager around `fit`, it takes SIGINT (Ctrl-C), SIGTERM, which schedulers
+    send before they take a machine away, and SIGHUP, which a closed terminal sends. The first
+    signal lets the step under way end; a second SIGINT ends the process at once. Of several
+    processes all stop after the same step, whichever got the signal.
 
     Args:
         gather: Returns the numbers of all processes; see `Processes`.
@@ -277,8 +278,10 @@ class Guard(keras.callbacks.Callback):
         self._gather = gather
 
     def __enter__(self) -> Guard:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._receive)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            # nohup has a process ignore that its terminal was closed.
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import struct
 import warnings
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,8 @@ import numpy as np
 from esgd_tf.optimizers._serialization import StateWarning
 from esgd_tf.training.errors import CheckpointError, DamagedCheckpointError
 from esgd_tf.training.evaluation import evaluate_at, local_entropy_optimizers
-from esgd_tf.training.run_folder import replaced_when_whole
+from esgd_tf.training.output import replaced_when_whole
+from esgd_tf.training.progress import MEMBER, Progress, read_extra
 
 __all__ = [
     "CheckpointError",
@@ -34,25 +33,6 @@ __all__ = [
     "load_network",
     "save_checkpoint",
 ]
-
-_MEMBER = "esgd_tf.json"
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """How far a run has come.
-
-    Attributes:
-        batches: Minibatches trained on since the start of the run.
-        seconds: Time spent training so far.
-        running: Means over the minibatches of the epoch under way, by name; empty between epochs.
-        counted: Minibatches in those means: not those that were skipped.
-    """
-
-    batches: int = 0
-    seconds: float = 0.0
-    counted: int = 0
-    running: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 def load_model(path: str | Path, **options: Any) -> keras.Model:
@@ -89,7 +69,7 @@ def save_checkpoint(model: keras.Model, path: Path, progress: Progress) -> None:
     with evaluate_at(model, "anchor"), replaced_when_whole(path) as partial:
         model.save(partial)
         with zipfile.ZipFile(partial, "a") as archive:
-            archive.writestr(_MEMBER, json.dumps(extra))
+            archive.writestr(MEMBER, json.dumps(extra))
 
 
 def load_checkpoint(model: keras.Model, path: Path) -> Progress:
@@ -106,7 +86,7 @@ def load_checkpoint(model: keras.Model, path: Path) -> Progress:
         CheckpointError: The file is of another model or optimizer.
         DamagedCheckpointError: The file is missing or damaged. The model is as it was.
     """
-    progress, random_states = _read_extra(path)
+    progress, random_states = read_extra(path)
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     try:
@@ -139,51 +119,15 @@ def load_network(path: Path) -> tuple[keras.Model, Progress]:
     Raises:
         CheckpointError: The file is missing or damaged, or its layers are not known.
     """
-    progress, _ = _read_extra(path)
+    progress, _ = read_extra(path)
     try:
         model = load_model(path, compile=False)
         return (model.center() if hasattr(model, "center") else model), progress
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         # Such as a layer of an architecture that no one has registered in this process.
         raise CheckpointError(
             f"The network of checkpoint {path} cannot be built: "
             f"{str(error).strip().splitlines()[0]}"
-        ) from None
-
-
-def _read_extra(path: Path) -> tuple[Progress, list[Any]]:
-    """Check every part of the file by its checksum and return what Keras does not save.
-
-    Returns:
-        The progress, and the states of the random generators.
-
-    Raises:
-        CheckpointError: It is no file, or may not be read.
-        DamagedCheckpointError: It is missing or damaged.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-            if damaged is not None:
-                raise DamagedCheckpointError(
-                    f"Checkpoint {path} is damaged: the checksum of its part {damaged} is wrong."
-                )
-            extra = json.loads(archive.read(_MEMBER))
-            random_states = extra.pop("random_states")
-            return Progress(**extra), random_states
-    except FileNotFoundError:
-        raise DamagedCheckpointError(f"There is no checkpoint {path}.") from None
-    except IsADirectoryError:
-        raise CheckpointError(f"{path} is a folder, not a checkpoint file.") from None
-    except PermissionError:
-        raise CheckpointError(f"Checkpoint {path} may not be read: see its permissions.") from None
-    except (
-        # What a wrong byte may lead `zipfile` to, by where it is.
-        zipfile.BadZipFile, zlib.error, struct.error, KeyError, TypeError, ValueError, EOFError,
-        RuntimeError, OverflowError, OSError,
-    ) as error:  # fmt: skip
-        raise DamagedCheckpointError(
-            f"{path} is no whole checkpoint of train.py ({error})."
         ) from None
 
 

@@ -13,14 +13,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
+from typing import Any
+
+from esgd_tf.training.errors import ClusterError
 
 __all__ = ["ClusterError", "Task", "read_task"]
 
 _TYPES = ("chief", "worker")
-
-
-class ClusterError(Exception):
-    """The description of the job is unusable; the message says what is wrong with it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +59,8 @@ def read_task(environ: Mapping[str, str]) -> Task | None:
             index, count = int(environ["SLURM_PROCID"]), int(environ["SLURM_STEP_NUM_TASKS"])
         except ValueError:
             raise ClusterError("SLURM_PROCID and SLURM_STEP_NUM_TASKS must be numbers") from None
+        if not 0 <= index < count:
+            raise ClusterError(f"SLURM_PROCID is {index}, of SLURM_STEP_NUM_TASKS {count}")
         return Task(index, count, "SLURM")
     return None
 
@@ -69,25 +70,43 @@ def _from_tf_config(text: str) -> Task | None:
     try:
         config = json.loads(text)
         cluster = config.get("cluster") or {}
-        addresses = {kind: list(cluster[kind]) for kind in cluster}
-        kind, index = config["task"]["type"], int(config["task"]["index"])
-    except (ValueError, KeyError, TypeError, AttributeError):
+        kind, index = config["task"]["type"], config["task"]["index"]
+        # Some schedulers write the index as text.
+        index = int(index) if isinstance(index, str) else index
+        # A text instead of a list would be taken for a list of its letters.
+        is_one = isinstance(cluster, dict) and isinstance(index, int) and isinstance(kind, str)
+        if not is_one or not all(isinstance(addresses, list) for addresses in cluster.values()):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ClusterError(f"TF_CONFIG is not of the form {example}") from None
-    if not addresses:
+    if not cluster:
         return None
-    foreign = sorted({*addresses, kind} - set(_TYPES))
+    foreign = sorted({*cluster, kind} - set(_TYPES))
     if foreign:
         raise ClusterError(
             f"TF_CONFIG names the task type {foreign[0]!r}: a training has only workers "
             "(and, if wanted, one chief)"
         )
-    if len(addresses.get("chief", [])) > 1:
+    addresses = [address for each in cluster.values() for address in each]
+    for address in addresses:
+        if not _is_address(address):
+            raise ClusterError(f"TF_CONFIG has the address {address!r}, which is not HOST:PORT")
+        if addresses.count(address) > 1:
+            raise ClusterError(f"TF_CONFIG names the address {address} twice")
+    if len(cluster.get("chief", [])) > 1:
         raise ClusterError("TF_CONFIG names more than one chief")
-    if not 0 <= index < len(addresses.get(kind, [])):
+    if not 0 <= index < len(cluster.get(kind, [])):
         raise ClusterError(
             f"TF_CONFIG says that this is {kind} {index}, but its cluster has "
-            f"{len(addresses.get(kind, []))} of that type"
+            f"{len(cluster.get(kind, []))} of that type"
         )
-    chiefs = len(addresses.get("chief", []))
+    chiefs = len(cluster.get("chief", []))
     number = index if kind == "chief" else index + chiefs
-    return Task(number, chiefs + len(addresses.get("worker", [])), "TF_CONFIG")
+    return Task(number, len(addresses), "TF_CONFIG")
+
+
+def _is_address(address: Any) -> bool:
+    if not isinstance(address, str):
+        return False
+    host, _, port = address.rpartition(":")
+    return bool(host) and port.isdecimal() and int(port) < 2**16

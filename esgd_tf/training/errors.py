@@ -2,6 +2,7 @@
 
 __all__ = [
     "CheckpointError",
+    "ClusterError",
     "DamagedCheckpointError",
     "NotFiniteError",
     "RunFolderError",
@@ -19,6 +20,10 @@ class CheckpointError(Exception):
 
 class DamagedCheckpointError(CheckpointError):
     """A checkpoint is not what was written, or not there; another one may be."""
+
+
+class ClusterError(Exception):
+    """The description of a job is unusable; the message says what is wrong with it."""
 
 
 class StrategyError(Exception):

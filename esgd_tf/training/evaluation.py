@@ -54,13 +54,17 @@ def local_entropy_optimizers(model: keras.Model) -> list[LocalEntropy]:
     """
     compiled_with = getattr(model, "optimizer", None)
     candidates = [compiled_with]
-    # Replicas have an optimizer each, and look after them.
-    if not hasattr(compiled_with, "replicas"):
+    if not _has_replicas(model):
         for name, value in vars(model).items():
             if not name.startswith("_compile"):
                 candidates += _flat(value)
     found = [optimizer for one in candidates for optimizer in local_entropies(one)]
     return list({id(optimizer): optimizer for optimizer in found}.values())
+
+
+def _has_replicas(model: keras.Model) -> bool:
+    """Whether it is a model of replicas, which have an optimizer each and look after them."""
+    return hasattr(getattr(model, "optimizer", None), "replicas")
 
 
 def _flat(value: Any) -> list[Any]:
@@ -136,7 +140,7 @@ def evaluate_at(
     if where not in PLACES:
         raise ValueError(f"`where` must be one of {', '.join(PLACES)}; got {where!r}.")
     optimizers = _wanted(model, optimizer)
-    if not optimizers:
+    if not optimizers and not _has_replicas(model):
         warn(_nothing_to_move(model))
     clock = functools.partial(_clock, model, optimizers)
     started = clock()
@@ -249,7 +253,7 @@ class AnchorCallback(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Take the Langevin weights back, where the last `fit` or a file left the anchor."""
         self._is_training, self._settled = True, False
-        if not self._optimizers() and not hasattr(self.model.optimizer, "replicas"):
+        if not self._optimizers() and not _has_replicas(self.model):
             warn(_nothing_to_move(self.model))
         self._go_to("langevin")
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from esgd_tf.training.run_folder import replaced_when_whole
+from esgd_tf.training.output import replaced_when_whole
 
-__all__ = ["Curve", "new_figure", "plot_comparison", "plot_history"]
+__all__ = ["Curve", "literal", "new_figure", "plot_comparison", "plot_history"]
 
 Curve = tuple[str, Sequence[float], Sequence[float]]
 
@@ -58,25 +58,25 @@ def plot_history(rows: Sequence[Mapping[str, float]], path: Path, title: str) ->
     draw(axes[1], "val_loss", test, _VALIDATION)
     draw(axes[1], "test_ensemble_loss", "test, ensemble", _ENSEMBLE)
     axes[1].set_ylabel("cross entropy (nats)")
-    axes[1].set_yscale("log")
+    _make_logarithmic(axes[1])
     if has_replicas:
         draw(axes[2], "coupling", "coupling", "tab:green")
         draw(axes[2], "distance", "rms distance to the center", "tab:red")
         draw(axes[2], "norm_center", "rms weight of the center", "tab:purple")
-        axes[2].set_yscale("log")
+        _make_logarithmic(axes[2])
         axes[2].set_ylabel("replicas")
     elif has_scope:
         draw(axes[2], "scope", r"scope $\gamma$", "tab:green")
         draw(axes[2], "gradient_norm", r"$\Vert\nabla f\Vert$", "tab:orange")
         draw(axes[2], "outer_gradient_norm", r"$\Vert x - \mu\Vert$", "tab:red")
-        axes[2].set_yscale("log")
+        _make_logarithmic(axes[2])
         axes[2].set_ylabel("at the last outer update")
     for axis in axes:
         axis.set_xlabel("gradient evaluations")
         axis.grid(alpha=0.3)
         if axis.lines:
             axis.legend(fontsize="small")
-    figure.suptitle(title, fontsize="medium")
+    figure.suptitle(literal(title), fontsize="medium")
     with replaced_when_whole(path) as partial:
         figure.savefig(partial, dpi=150)
 
@@ -105,15 +105,31 @@ def plot_comparison(curves: Sequence[Curve], path: Path, title: str) -> None:
                 linestyle="-" if number < 10 else "--",
                 marker="o" if len(errors) == 1 else None,
                 alpha=1.0 if len(of_label) == 1 else 0.7,
-                label=f"{label}{seeds}" if k == 0 else None,
+                label=literal(f"{label}{seeds}") if k == 0 else None,
             )
     axis.set_xlabel("gradient evaluations")
     axis.set_ylabel("test error (%)")
     axis.grid(alpha=0.3)
     axis.legend(fontsize="small")
-    figure.suptitle(title, fontsize="medium")
+    figure.suptitle(literal(title), fontsize="medium")
     with replaced_when_whole(path) as partial:
         figure.savefig(partial, dpi=150)
+
+
+def literal(text: str) -> str:
+    """Return a text that Matplotlib shows as it is.
+
+    It would set what stands between two dollars as a formula, or fail to, and leave out of a legend
+    what begins with an underscore.
+    """
+    shown = text.replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
+
+
+def _make_logarithmic(axis: Any) -> None:
+    """Use a logarithmic axis, unless there is nothing above 0 to show on it (--gamma 0)."""
+    if any(value > 0 for line in axis.lines for value in line.get_ydata()):
+        axis.set_yscale("log")
 
 
 def new_figure(width: float, height: float) -> Any:

@@ -10,24 +10,33 @@
     curves.png                  error, loss and scope against gradient evaluations
 
 Every file is written under a temporary name in the same folder and renamed when it is whole.
+config.json and every checkpoint carry the id of the run, so that no other run goes on from them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import csv
-import errno
 import fcntl
 import json
-import os
-import shutil
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from esgd_tf.training.errors import RunFolderError
+from esgd_tf.training.output import folder_when_whole, replaced_when_whole, sweep
+from esgd_tf.training.output import let_be as _let_be
+from esgd_tf.training.progress import run_of
 
 __all__ = ["RunFolder", "RunFolderError", "folder_when_whole", "replaced_when_whole"]
+
+
+# What every line of history.csv says; what else there is depends on the algorithm.
+_COLUMNS = ("epoch", "gradient_evaluations", "val_accuracy", "val_loss", "seconds")
+
+#: What `RunFolder.state` returns.
+State = tuple[tuple[int, int, int] | None, ...]
 
 
 class RunFolder:
@@ -39,9 +48,13 @@ class RunFolder:
     Args:
         path: The folder.
         checkpoint_dir: Where the checkpoints lie; None for `checkpoints` inside the folder.
+        seen: The `state` on which it was decided to train, perhaps long before the lock is to be
+            had; None for any.
     """
 
-    def __init__(self, path: Path, checkpoint_dir: Path | None = None) -> None:
+    def __init__(
+        self, path: Path, checkpoint_dir: Path | None = None, *, seen: State | None = None
+    ) -> None:
         self.path = path
         self.config = path / "config.json"
         self.history = path / "history.csv"
@@ -52,37 +65,72 @@ class RunFolder:
         self.previous = self.checkpoints / "previous.keras"
         self.best = self.checkpoints / "best.keras"
         self.kept = self.checkpoints / "kept"
-        self._lock: IO[str] | None = None
+        #: The id of the run: from the lock on, that of config.json or a new one.
+        self.run_id: str | None = None
+        self._seen = seen
+        self._locks: list[IO[str]] = []
 
     def __enter__(self) -> RunFolder:
         """Make the folders and take the lock.
 
         Raises:
-            RunFolderError: Another training holds the lock.
+            RunFolderError: Another training holds the lock or has written to the folder meanwhile,
+                or the checkpoints are those of another run.
             OSError: The folders cannot be made.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-        lock = (self.path / ".lock").open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            raise RunFolderError(
-                f"Another training is writing to {self.path}: wait for it, or give this run "
-                "another name with -n."
-            ) from None
-        self._lock = lock
         for folder in (self.path, self.checkpoints):
-            for leftover in folder.glob(".partial-*"):  # of a run that was killed while writing
-                leftover.unlink()
+            if folder.is_symlink() and not folder.exists():
+                raise RunFolderError(f"{folder} is a link to nothing: remove it.")
+            if folder.exists() and not folder.is_dir():
+                raise RunFolderError(f"{folder} is a file, not a folder.")
+            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock(self.path, "give this run another name with -n")
+            if self.checkpoints.parent.resolve() != self.path.resolve():
+                self._lock(self.checkpoints, "name another --checkpoint_dir")
+            if self._seen is not None and self.state() != self._seen:
+                raise RunFolderError(
+                    f"Another training has written to {self.path} since this one was started: go "
+                    "on with it by -rl, or give this run another name with -n."
+                )
+            config = self.read_config() if self.config.exists() else {}
+            stored = config.get("id") if isinstance(config, dict) else None
+            self.run_id = stored or uuid.uuid4().hex
+            self._require_own_checkpoints(is_new=not config)
+            for folder in (self.path, self.checkpoints, self.kept):
+                sweep(folder)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *exception: object) -> None:
         """Release the lock."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        while self._locks:
+            self._locks.pop().close()
+
+    def _lock(self, folder: Path, otherwise: str) -> None:
+        lock = (folder / ".lock").open("a")
+        self._locks.append(lock)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunFolderError(
+                f"Another training is writing to {folder}: wait for it, or {otherwise}."
+            ) from None
+
+    def _require_own_checkpoints(self, *, is_new: bool) -> None:
+        """Refuse a folder with checkpoints of another run, which would be overwritten."""
+        for path in (self.last, self.best, self.previous):
+            if path.exists() and (is_new or run_of(path) not in (None, self.run_id)):
+                raise RunFolderError(
+                    f"{path} is of another run than {self.path}: name another --checkpoint_dir, "
+                    "or move it away."
+                )
+
+    def state(self) -> State:
+        """Return what changes when a training writes here."""
+        return tuple(_stamp(path) for path in (self.config, self.history, self.last))
 
     def keep_previous(self) -> None:
         """Let previous.keras be what last.keras is now."""
@@ -108,13 +156,19 @@ class RunFolder:
             return json.loads(self.config.read_text())
         except FileNotFoundError:
             raise RunFolderError(f"{self.path} is no run folder: it has no config.json.") from None
-        except (ValueError, UnicodeDecodeError) as error:
-            raise RunFolderError(f"{self.config} is damaged ({error}).") from None
+        except NotADirectoryError:
+            raise RunFolderError(f"{self.path} is a file, not a run folder.") from None
+        except RecursionError:
+            raise RunFolderError(f"{self.config} is damaged (nested too deeply).") from None
+        except (OSError, ValueError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise RunFolderError(f"{self.config} is damaged ({reason}).") from None
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Write config.json."""
+        """Write config.json, with the id of the run."""
+        identified = dict(config) if self.run_id is None else {"id": self.run_id, **config}
         with replaced_when_whole(self.config) as partial:
-            partial.write_text(json.dumps(config, indent=2) + "\n")
+            partial.write_text(json.dumps(identified, indent=2) + "\n")
 
     def read_history(self) -> list[dict[str, float]]:
         """Return the lines of history.csv, empty if there is none yet.
@@ -123,15 +177,20 @@ class RunFolder:
             RunFolderError: The file is damaged.
         """
         try:
-            with self.history.open(newline="") as file:
-                return [
-                    {key: float(value) for key, value in row.items() if value != ""}
-                    for row in csv.DictReader(file)
-                ]
+            # Python would take bytes that are no text, and a last number without its end.
+            text = self.history.read_bytes().decode()
+            if not text.endswith("\n"):
+                raise ValueError("its last line is cut: remove that line, or the file, to go on")
+            reader = csv.DictReader(text.splitlines())
+            lacking = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
+            if lacking:
+                raise ValueError(f"its header has no {lacking[0]}")
+            return list(_checked(reader))
         except FileNotFoundError:
             return []
-        except (ValueError, TypeError, AttributeError, csv.Error) as error:
-            raise RunFolderError(f"{self.history} is damaged ({error}).") from None
+        except (OSError, ValueError, csv.Error) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise RunFolderError(f"{self.history} is damaged ({reason}).") from None
 
     def write_history(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Write history.csv anew from all its rows."""
@@ -145,73 +204,34 @@ class RunFolder:
             writer.writerows(rows)
 
 
-@contextlib.contextmanager
-def replaced_when_whole(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds.
-
-    The data reaches the disk before the name does, so that a crash leaves the old file or the new
-    one, never half of one. The temporary file has the same suffix and does not survive a failure.
-
-    Args:
-        path: The file to write or to replace.
-
-    Yields:
-        The temporary path.
+def _checked(reader: csv.DictReader[str]) -> Iterator[dict[str, float]]:
+    """Yield the lines of a history as numbers.
 
     Raises:
-        OSError: The file cannot be written; `filename` is `path`, which is as it was.
+        ValueError: A line is cut, too long or out of order, or a cell is no number.
     """
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    try:
-        try:
-            yield partial
-        except OSError as error:
-            # h5py and zipfile do not say which file it was.
-            reason = error.strerror or str(error).strip().splitlines()[0]
-            raise OSError(error.errno or errno.EIO, reason, str(path)) from error
-        descriptor = os.open(partial, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    epoch = 0.0
+    for line in reader:
+        where = f"line {reader.line_num}"
+        if None in line or None in line.values():
+            raise ValueError(f"{where} has not the columns of the header")
+        row = {}
+        for name, cell in line.items():
+            try:
+                row.update({name: float(cell)} if cell != "" else {})
+            except ValueError:
+                raise ValueError(f"{where} has {cell[:40]!r} for {name}") from None
+        lacking = [name for name in _COLUMNS if name not in row]
+        if lacking:
+            raise ValueError(f"{where} has no {lacking[0]}")
+        if not row["epoch"] > epoch:
+            raise ValueError(f"{where} does not follow the line before it")
+        epoch = row["epoch"]
+        yield row
 
 
-@contextlib.contextmanager
-def folder_when_whole(path: Path) -> Iterator[Path]:
-    """Yield the path of a temporary folder beside `path`; rename it if the block succeeds.
-
-    A folder that is there already is moved aside first and removed last: a crash in between leaves
-    it whole under a name that starts with `.old-`.
-
-    Args:
-        path: The folder to write or to replace.
-
-    Yields:
-        The temporary path; the block makes the folder.
-    """
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    old = path.with_name(f".old-{os.getpid()}-{path.name}")
-    try:
-        yield partial
-        if path.exists():
-            path.rename(old)
-        partial.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _let_be(path: Path, other: Path) -> None:
-    """Let one name be the file that another is, at no moment without it.
-
-    Checkpoints are never changed in place, so one file may have several names.
-    """
-    with replaced_when_whole(path) as partial:
-        partial.unlink(missing_ok=True)
-        try:
-            partial.hardlink_to(other)
-        except OSError:  # a file system without links
-            shutil.copyfile(other, partial)
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    with contextlib.suppress(OSError):
+        stat = path.stat()
+        return stat.st_ino, stat.st_mtime_ns, stat.st_size
+    return None

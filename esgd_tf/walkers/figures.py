@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from esgd_tf.training.figures import new_figure
+from esgd_tf.training.figures import literal, new_figure
 from esgd_tf.training.run_folder import RunFolderError, replaced_when_whole
 from esgd_tf.walkers.records import read_table
 
@@ -49,7 +49,7 @@ def figure_page(folder: str | Path, path: str | Path | None = None) -> Path:
     for axis in axes[len(panels) :]:
         axis.axis("off")
     _mark_changes(axes[0], rows)
-    figure.suptitle(_title(folder, rows), fontsize="medium")
+    figure.suptitle(literal(_title(folder, rows)), fontsize="medium")
     with replaced_when_whole(target) as partial:
         figure.savefig(partial, dpi=130, format=target.suffix.lstrip(".") or "png")
     return target

@@ -173,3 +173,71 @@ def test_it_never_imports_tensorflow(write, tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "out.png").exists()
+
+
+def test_runs_of_walkers_are_passed_over_in_words(write, tmp_path, capsys):
+    walkers = tmp_path / "walkers-nn-100-2"
+    walkers.mkdir()
+    (walkers / "config.json").write_text('{"command": "walkers", "settings": {}}')
+    assert compare(tmp_path, write("a"), walkers, write("b")) == 0
+    captured = capsys.readouterr()
+    assert captured.err == f"esgd_tf compare: {walkers} is a run of walkers: passed over.\n"
+    assert "walkers-nn" not in captured.out
+    (tmp_path / "out.png").unlink()
+    assert compare(tmp_path, walkers, walkers) == 1
+    assert "there is nothing to compare" in capsys.readouterr().err
+
+
+def test_other_models_and_corrupted_data_are_marked(write, tmp_path, capsys):
+    a, b = write("a"), write("b", model="mnistconv")
+    c = write("c", corrupt="double", corruption_seed=3)
+    assert compare(tmp_path, a, b) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split()[:3] == ["run", "model", "optimizer"]
+    assert [line.split()[1] for line in lines[3:5]] == ["mnistfc", "mnistconv"]
+    assert compare(tmp_path, a, b, c) == 0
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    assert lines[2].split()[:4] == ["run", "model", "corrupt", "optimizer"]
+    assert [line.split()[2] for line in lines[3:6]] == ["none", "none", "double"]
+    assert "their numbers do not compare" in " ".join(out.split())
+    assert max(len(line) for line in lines if not line.startswith("written")) <= 80
+
+
+def test_names_with_dollars_and_underscores_do_not_break_pictures(write, tmp_path, monkeypatch):
+    """Matplotlib would set a formula, or fail to, and leave "_x" out of the legend."""
+    from esgd_tf.training import figures
+
+    shown = []
+    new_figure = figures.new_figure
+
+    def noted(*size):
+        shown.append(new_figure(*size))
+        return shown[-1]
+
+    monkeypatch.setattr(figures, "new_figure", noted)
+    names = ["$_{x}$", "$\\frac$ and $", "_hidden"]
+    runs = [
+        write(name, optimizer=o) for name, o in zip(names, ("sgd", "adam", "momentum"), strict=True)
+    ]
+    assert compare(tmp_path, *runs) == 0
+    (legend,) = [axis.get_legend() for axis in shown[0].axes]
+    # A dollar behind a backslash is one that is shown.
+    texts = [text.get_text().replace(r"\$", "$").strip() for text in legend.get_texts()]
+    assert texts == names
+
+
+def test_output_paths(write, tmp_path, monkeypatch, capsys):
+    """A device stays one, a link leads to the picture, and ~ is the home of the user."""
+    write("a")
+    b = write("b")
+    (tmp_path / "null.png").symlink_to("/dev/null")
+    (tmp_path / "link.png").symlink_to(tmp_path / "real.png")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for out in (tmp_path / "null.png", tmp_path / "link.png", "~/home.png"):
+        assert esgd_tf("compare", "~/a", b, f"--out={out}") == 0
+    assert (tmp_path / "null.png").readlink() == Path("/dev/null")
+    assert Path("/dev/null").is_char_device()
+    assert (tmp_path / "link.png").is_symlink()
+    assert (tmp_path / "real.png").stat().st_size > 1000
+    assert (tmp_path / "home.png").exists()

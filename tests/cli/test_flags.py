@@ -79,6 +79,37 @@ def test_help_of_a_preset_shows_its_numbers(capsys):
         (["-rl", "-r", "x"], "exclude"),
         (["-n", "a/b"], "--name"),
         (["--no_such_flag"], "no_such_flag"),
+        # In words of its own, not of Python's and absl's.
+        (["-L", "many"], "--langevin_steps=many: must be a whole number of at least 0"),
+        (["-L", "1.5"], "must be a whole number of at least 0"),
+        (["--lr", "x"], "--lr=x: must be a finite number at least 0"),
+        (["--lr", "inf"], "must be a finite number"),
+        (["--lr_drops", "inf"], "must be growing finite numbers above 0"),
+        (["--lr_drops", "1,nan"], "must be growing finite numbers above 0"),
+        (["--seed", "99999999999"], "must be a whole number from 0 to 2,147,483,647"),
+        (["-e", "1" * 30], "must be a whole number from 1 to 1,000,000"),
+        (["-e", "1" * 400], "1...: must be a whole number from 1 to 1,000,000"),
+        (["-e", "1" * 5000], "1...: must be a whole number"),
+        (["-b", "1" * 30], "must be a whole number from 1 to 2,147,483,647"),
+        (["--noverbose=1"], "--noverbose=1 does not take an argument"),
+        (["--nohelp=1"], "--nohelp=1 does not take an argument"),
+        (["--verbose=maybe"], "--verbose=maybe: is on or off"),
+        (["--devices", ""], "--devices=: must be names with commas"),
+        (["--devices", "CPU:0,"], "must be names with commas"),
+        (["--logdir="], "--logdir=: must be a path"),
+        (["--flagfile", "/nonexistent"], "the file of --flagfile cannot be read"),
+        # Names of runs that would lie elsewhere.
+        (["-n", ""], "--name=: must be the name of a folder"),
+        (["-n", ".."], "--name=..: must be the name of a folder"),
+        (["-n", "."], "--name=.: must be the name of a folder"),
+        (["-rl", "-n", ".."], "--name=..: must be the name of a folder"),
+        (["-n", "x" * 300], "is longer than file systems allow"),
+        # What was meant.
+        (["--epoch", "3"], "there is no flag 'epoch'; did you mean epochs"),
+        (["-opt", "entropy_sgd"], "did you mean entropy-sgd"),
+        (["-d", "mnits"], "did you mean mnist"),
+        (["--preset", "quikstart"], "did you mean quickstart"),
+        (["-m", "mnistcon"], "did you mean mnistconv"),
         (["stray"], "stray"),
     ],
 )
@@ -88,6 +119,9 @@ def test_bad_flags_get_one_sentence(flags, says, capsys, tmp_path):
     assert says in output.err
     assert output.err.count("\n") == 1
     assert output.err.startswith("train.py: ")
+    assert len(output.err) < 400
+    for foreign in ("literal", "could not convert", "<", "non-negative integer", "command line"):
+        assert foreign not in output.err or "-<" in output.err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -98,3 +132,24 @@ def test_nothing_to_go_on_with(capsys, tmp_path):
     assert "no run folder" in capsys.readouterr().err
     assert run("-r", str(tmp_path / "last.keras")) == 1
     assert "no checkpoint" in capsys.readouterr().err
+    (tmp_path / "gone.keras").symlink_to(tmp_path / "nowhere")
+    assert run("-r", str(tmp_path / "gone.keras")) == 1
+    assert "a link to nothing" in capsys.readouterr().err
+
+
+def test_the_home_of_the_user_in_every_path(monkeypatch):
+    """The shell does not see a ~ after a =."""
+    from esgd_tf.cli.flags import define_flags, parse
+
+    monkeypatch.setenv("HOME", "/home/of/me")
+    fv = define_flags()
+    names = ("logdir", "checkpoint_dir", "data_dir", "raw_dir", "restore_path")
+    parse(fv, ["train.py", *(f"--{name}=~/x" for name in names)])
+    assert [fv[name].value for name in names] == ["/home/of/me/x"] * len(names)
+
+
+def test_debug_shows_the_traceback(capsys):
+    assert run("-L", "many", "--debug") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("Traceback")
+    assert error.splitlines()[-1].startswith("train.py: --langevin_steps=many")

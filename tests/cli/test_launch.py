@@ -75,14 +75,14 @@ def test_who_ignores_the_request_is_killed_after_the_grace(launch, capfd):
     assert "[0] deaf" in capfd.readouterr().out
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_are_passed_on(tmp_path, number):
     script = (
         "import signal\n"
         "def saved(number, frame):\n"
         "    print('saved', flush=True)\n"
         "    sys.exit(128 + number)\n"
-        "for n in (signal.SIGINT, signal.SIGTERM):\n"
+        "for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):\n"
         "    signal.signal(n, saved)\n"
         "print('ready', flush=True)\n"
         "time.sleep(600)\n"
@@ -140,7 +140,10 @@ def test_gpus_are_shared_out(launch, capfd):
         (["train.py"], "what to run must follow --"),
         (["--workers", "0", "--", "train.py"], "workers"),
         (["--workers", "two", "--", "train.py"], "workers"),
-        (["--wrokers", "2", "--", "train.py"], "wrokers"),
+        (["--wrokers", "2", "--", "train.py"], "'wrokers'; did you mean workers"),
+        (["--workers", "2000000000", "--", "train.py"], "a whole number from 1 to 1,024"),
+        (["--grace", "x", "--", "train.py"], "--grace=x: must be a finite number at least 0"),
+        (["--nohelp=1", "--", "train.py"], "does not take an argument"),
     ],
 )
 def test_bad_flags(words, says, capsys):
@@ -148,6 +151,25 @@ def test_bad_flags(words, says, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert says in line
     assert "--help" in line
+
+
+def test_workers_outlive_the_reader_of_their_output(launch, tmp_path, monkeypatch, capsys):
+    """`launch ... | head`: the workers go on, no thread dies of it, and it is said once."""
+    import errno
+    import io
+
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(sys, "stdout", Gone())
+    script = f"for k in range(3): print(k)\nopen({str(tmp_path)!r} + f'/done{{index}}', 'w')\n"
+    assert launch(script) == 0
+    assert sorted(p.name for p in tmp_path.glob("done*")) == ["done0", "done1"]
+    error = capsys.readouterr().err
+    assert error == (
+        "esgd_tf launch: Standard output cannot be written to (Broken pipe): going on without it.\n"
+    )
 
 
 def test_a_command_that_is_not_there(capsys):

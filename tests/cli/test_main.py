@@ -95,14 +95,3 @@ def test_ctrl_c_is_one_sentence(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("esgd_tf.cli.stored_run.StoredRun.open", interrupt)
     assert esgd_tf("evaluate", tmp_path) == 130
     assert capsys.readouterr().err.count("\n") == 1
-
-
-def test_a_defect_of_the_library_keeps_its_traceback(monkeypatch, tmp_path):
-    """What no user can have caused must be seen whole, to be reported."""
-
-    def defect(_):
-        raise AttributeError("a defect")
-
-    monkeypatch.setattr("esgd_tf.cli.stored_run.StoredRun.open", defect)
-    with pytest.raises(AttributeError, match="a defect"):
-        esgd_tf("evaluate", tmp_path)

@@ -15,6 +15,7 @@ from esgd_tf.cli.settings import (
     resume_settings,
     settings_table,
 )
+from esgd_tf.training.errors import RunFolderError
 
 
 def settings(*flags):
@@ -112,7 +113,7 @@ def test_a_config_of_another_version_is_refused():
     stored = settings().to_dict()
     del stored["experiment"]["gamma"]
     stored["experiment"]["warp"] = 9
-    with pytest.raises(FlagError, match="not of this version"):
+    with pytest.raises(RunFolderError, match="of another version: 'warp' is unknown"):
         resume_settings(parsed("-rl"), config.PRESETS, stored)
 
 

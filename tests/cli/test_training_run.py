@@ -25,11 +25,11 @@ def history(run):
 
 
 def state(path):
-    """Every number of a checkpoint but the time it took."""
+    """Every number of a checkpoint but the time it took and whose it is."""
     model = load_model(path)
     with zipfile.ZipFile(path) as archive:
         extra = json.loads(archive.read("esgd_tf.json"))
-    del extra["seconds"]
+    del extra["seconds"], extra["run"]
     return [v.numpy() for v in model.weights + model.optimizer.variables], extra
 
 

@@ -170,10 +170,11 @@ def test_two_damaged_checkpoints_are_refused(copied, capsys):
 
 def test_no_flipped_byte_goes_unnoticed(two_epochs, tmp_path):
     """Wherever it is: the file is refused, or what is read is what was written."""
-    from esgd_tf.training.checkpoints import DamagedCheckpointError, _read_extra
+    from esgd_tf.training.checkpoints import DamagedCheckpointError
+    from esgd_tf.training.progress import read_extra
 
     whole = RunFolder(two_epochs).last.read_bytes()
-    expected = _read_extra(RunFolder(two_epochs).last)
+    expected = read_extra(RunFolder(two_epochs).last)
     generator = np.random.default_rng(3)
     # The directory of the archive is at its end, where a byte does most.
     places = [*generator.integers(0, len(whole), 20), *range(len(whole) - 400, len(whole), 7)]
@@ -184,7 +185,7 @@ def test_no_flipped_byte_goes_unnoticed(two_epochs, tmp_path):
         path = tmp_path / "flipped.keras"
         path.write_bytes(content)
         try:
-            assert _read_extra(path) == expected, place
+            assert read_extra(path) == expected, place
         except DamagedCheckpointError:
             refused += 1
     assert refused > len(places) // 2

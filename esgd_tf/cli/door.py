@@ -1,0 +1,158 @@
+"""The one door of all commands: what becomes of their errors, of Ctrl-C, and of their output.
+
+Whatever goes wrong behind it ends in one sentence and an exit status, and never in a traceback,
+unless `--debug` asks for one. It loads no TensorFlow and almost nothing else, so that Ctrl-C is
+understood from the first moment on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+
+from esgd_tf.cli.parsers import FlagError
+from esgd_tf.cli.startup import one_sentence, say
+from esgd_tf.cli.streams import OutputError, standard_streams
+from esgd_tf.data.errors import DataError
+from esgd_tf.training.errors import CheckpointError, ClusterError, RunFolderError, StrategyError
+
+__all__ = ["BAD_FLAGS", "FAILED", "STOPPED", "asks_for_traceback", "enter"]
+
+FAILED, BAD_FLAGS, STOPPED = 1, 2, 130
+
+# Their messages are sentences for users.
+_FORESEEN = (DataError, RunFolderError, CheckpointError, StrategyError, ClusterError)
+
+
+def asks_for_traceback(argv: Sequence[str]) -> bool:
+    """Whether --debug is among the flags, even if others of them are wrong."""
+    words = list(argv)
+    own = words[: words.index("--")] if "--" in words else words
+    return "--debug" in own or "-debug" in own
+
+
+def enter(
+    name: str,
+    body: Callable[[], int],
+    *,
+    see: str | None = None,
+    debug: bool = False,
+    outlives_output: bool = False,
+    stopped: str = "Stopped; nothing half-written is left.",
+) -> int:
+    """Call a command and turn what goes wrong into a sentence and an exit status.
+
+    Args:
+        name: Of the command, in front of the sentence.
+        body: The command; returns its exit status.
+        see: What to read about bad flags: "train.py --help".
+        debug: Whether to print the traceback too.
+        outlives_output: Whether it goes on where its output cannot be written, as a training does.
+        stopped: What is said after Ctrl-C.
+
+    Returns:
+        The exit status: that of the body; 2 for bad flags; 130 for Ctrl-C; 1 for what else failed.
+    """
+    with standard_streams(name, may_be_lost=outlives_output), _ctrl_c() as was_pressed:
+        try:
+            _require_working_folder()
+            status = body()
+            sys.stdout.flush()
+            return status
+        except Exception as error:
+            if debug:
+                traceback.print_exc()
+            if was_pressed() and not isinstance(error, (FlagError, *_FORESEEN)):
+                return _complain(name, stopped, STOPPED)  # what was under way made an error of it
+            return _complain(name, *_sentence(error, see))
+        except KeyboardInterrupt:
+            if debug:
+                traceback.print_exc()
+            return _complain(name, stopped, STOPPED)
+
+
+def _sentence(error: Exception, see: str | None) -> tuple[str, int]:
+    """Return what to say of an exception, and the exit status."""
+    if isinstance(error, FlagError):
+        return f"{error}." + (f" See {see}." if see else ""), BAD_FLAGS
+    if isinstance(error, _FORESEEN):
+        text = str(error).rstrip()
+        return text if text.endswith((".", "?", "!")) else f"{text}.", FAILED
+    if isinstance(error, OutputError):
+        return f"Standard output cannot be written to ({error}).", FAILED
+    if isinstance(error, RecursionError):
+        return (
+            "Something is nested too deeply: a file, or a network of too many layers "
+            "(--debug shows where).",
+            FAILED,
+        )
+    if _is_of_users(error):
+        return one_sentence(error), FAILED
+    kind = type(error).__name__
+    return (
+        f"Something unforeseen went wrong ({kind}: {one_sentence(error).rstrip('.')}). It may be a "
+        "defect of esgd_tf: --debug shows where it happened.",
+        FAILED,
+    )
+
+
+def _is_of_users(error: Exception) -> bool:
+    """Whether an exception tells of what users can get wrong or run out of."""
+    if isinstance(error, MemoryError | OSError):
+        return True
+    if isinstance(error, ValueError):
+        # Where this library raises one, its message is a whole sentence.
+        return _is_ours(error) and str(error).rstrip().endswith((".", "?"))
+    tensorflow = sys.modules.get("tensorflow")
+    errors = getattr(tensorflow, "errors", None)
+    return errors is not None and isinstance(error, errors.OpError)
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether code of this library raised it, and nothing that it called."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and frames[-1].f_globals.get("__name__", "").startswith("esgd_tf")
+
+
+def _require_working_folder() -> None:
+    try:
+        os.getcwd()  # noqa: PTH109 - the question is whether there is one
+    except FileNotFoundError:
+        raise RunFolderError(
+            "The working folder does not exist any more: change to another one."
+        ) from None
+
+
+@contextlib.contextmanager
+def _ctrl_c() -> Iterator[Callable[[], bool]]:
+    """Remember whether Ctrl-C was pressed: an import that it hits may raise something else."""
+    pressed = False
+
+    def press(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        pressed = True
+        raise KeyboardInterrupt
+
+    # Whoever has set another handler, or ignores the signal, knows why.
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield lambda: pressed
+        return
+    try:
+        signal.signal(signal.SIGINT, press)
+    except ValueError:  # not in the main thread
+        yield lambda: pressed
+        return
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _complain(name: str, message: str, status: int) -> int:
+    say(f"{name}: {message}")
+    return status

@@ -1,0 +1,290 @@
+"""What flags may be, and what is said of a value that they may not be. No TensorFlow here.
+
+absl's own parsers do the work; here their complaints ("invalid literal for int() with base 10")
+become words for whoever typed the flag.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+__all__ = [
+    "LARGEST",
+    "ChoiceParser",
+    "FlagError",
+    "GrowingParser",
+    "NamesParser",
+    "NumberParser",
+    "PathParser",
+    "SwitchParser",
+    "TextParser",
+    "WholeParser",
+    "check_folder_name",
+    "did_you_mean",
+    "expanded",
+    "flag_error",
+    "parse_flags",
+]
+
+#: Above it nothing here makes sense, and TensorFlow's 32-bit counters would overflow.
+LARGEST = 2**31 - 1
+# What file systems allow for one name, in bytes.
+_LONGEST_NAME = 255
+# A value may be a file pasted by accident.
+_SHOWN = 60
+
+
+class FlagError(Exception):
+    """A flag is unknown or has a bad value; the message is one sentence without its full stop."""
+
+
+class TextParser(flags.ArgumentParser):
+    """Any text; the others say what else it must be, of a flag and of what is read from JSON."""
+
+    def accepts(self, value: Any) -> bool:
+        """Whether a value from a JSON file is one that the flag could have given."""
+        return isinstance(value, str)
+
+    def flag_type(self) -> str:
+        """Return the name of the type."""
+        return "string"
+
+
+class WholeParser(flags.IntegerParser):
+    """A whole number in a range.
+
+    Args:
+        at_least: The smallest.
+        at_most: The largest.
+    """
+
+    def __init__(self, at_least: int, at_most: int = LARGEST) -> None:
+        super().__init__(at_least, at_most)
+
+    def parse(self, argument: Any) -> int:
+        """Return the number.
+
+        Raises:
+            ValueError: It is none, or outside of the range.
+        """
+        with contextlib.suppress(ValueError, TypeError):
+            return super().parse(argument)
+        allowed = f"of at least {self.lower_bound}"
+        if self.upper_bound < LARGEST or str(argument).isdecimal():
+            allowed = f"from {self.lower_bound} to {self.upper_bound:,}"
+        raise ValueError(f"must be a whole number {allowed}")
+
+    def accepts(self, value: Any) -> bool:
+        """As `TextParser.accepts`."""
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        return is_whole and not self.is_outside_bounds(value)
+
+
+class NumberParser(flags.FloatParser):
+    """A finite number in a range.
+
+    Args:
+        above: It must be above this; None for at least 0.
+        below: It must be below this; None for no bound.
+    """
+
+    def __init__(self, above: float | None = None, below: float | None = None) -> None:
+        super().__init__()
+        self._above, self._below = above, below
+
+    def parse(self, argument: Any) -> float:
+        """Return the number.
+
+        Raises:
+            ValueError: It is none, or outside of the range.
+        """
+        with contextlib.suppress(ValueError, TypeError, OverflowError):
+            number = super().parse(argument)
+            if self.accepts(number):
+                return number
+        wanted = "at least 0" if self._above is None else f"above {self._above:g}"
+        wanted += "" if self._below is None else f" and below {self._below:g}"
+        raise ValueError(f"must be a finite number {wanted}")
+
+    def accepts(self, value: Any) -> bool:
+        """As `TextParser.accepts`."""
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return False
+        # The last comparison turns away what is too large for a float.
+        return (
+            (value >= 0 if self._above is None else value > self._above)
+            and (self._below is None or value < self._below)
+            and value <= sys.float_info.max
+        )
+
+
+class ChoiceParser(flags.EnumParser):
+    """One of several words."""
+
+    def parse(self, argument: Any) -> str:
+        """Return the word.
+
+        Raises:
+            ValueError: It is none of them.
+        """
+        try:
+            return super().parse(argument)
+        except (ValueError, TypeError):
+            raise ValueError(
+                f"must be one of {', '.join(self.enum_values)}"
+                + did_you_mean(argument, self.enum_values)
+            ) from None
+
+    def accepts(self, value: Any) -> bool:
+        """As `TextParser.accepts`."""
+        return isinstance(value, str) and value in self.enum_values
+
+
+class SwitchParser(flags.BooleanParser):
+    """On or off."""
+
+    def parse(self, argument: Any) -> bool:
+        """Return whether it is on.
+
+        Raises:
+            ValueError: It is neither.
+        """
+        try:
+            return super().parse(argument)
+        except (ValueError, TypeError):
+            raise ValueError("is on or off, and takes no other value") from None
+
+    def accepts(self, value: Any) -> bool:
+        """As `TextParser.accepts`."""
+        return isinstance(value, bool)
+
+
+class PathParser(TextParser):
+    """A file or folder; `~` is the home of the user, which the shell does not see after a `=`."""
+
+    def parse(self, argument: Any) -> str:
+        """Return the path.
+
+        Raises:
+            ValueError: It is empty.
+        """
+        if not argument:
+            raise ValueError("must be a path")
+        return expanded(argument)
+
+
+class NamesParser(flags.ListParser):
+    """Names with commas between them."""
+
+    def parse(self, argument: Any) -> list[str]:
+        """Return the names.
+
+        Raises:
+            ValueError: One is empty, or there is none.
+        """
+        names = super().parse(argument)
+        if not self.accepts(names):
+            raise ValueError("must be names with commas between them")
+        return names
+
+    def accepts(self, value: Any) -> bool:
+        """As `TextParser.accepts`."""
+        return isinstance(value, list) and bool(value) and all(
+            isinstance(name, str) and name.strip() for name in value
+        )  # fmt: skip
+
+
+class GrowingParser(flags.ListParser):
+    """Growing finite numbers above 0 with commas between them; there may be none."""
+
+    def parse(self, argument: Any) -> tuple[float, ...]:
+        """Return the numbers.
+
+        Raises:
+            ValueError: They are not.
+        """
+        with contextlib.suppress(ValueError, TypeError):
+            numbers = [float(part) for part in super().parse(argument)]
+            if self.accepts(numbers):
+                return tuple(numbers)
+        raise ValueError("must be growing finite numbers above 0")
+
+    def accepts(self, value: Any) -> bool:
+        """As `TextParser.accepts`."""
+        number = NumberParser(above=0)
+        return (
+            isinstance(value, list | tuple)
+            and all(number.accepts(each) for each in value)
+            and sorted(value) == list(value)
+        )
+
+
+def parse_flags(fv: flags.FlagValues, argv: Sequence[str]) -> list[str]:
+    """Parse a command line into `fv` and return the words that belong to no flag.
+
+    Args:
+        fv: The flags.
+        argv: As `sys.argv`.
+
+    Raises:
+        FlagError: A flag is unknown or has a bad value.
+    """
+    try:
+        return fv(list(argv))[1:]
+    except flags.UnrecognizedFlagError as error:
+        near = did_you_mean(error.flagname, fv)
+        raise FlagError(f"there is no flag {error.flagname!r}{near}") from None
+    except flags.CantOpenFlagFileError:
+        raise FlagError("the file of --flagfile cannot be read") from None
+    except (flags.Error, ValueError) as error:  # ValueError: --noverbose=1
+        raise FlagError(flag_error(error)) from None
+
+
+def flag_error(error: Exception) -> str:
+    """Return a complaint about a flag in the form that all commands print."""
+    text = str(error).replace("flag --", "--").replace("flag -", "-").rstrip(".?: ")
+    flag, equals, rest = text.partition("=")
+    value, colon, reason = rest.rpartition(": ")
+    if colon and len(value) > _SHOWN:
+        text = f"{flag}{equals}{value[:_SHOWN]}...{colon}{reason}"
+    return text
+
+
+def expanded(path: str) -> str:
+    """Return a path with the home of the user for `~`."""
+    try:
+        return str(Path(path).expanduser()) if path.startswith("~") else path
+    except RuntimeError:  # ~someone, who is unknown here
+        return path
+
+
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """Return "; did you mean NAME?" without its last character, or nothing.
+
+    Args:
+        word: What was typed.
+        names: What there is.
+    """
+    near = difflib.get_close_matches(str(word), list(names), n=1)
+    return f"; did you mean {near[0]}" if near else ""
+
+
+def check_folder_name(name: str) -> None:
+    """Check that a name, of a run say, is that of one folder inside another.
+
+    Raises:
+        FlagError: It is empty, too long, or leads elsewhere.
+    """
+    if len(name.encode(errors="surrogateescape")) > _LONGEST_NAME:
+        raise FlagError(
+            f"--name={name[:_SHOWN]}...: is longer than file systems allow ({_LONGEST_NAME} bytes)"
+        )
+    if name in ("", ".", "..") or Path(name).name != name:
+        raise FlagError(f"--name={name}: must be the name of a folder, without slashes")

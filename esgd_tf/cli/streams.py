@@ -1,0 +1,153 @@
+"""Standard output and error that never end a run: closed, full, without a reader, or in ASCII."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, TextIO
+
+__all__ = ["Output", "OutputError", "standard_streams"]
+
+# For terminals that know ASCII or Latin-1 only.
+_PLAIN = {
+    "∇": "grad ", "±": "+/-", "…": "...", "━": "-", "╸": "-", "–": "-", "γ": "gamma",
+    "σ": "sigma", "μ": "mu", "’": "'", "→": "->",
+}  # fmt: skip
+
+
+class OutputError(Exception):
+    """Standard output cannot be written to; the message says why."""
+
+
+class Output:
+    """A text stream that outlives its reader, or says in one word that it has none.
+
+    Args:
+        stream: The stream; None for one that was closed before the process began.
+        lost: Called once with the reason when it can no longer be written to. What is written
+            from then on is dropped, unless this raises.
+    """
+
+    def __init__(self, stream: TextIO | None, lost: Callable[[str], None]) -> None:
+        self.stream, self._lost = stream, lost
+        self._is_lost = False
+
+    def write(self, text: str) -> int:
+        """Write, and return the number of characters."""
+        self._try(lambda stream: stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush."""
+        if self.stream is not None:  # nothing was written to it yet, or it has been told
+            self._try(lambda stream: stream.flush())
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        try:
+            return self.stream is not None and self.stream.isatty()
+        except ValueError:  # closed
+            return False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def _try(self, action: Callable[[TextIO], Any]) -> None:
+        if self._is_lost:
+            return
+        try:
+            if self.stream is None:
+                raise ValueError("it is closed")
+            action(self.stream)
+        except (OSError, ValueError) as error:
+            self._is_lost = True
+            self._point_at_nothing()
+            self._lost(getattr(error, "strerror", None) or str(error))
+
+    def _point_at_nothing(self) -> None:
+        """Else Python would fail once more at its end, writing what is still in the buffer."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            try:
+                os.dup2(nothing, self.stream.fileno())  # type: ignore[union-attr]
+            finally:
+                os.close(nothing)
+
+
+@contextlib.contextmanager
+def standard_streams(name: str, *, may_be_lost: bool) -> Iterator[None]:
+    """Let standard output and error fail without harm.
+
+    Args:
+        name: Of the command, for what it says.
+        may_be_lost: Whether the command goes on without its output, as a training does; else
+            the block gets an `OutputError`. Standard error may always be lost.
+    """
+    _open_closed_descriptors()
+
+    def lost(reason: str) -> None:
+        if not may_be_lost:
+            raise OutputError(reason)
+        print(
+            f"{name}: Standard output cannot be written to ({reason}): going on without it.",
+            file=sys.stderr,
+        )
+
+    before = sys.stdout, sys.stderr
+    with contextlib.ExitStack() as restored:
+        out, error = (
+            restored.enter_context(_with_plain_characters(_unwrapped(each))) for each in before
+        )
+        sys.stderr = Output(error, lambda _: None)
+        sys.stdout = Output(out, lost)
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = before
+
+
+def _unwrapped(stream: Any) -> TextIO | None:
+    return stream.stream if isinstance(stream, Output) else stream
+
+
+def _open_closed_descriptors() -> None:
+    """Give descriptors 0 to 2 to /dev/null where they are closed.
+
+    The next file that is opened would get the number, and be written to by whoever prints.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+
+
+@contextlib.contextmanager
+def _with_plain_characters(stream: TextIO | None) -> Iterator[TextIO | None]:
+    """Let a stream write characters that its encoding lacks in other words."""
+    before = getattr(stream, "errors", None)
+    reconfigure = getattr(stream, "reconfigure", None)
+    if reconfigure is None or before == "esgd_tf.plain":
+        yield stream
+        return
+    with contextlib.suppress(OSError, ValueError):  # it flushes
+        reconfigure(errors="esgd_tf.plain")
+    try:
+        yield stream
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            reconfigure(errors=before)
+
+
+def _in_plain_characters(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    plain = (_PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode() for c in text)
+    return "".join(plain), error.end
+
+
+codecs.register_error("esgd_tf.plain", _in_plain_characters)
