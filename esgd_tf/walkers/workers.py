@@ -13,6 +13,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 
 from esgd_tf import models
@@ -145,6 +146,9 @@ class Workers:
             for variable, shift in zip(variables, shifts, strict=True):
                 if variable is not None:
                     variable.assign_add(shift)
+        if k > 0 and network.optimizer.langevin_steps:
+            # The inner loop goes on from there; else its weights would look replaced.
+            network.optimizer._loop.remember(tf.distribute.get_strategy())
         if self.model is not None and k > 0:
             self.model.optimizer.is_settled = False  # the center is to be made anew
         elif isinstance(self.zero, worker_zero.QuasiNewton):
