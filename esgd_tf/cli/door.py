@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
 from esgd_tf.cli.parsers import FlagError
-from esgd_tf.cli.startup import one_sentence, say
+from esgd_tf.cli.startup import one_sentence, plain_warnings, say
 from esgd_tf.cli.streams import OutputError, standard_streams
 from esgd_tf.data.errors import DataError
 from esgd_tf.training.errors import CheckpointError, ClusterError, RunFolderError, StrategyError
@@ -58,7 +58,8 @@ def enter(
     Returns:
         The exit status: that of the body; 2 for bad flags; 130 for Ctrl-C; 1 for what else failed.
     """
-    with standard_streams(name, may_be_lost=outlives_output), _ctrl_c() as was_pressed:
+    streams = standard_streams(name, may_be_lost=outlives_output)
+    with streams, plain_warnings(name), _ctrl_c() as was_pressed:
         try:
             _require_working_folder()
             status = body()

@@ -8,11 +8,19 @@ import os
 import re
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
+from typing import Any
 
 from esgd_tf.training.errors import StrategyError
 
-__all__ = ["one_sentence", "say", "start_tensorflow", "without_startup_messages"]
+__all__ = [
+    "one_sentence",
+    "plain_warnings",
+    "say",
+    "start_tensorflow",
+    "without_startup_messages",
+]
 
 # Where standard error really goes while it is kept.
 _kept_from: list[int] = []
@@ -47,6 +55,26 @@ def without_startup_messages() -> Iterator[None]:
             _kept_from.remove(stderr)
             os.dup2(stderr, 2)
             os.close(stderr)
+
+
+@contextlib.contextmanager
+def plain_warnings(name: str) -> Iterator[None]:
+    """Let warnings be sentences of the command, without the line of code that they came from.
+
+    Args:
+        name: Of the command, in front of the sentence.
+    """
+
+    def sentence(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> str:
+        if not issubclass(category, UserWarning):
+            return plain(message, category, *where, **more)
+        return f"{name}: {message}\n"
+
+    plain, warnings.formatwarning = warnings.formatwarning, sentence
+    try:
+        yield
+    finally:
+        warnings.formatwarning = plain
 
 
 def start_tensorflow() -> None:

@@ -55,6 +55,20 @@ class Warnings:
                 "anchor: `with esgd_tf.evaluate_at(model):`, or load by esgd_tf.load_model.",
             )
 
+    def ending(self) -> None:
+        """Warn if a `fit` is over before the anchor has moved at all."""
+        optimizer = self._optimizer
+        if optimizer.langevin_steps == 0 or int(optimizer.outer_iterations.numpy()) > 0:
+            return
+        phase = int(optimizer.langevin_phase)
+        if phase > 0:
+            self._once(
+                "unmoved",
+                f"Training has ended after {phase} of the {optimizer.langevin_steps} steps of its "
+                "first inner loop, so the model is where it started: train for longer, with "
+                "smaller minibatches, or with fewer `langevin_steps`. (The next `fit` goes on from here.)",
+            )
+
     def scoping(self) -> None:
         """Warn if x' is held at the anchor, or if the scope was never measured."""
         optimizer = self._optimizer

@@ -542,6 +542,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
     def finalize_variable_values(self, var_list: Sequence[keras.Variable]) -> None:
         """Leave the model at the anchor (or at its average) at the end of `fit`."""
         self._swap.place("anchor")
+        self._warnings.ending()
         self._warnings.scoping()
         self.outer_optimizer.finalize_variable_values(var_list)
         # Before the first outer update there is no average yet.

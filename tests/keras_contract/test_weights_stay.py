@@ -463,6 +463,19 @@ def test_forgetting_the_callback_is_told_once():
             model.evaluate(*data, verbose=0)
 
 
+def test_a_fit_that_ends_before_the_anchor_has_moved_is_told():
+    model = helpers.network(EntropySGD(0.7, 3 * STEPS, seed=1))
+    start = weights(model)
+    with pytest.warns(UserWarning, match="ended after 5 of the 15 steps of its first inner loop"):
+        quiet_fit(model)
+    helpers.assert_equal(weights(model), start)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        quiet_fit(model, 2)
+        quiet_fit(model)
+    helpers.assert_differ(weights(model), start)
+
+
 def test_a_file_saved_at_the_langevin_weights_says_so(tmp_path):
     model = in_mid_loop()
     anchor, langevin = anchors(model), weights(model)
