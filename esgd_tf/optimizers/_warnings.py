@@ -66,7 +66,8 @@ class Warnings:
                 "unmoved",
                 f"Training has ended after {phase} of the {optimizer.langevin_steps} steps of its "
                 "first inner loop, so the model is where it started: train for longer, with "
-                "smaller minibatches, or with fewer `langevin_steps`. (The next `fit` goes on from here.)",
+                "smaller minibatches, or with fewer `langevin_steps`. (The next `fit` goes on from "
+                "here.)",
             )
 
     def scoping(self) -> None:
