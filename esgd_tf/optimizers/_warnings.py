@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from esgd_tf.optimizers import _finding
 from esgd_tf.optimizers.scoping import AutoScope
 
 # Whose lines a user cannot change.
@@ -122,16 +123,6 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     warnings.warn(message, category, stacklevel=level)
 
 
-def local_entropies(optimizer: Any) -> list[Any]:
-    """Return the `LocalEntropy`s in an optimizer: itself, or those that it wraps."""
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        return local_entropies(optimizer.inner_optimizer)
-    if hasattr(optimizer, "outer_optimizer"):
-        return [optimizer]
-    inner = getattr(optimizer, "optimizers", None)
-    return [] if inner is None else [found for one in inner for found in local_entropies(one)]
-
-
 def watch_evaluation() -> None:
     """Let `keras.Model.evaluate`, which asks nothing of the optimizer, warn of x'.
 
@@ -148,7 +139,7 @@ def watch_evaluation() -> None:
         callbacks = getattr(given, "callbacks", given) or []
         callbacks = callbacks if isinstance(callbacks, list | tuple) else [callbacks]
         if not any(getattr(callback, "goes_to_anchor", False) for callback in callbacks):
-            for optimizer in local_entropies(getattr(self, "optimizer", None)):
+            for optimizer in _finding.of_model(self):
                 optimizer._warnings.evaluating()
         return plain(self, *arguments, **options)
 

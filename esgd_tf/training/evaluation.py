@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
 
-from esgd_tf.optimizers import LocalEntropy, _checks
+from esgd_tf.optimizers import LocalEntropy, _checks, _finding
 from esgd_tf.optimizers._swap import PLACES, Where, uninterrupted
-from esgd_tf.optimizers._warnings import local_entropies, warn
+from esgd_tf.optimizers._warnings import warn
 from esgd_tf.training.batch_norm import BatchNormAveraging, BatchNormReestimation
 
 __all__ = [
@@ -52,26 +52,7 @@ def local_entropy_optimizers(model: keras.Model) -> list[LocalEntropy]:
     Args:
         model: A Keras model, compiled or not.
     """
-    compiled_with = getattr(model, "optimizer", None)
-    candidates = [compiled_with]
-    if not _has_replicas(model):
-        for name, value in vars(model).items():
-            if not name.startswith("_compile"):
-                candidates += _flat(value)
-    found = [optimizer for one in candidates for optimizer in local_entropies(one)]
-    return list({id(optimizer): optimizer for optimizer in found}.values())
-
-
-def _has_replicas(model: keras.Model) -> bool:
-    """Whether it is a model of replicas, which have an optimizer each and look after them."""
-    return hasattr(getattr(model, "optimizer", None), "replicas")
-
-
-def _flat(value: Any) -> list[Any]:
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    values = value if isinstance(value, list | tuple) else [value]
-    return [v for v in values if isinstance(v, keras.optimizers.Optimizer)]
+    return _finding.of_model(model)
 
 
 def _wanted(model: keras.Model, optimizer: Optimizers) -> list[LocalEntropy]:
@@ -87,7 +68,7 @@ def _in_these(optimizer: Any) -> list[LocalEntropy]:
     found = [
         inner
         for one in (optimizer if isinstance(optimizer, list | tuple) else [optimizer])
-        for inner in local_entropies(one)
+        for inner in _finding.of_optimizer(one)
     ]
     if not found:
         raise ValueError(
@@ -140,7 +121,7 @@ def evaluate_at(
     if where not in PLACES:
         raise ValueError(f"`where` must be one of {', '.join(PLACES)}; got {where!r}.")
     optimizers = _wanted(model, optimizer)
-    if not optimizers and not _has_replicas(model):
+    if not optimizers and not _finding.has_replicas(model):
         warn(_nothing_to_move(model))
     clock = functools.partial(_clock, model, optimizers)
     started = clock()
@@ -253,7 +234,7 @@ class AnchorCallback(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Take the Langevin weights back, where the last `fit` or a file left the anchor."""
         self._is_training, self._settled = True, False
-        if not self._optimizers() and not _has_replicas(self.model):
+        if not self._optimizers() and not _finding.has_replicas(self.model):
             warn(_nothing_to_move(self.model))
         self._go_to("langevin")
 

@@ -35,13 +35,18 @@ def skip_nonfinite(model: keras.Model) -> keras.Model:
         The model.
 
     Raises:
-        ValueError: The optimizer accumulates gradients: then it is only known at the last of
-            several minibatches whether their step is taken.
+        ValueError: The model is not compiled, or its optimizer accumulates gradients: then it is
+            only known at the last of several minibatches whether their step is taken.
     """
     if getattr(model.optimizer, "gradient_accumulation_steps", None):
         raise ValueError(
             "What a skipped minibatch did cannot be undone with `gradient_accumulation_steps`: "
             "leave one of the two out."
+        )
+    if getattr(model, "optimizer", None) is None:
+        raise ValueError(
+            f"The model {model.name!r} has no optimizer that tells which minibatches it skips: "
+            "compile it with one first."
         )
     plain_step = model.train_step
     if getattr(plain_step, "restores_skipped", False):

@@ -170,7 +170,14 @@ def test_a_layer_frozen_between_two_fits_stays(use_ema):
     kept = layer.get_weights()
     layer.trainable = False
     model.compile(model.optimizer, "mse")
-    quiet_fit(model, 3)
+
+    class AtEveryStep(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            helpers.assert_equal(layer.get_weights(), kept)
+
+        on_train_batch_end = on_train_batch_begin
+
+    quiet_fit(model, 3, callbacks=[AnchorCallback(), AtEveryStep()])
     helpers.assert_equal(layer.get_weights(), kept)
     assert all(np.isfinite(w).all() for w in model.get_weights())
     layer.trainable = True

@@ -1,0 +1,44 @@
+"""Which `LocalEntropy` optimizers train a model, wherever it keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+__all__ = ["has_replicas", "of_model", "of_optimizer"]
+
+
+def of_optimizer(optimizer: Any) -> list[Any]:
+    """Return the `LocalEntropy`s in an optimizer: itself, or those that it wraps."""
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return of_optimizer(optimizer.inner_optimizer)
+    if hasattr(type(optimizer), "langevin_phase"):
+        return [optimizer]
+    # Those of Keras' MultiOptimizer.
+    inner = getattr(optimizer, "optimizers", None)
+    return [] if inner is None else [found for one in inner for found in of_optimizer(one)]
+
+
+def of_model(model: keras.Model) -> list[Any]:
+    """Return the `LocalEntropy`s of a model: in `model.optimizer`, and in its attributes."""
+    candidates = [getattr(model, "optimizer", None)]
+    if not has_replicas(model):
+        for name, value in vars(model).items():
+            if not name.startswith("_compile"):
+                candidates += _flat(value)
+    found = [optimizer for one in candidates for optimizer in of_optimizer(one)]
+    return list({id(optimizer): optimizer for optimizer in found}.values())
+
+
+def has_replicas(model: keras.Model) -> bool:
+    """Whether it is a model of replicas, which have an optimizer each and look after them."""
+    return hasattr(getattr(model, "optimizer", None), "replicas")
+
+
+def _flat(value: Any) -> list[Any]:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    values = value if isinstance(value, list | tuple) else [value]
+    return [v for v in values if isinstance(v, keras.optimizers.Optimizer)]
