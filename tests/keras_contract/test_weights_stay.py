@@ -84,8 +84,8 @@ def test_no_inner_loop_is_the_optimizer_alone_bit_for_bit(name, options):
     helpers.assert_equal(weights(ours), weights(plain))
 
 
-@pytest.mark.parametrize("anchor_first", [True, False])
-def test_keras_ema_callback_looks_and_leaves_training_alone(anchor_first):
+@pytest.mark.parametrize("anchor", ["first", "last", "none"])
+def test_keras_ema_callback_looks_and_leaves_training_alone(anchor):
     """SwapEMAWeights swaps by arithmetic; the inner loop goes on all the same."""
     seen = []
 
@@ -95,11 +95,13 @@ def test_keras_ema_callback_looks_and_leaves_training_alone(anchor_first):
 
     options = {"langevin_steps": L, "noise": 0.01, "seed": 1, "use_ema": True, "ema_momentum": 0.5}
     swapped, plain = (helpers.network(EntropySGD(0.7, **options)) for _ in range(2))
-    callbacks = [AnchorCallback(), keras.callbacks.SwapEMAWeights()]
-    if not anchor_first:
-        callbacks.reverse()
+    callbacks = [keras.callbacks.SwapEMAWeights()]
+    if anchor != "none":
+        callbacks.insert(0 if anchor == "first" else 1, AnchorCallback())
     data = helpers.data()
-    quiet_fit(swapped, 3, callbacks=[*callbacks, Look()], validation_data=data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that there is no AnchorCallback
+        quiet_fit(swapped, 3, callbacks=[*callbacks, Look()], validation_data=data)
     averages = []
 
     class Averages(keras.callbacks.Callback):
@@ -468,6 +470,16 @@ def test_forgetting_the_callback_is_told_once():
         quiet_fit(at_phase_zero, 1, callbacks=[], validation_data=data, steps_per_epoch=L)
         with evaluate_at(model, "langevin"):
             model.evaluate(*data, verbose=0)
+
+
+def test_the_callback_is_seen_where_the_number_of_minibatches_is_not_known():
+    x, y = helpers.data()
+    batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(8).filter(lambda *_: True)
+    model = helpers.network(EntropySGD(0.7, L, seed=1))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(batches, validation_data=(x, y), verbose=0, callbacks=[AnchorCallback()])
+    assert not [w for w in caught if "Langevin" in str(w.message)]
 
 
 def test_a_fit_that_ends_before_the_anchor_has_moved_is_told():
