@@ -52,7 +52,7 @@ def step(
         scope,
         optimizer._seed.value,
         optimizer.iterations,
-        {(v.dtype, optimizer._inner_multiplier(i)) for i, v in variables.items()},
+        {(v.dtype, optimizer._steps.inner(i)) for i, v in variables.items()},
     )
 
     replaced = loop.is_replaced(distribution)
@@ -159,8 +159,8 @@ class _Weights:
     def __init__(self, optimizer: Any) -> None:
         self._optimizer = optimizer
         self.rule = _inner_step.InnerStep(
-            learning_rate=optimizer._langevin_rate(),
-            momentum=optimizer._momentum_now(),
+            learning_rate=optimizer._steps.rate_now(),
+            momentum=optimizer._steps.momentum_now(),
             nesterov=optimizer.nesterov,
             noise=optimizer.noise,
             averaging=optimizer.averaging,
@@ -195,7 +195,7 @@ class _Weights:
             self._slots(variable),
             i,
             constants,
-            self._optimizer._inner_multiplier(i),
+            self._optimizer._steps.inner(i),
         )
 
     def outer_update(
@@ -216,7 +216,7 @@ class _Weights:
                 *(seen or (none, none)),
                 difference,
                 tf.subtract(variable, anchor),
-                self.rule.displacement_scale(optimizer._inner_multiplier(i)),
+                self.rule.displacement_scale(optimizer._steps.inner(i)),
             )
         if optimizer.gamma_in_outer_step:
             if isinstance(optimizer._schedule, AutoScope):
@@ -259,7 +259,7 @@ class _Weights:
         i = optimizer._get_variable_index(variable)
         if optimizer.coupling is not None:
             gradient = optimizer.coupling.before(i, variable, gradient)
-        multiplier = optimizer._outer_multiplier(i)
+        multiplier = optimizer._steps.outer(i)
         if multiplier != 1.0:
             learning_rate = learning_rate * multiplier
         _outer_step.take(

@@ -134,26 +134,16 @@ def set_weights(optimizer: Any, weights: Sequence[Any]) -> None:
 
 def arguments(optimizer: Any) -> dict[str, Any]:
     """Return the constructor's arguments of a `LocalEntropy` that are its own, serialised."""
-    rate, gamma = optimizer._langevin_learning_rate, optimizer.gamma
-    schedule = keras.optimizers.schedules.LearningRateSchedule
+    gamma = optimizer.gamma
+    if isinstance(gamma, ScopeSchedule):
+        gamma = keras.saving.serialize_keras_object(gamma)
     return {
         "outer_optimizer": keras.saving.serialize_keras_object(optimizer.outer_optimizer),
         "langevin_steps": optimizer.langevin_steps,
-        "langevin_learning_rate": (
-            keras.saving.serialize_keras_object(rate)
-            if isinstance(rate, schedule)
-            else float(rate.numpy())
-        ),
-        "gamma": (
-            keras.saving.serialize_keras_object(gamma)
-            if isinstance(gamma, ScopeSchedule)
-            else gamma
-        ),
-        "momentum": float(optimizer.momentum.numpy()),
+        "gamma": gamma,
         **{name: getattr(optimizer, name) for name in _PLAIN},
+        **optimizer._steps.config(),
         "statistics": optimizer.keeps_statistics,
-        "learning_rate_multipliers": optimizer._outer_multipliers.config(),
-        "langevin_learning_rate_multipliers": optimizer._inner_multipliers.config(),
     }
 
 

@@ -70,6 +70,40 @@ class WeightSwap:
             return None
         return PLACES[int(self._held.numpy())]
 
+    def anchors(self) -> list[tf.Tensor]:
+        """Return the anchor of every weight, wherever it is kept at the moment."""
+        optimizer = self._optimizer
+        weights = [
+            tf.convert_to_tensor(_inner_loop.tf_variable(v)) for v in optimizer._trainable_variables
+        ]
+        if optimizer.langevin_steps == 0:
+            return weights
+        loop, held = optimizer._loop, tf.convert_to_tensor(self._held.value)
+        in_place = tf.equal(loop.phase.value, 0) | tf.equal(held, PLACES.index("anchor"))
+        members = tf.cast(loop.members.value, tf.bool)
+        if tf.executing_eagerly() and bool(~in_place):
+            # In a graph the next step sees to it.
+            members &= ~loop.is_replaced(optimizer._distribution_strategy)
+        pairs = list(zip(weights, optimizer._anchors, strict=True))
+
+        def kept() -> list[tf.Tensor]:
+            return [
+                w if slot is None else tf.identity(tf.convert_to_tensor(slot.value))
+                for w, slot in pairs
+            ]
+
+        def kept_of_members() -> list[tf.Tensor]:
+            return [
+                w if slot is None else tf.where(members[i], slot.value, w)
+                for i, (w, slot) in enumerate(pairs)
+            ]
+
+        return tf.cond(
+            in_place,
+            lambda: [tf.identity(w) for w in weights],
+            lambda: tf.cond(tf.reduce_all(members), kept, kept_of_members),
+        )
+
     def place(self, where: Where) -> Where | None:
         """Make the model hold the weights `where`, eagerly; Ctrl-C waits until it does.
 

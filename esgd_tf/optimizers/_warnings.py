@@ -76,7 +76,7 @@ class Warnings:
         optimizer = self._optimizer
         if optimizer.langevin_steps == 0 or not optimizer._pulls:
             return
-        pull = float(optimizer._scope_now() * optimizer._langevin_rate())
+        pull = float(optimizer._scope_now() * optimizer._steps.rate_now())
         if pull >= 1.0:
             self._once(
                 "held",

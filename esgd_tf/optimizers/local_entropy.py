@@ -24,16 +24,15 @@ import tensorflow as tf
 from esgd_tf.optimizers import (
     _checks,
     _in_place,
-    _inner_loop,
     _nonfinite,
     _outer_step,
     _phases,
     _serialization,
 )
 from esgd_tf.optimizers._inner_loop import InnerLoop
-from esgd_tf.optimizers._multipliers import Multipliers
 from esgd_tf.optimizers._statistics import LangevinStatistics, StatisticsVariables
-from esgd_tf.optimizers._swap import PLACES, WeightSwap
+from esgd_tf.optimizers._step_sizes import StepSizes, scalar
+from esgd_tf.optimizers._swap import WeightSwap
 from esgd_tf.optimizers._warnings import Warnings, watch_evaluation
 from esgd_tf.optimizers.scoping import AutoScope, ExponentialScope, ScopeSchedule
 
@@ -187,7 +186,6 @@ class LocalEntropy(keras.optimizers.Optimizer):
         self.gamma = gamma
         self.noise = _checks.real("noise", noise, at_least=0)
         self.averaging = _checks.real("averaging", averaging, at_least=0, below=1)
-        momentum = _checks.real("momentum", momentum, at_least=0, below=1)
         self.nesterov = _checks.boolean("nesterov", nesterov)
         self.weight_decay = _checks.real(
             "weight_decay", 0.0 if weight_decay is None else weight_decay, at_least=0
@@ -196,12 +194,6 @@ class LocalEntropy(keras.optimizers.Optimizer):
         self.seed = None if seed is None else _checks.integer("seed", seed, at_least=0, below=2**31)
         self.keeps_statistics = _checks.boolean("statistics", statistics)
         self.skip_nonfinite = _checks.boolean("skip_nonfinite", skip_nonfinite)
-        self._outer_multipliers = Multipliers(
-            "learning_rate_multipliers", learning_rate_multipliers
-        )
-        self._inner_multipliers = Multipliers(
-            "langevin_learning_rate_multipliers", langevin_learning_rate_multipliers
-        )
 
         # With an inner loop the base class would count gradient evaluations; this counts outer
         # updates. Without one, or without a step that may be left out, Keras averages by itself.
@@ -209,14 +201,17 @@ class LocalEntropy(keras.optimizers.Optimizer):
         self.averages_in_step = self.use_ema and (self.langevin_steps > 0 or self.skip_nonfinite)
         if self.averages_in_step:
             self.ema_overwrite_frequency = None
-        self._seed = self._scalar(
-            "seed", "int64", self.seed if self.seed is not None else _new_seed()
-        )
+        seed = self.seed if self.seed is not None else _new_seed()
+        self._seed = scalar(self, "seed", "int64", seed)
         # Any: Keras has no types, and every use below knows whether it is there.
-        self._skipped: Any = self._scalar("skipped", "int64") if self.skip_nonfinite else None
-        self._langevin_learning_rate = self._rate(langevin_learning_rate)
-        self._momentum = self._scalar("momentum", "float64", momentum)
-        self._has_momentum = momentum > 0
+        self._skipped: Any = scalar(self, "skipped", "int64") if self.skip_nonfinite else None
+        self._steps = StepSizes(
+            self,
+            langevin_learning_rate,
+            momentum,
+            learning_rate_multipliers,
+            langevin_learning_rate_multipliers,
+        )
         # Replicas of a network set this: what draws the anchor to their center, around the outer
         # optimizer's step. It has `before(i, variable, gradient)`, which returns the gradient to
         # step with, and `after(i, variable)`.
@@ -250,7 +245,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
 
         t is the outer update that is under way. At 1 / eta' x' is held at the anchor.
         """
-        return tf.minimum(self._scope_now(), 1.0 / self._langevin_rate())
+        return tf.minimum(self._scope_now(), 1.0 / self._steps.rate_now())
 
     @property
     def skipped(self) -> int:
@@ -272,34 +267,20 @@ class LocalEntropy(keras.optimizers.Optimizer):
 
         Setting it, at any time, sets the variable.
         """
-        rate = self._langevin_learning_rate
-        return rate if isinstance(rate, keras.Variable) else self._langevin_rate()
+        return self._steps.rate
 
     @langevin_learning_rate.setter
     def langevin_learning_rate(self, langevin_learning_rate: float) -> None:
-        if not isinstance(self._langevin_learning_rate, keras.Variable):
-            raise TypeError(
-                "The inner step size follows a schedule, so it cannot be set: make the optimizer "
-                "with a number to set it later."
-            )
-        self._langevin_learning_rate.assign(
-            _checks.real("langevin_learning_rate", langevin_learning_rate, above=0)
-        )
+        self._steps.rate = langevin_learning_rate
 
     @property
     def momentum(self) -> keras.Variable:
         """Momentum of the inner velocity, a variable; one made with 0 has none to be set."""
-        return self._momentum
+        return self._steps.momentum
 
     @momentum.setter
     def momentum(self, momentum: float) -> None:
-        momentum = _checks.real("momentum", momentum, at_least=0, below=1)
-        if momentum > 0 and not self._has_momentum:
-            raise AttributeError(
-                "`momentum` cannot be set on an optimizer that was made with momentum 0, which "
-                "keeps no velocity: make a new one."
-            )
-        self._momentum.assign(momentum)
+        self._steps.momentum = momentum
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -320,36 +301,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
 
     def anchors(self) -> list[tf.Tensor]:
         """Return the anchor of every weight, wherever it is kept at the moment."""
-        weights = [
-            tf.convert_to_tensor(_inner_loop.tf_variable(v)) for v in self._trainable_variables
-        ]
-        if self.langevin_steps == 0:
-            return weights
-        held = tf.convert_to_tensor(self._swap._held.value)
-        in_place = tf.equal(self.langevin_phase, 0) | tf.equal(held, PLACES.index("anchor"))
-        members = tf.cast(self._loop.members.value, tf.bool)
-        if tf.executing_eagerly() and bool(~in_place):
-            # In a graph the next step sees to it.
-            members &= ~self._loop.is_replaced(self._distribution_strategy)
-        pairs = list(zip(weights, self._anchors, strict=True))
-
-        def kept() -> list[tf.Tensor]:
-            return [
-                w if slot is None else tf.identity(tf.convert_to_tensor(slot.value))
-                for w, slot in pairs
-            ]
-
-        def kept_of_members() -> list[tf.Tensor]:
-            return [
-                w if slot is None else tf.where(members[i], slot.value, w)
-                for i, (w, slot) in enumerate(pairs)
-            ]
-
-        return tf.cond(
-            in_place,
-            lambda: [tf.identity(w) for w in weights],
-            lambda: tf.cond(tf.reduce_all(members), kept, kept_of_members),
-        )
+        return self._swap.anchors()
 
     def statistics(self) -> LangevinStatistics:
         """Return the norms of the last outer update.
@@ -365,39 +317,6 @@ class LocalEntropy(keras.optimizers.Optimizer):
 
     # ---- what the step asks for ---------------------------------------------------------------
 
-    def _scalar(self, name: str, dtype: str, value: float = 0) -> Any:
-        return self.add_variable(
-            shape=(),
-            # Keras' Constant would round through float32.
-            initializer=lambda shape, dtype: tf.constant(value, dtype, shape),
-            dtype=dtype,
-            aggregation="only_first_replica",
-            name=name,
-        )
-
-    def _rate(self, rate: Any) -> Any:
-        """Return a schedule as it is, and a number as a variable."""
-        if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
-            return rate
-        rate = _checks.real("langevin_learning_rate", rate, above=0)
-        return self._scalar("langevin_learning_rate", "float64", rate)
-
-    def _langevin_rate(self) -> tf.Tensor:
-        """Return eta' of this outer update, a float64 scalar."""
-        rate = self._langevin_learning_rate
-        if isinstance(rate, keras.Variable):
-            return tf.convert_to_tensor(rate.value)
-        return tf.cast(rate(self.outer_iterations), tf.float64)
-
-    def _momentum_now(self) -> tf.Tensor:
-        return tf.convert_to_tensor(self._momentum.value)
-
-    def _inner_multiplier(self, i: int) -> float:
-        return self._inner_multipliers.of(i)
-
-    def _outer_multiplier(self, i: int) -> float:
-        return self._outer_multipliers.of(i)
-
     def _scope_now(self) -> tf.Tensor:
         """Return gamma(t) of this outer update, a float64 scalar."""
         t = tf.cast(self.outer_iterations, tf.float64) + 1.0
@@ -407,7 +326,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
         if isinstance(self.gamma, ScopeSchedule):
             return gamma
         # A number grows until the pull nearly holds x' at the anchor, however long the run.
-        end = tf.constant(_LARGEST_PULL, tf.float64) / self._langevin_rate()
+        end = tf.constant(_LARGEST_PULL, tf.float64) / self._steps.rate_now()
         return tf.minimum(gamma, tf.maximum(end, tf.constant(self.gamma, tf.float64)))
 
     # ---- Keras' hooks -------------------------------------------------------------------------
@@ -417,8 +336,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
         if self.built:
             return
         variables = list(variables)
-        for multipliers in (self._outer_multipliers, self._inner_multipliers):
-            multipliers.build(variables)
+        self._steps.build(variables)
         super().build(variables)
         # Some optimizers copy the weights into a slot here. Outside init_scope the copy would be
         # lost with the trace that `fit` builds optimizers in.
@@ -426,7 +344,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
             self.outer_optimizer.build(variables)
         if self.langevin_steps > 0:
             self._anchors, self._means = self.add_optimizer_variables(variables, ["anchor", "mean"])
-            if self._has_momentum:
+            if self._steps.has_momentum:
                 self._velocities = self.add_optimizer_variables(variables, "velocity")
             self._loop.build(len(variables))
             self._swap.build(len(variables))
