@@ -24,12 +24,13 @@ import hashlib
 import logging
 import math
 import tempfile
-import zipfile
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
+
+from esgd_tf.data.npz import open_npz
 
 _LOG = logging.getLogger(__name__)
 _REGULARIZER = 1e-5
@@ -128,12 +129,12 @@ def _fingerprint(images: NDArray[np.generic]) -> str:
 
 def _read(path: Path, fingerprint: str, size: int) -> Whitening | None:
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with open_npz(path) as stored:
             mean, matrix = stored["mean"], stored["matrix"]
             same_images = str(stored["fingerprint"]) == fingerprint
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError) as error:
         _LOG.warning("%s is damaged (%s): fitting the whitening anew.", path, error)
         return None
     good = (

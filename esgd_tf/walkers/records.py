@@ -24,9 +24,6 @@ import io
 import json
 import math
 import os
-import struct
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +31,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from esgd_tf.data.npz import open_npz
 from esgd_tf.training.errors import DamagedCheckpointError, RunFolderError
 from esgd_tf.training.run_folder import replaced_when_whole
 
@@ -165,12 +163,11 @@ class Records:
                 f"{self._folder} holds no state to go on from: start the run without -rl."
             )
         try:
-            with np.load(self.state_file) as stored:
+            with open_npz(self.state_file) as stored:
                 note = json.loads(stored["note"].tobytes())
                 arrays = [stored[f"array_{k}"] for k in range(len(stored.files) - 1)]
             lengths = dict(note.pop("lengths"))
-        except (zipfile.BadZipFile, zlib.error, struct.error, KeyError, ValueError, EOFError,
-                OSError, RecursionError, AttributeError, TypeError) as error:  # fmt: skip
+        except (OSError, ValueError, KeyError, RecursionError, AttributeError, TypeError) as error:
             raise DamagedCheckpointError(f"{self.state_file} is damaged ({error}).") from None
         for path in self._files():
             length = lengths.pop(path.name, 0)

@@ -79,6 +79,12 @@ def test_no_archive(entry, tmp_path, content):
     _refused(tmp_path / "mnist.npz", entry, "is not Keras' file of mnist")
 
 
+def test_one_array_under_the_name_of_an_archive(entry, arrays, tmp_path):
+    with (tmp_path / "mnist.npz").open("wb") as stream:
+        np.save(stream, arrays["x_train"])
+    _refused(tmp_path / "mnist.npz", entry, "it is one array and no archive")
+
+
 def test_damage_is_noticed(entry, arrays, tmp_path):
     path = tmp_path / "mnist.npz"
     np.savez_compressed(path, **arrays)

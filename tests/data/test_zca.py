@@ -108,7 +108,9 @@ def test_other_images_are_fitted_anew(images, tmp_path, fits, caplog):
     assert len(fits) == 2
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "nonsense", "not finite", "shape", "pickle"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "empty", "nonsense", "one array", "zlib", "not finite", "shape", "pickle"]
+)
 def test_damaged_file_is_replaced(images, tmp_path, fits, caplog, damage):
     good = zca.fitted(images, tmp_path)
     path = tmp_path / "gcn_zca.npz"
@@ -117,6 +119,14 @@ def test_damaged_file_is_replaced(images, tmp_path, fits, caplog, damage):
         path.write_bytes(path.read_bytes()[:-50])
     elif damage == "empty":
         path.write_bytes(b"")
+    elif damage == "one array":
+        with path.open("wb") as stream:
+            np.save(stream, stored["matrix"])
+    elif damage == "zlib":
+        np.savez_compressed(path, **stored)
+        content = bytearray(path.read_bytes())
+        content[300:330] = b"\xff" * 30
+        path.write_bytes(bytes(content))
     elif damage == "nonsense":
         path.write_bytes(b"PK\x03\x04 nonsense")
     else:

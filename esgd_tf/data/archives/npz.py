@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,11 @@ from numpy.typing import NDArray
 from esgd_tf.data.archives.raw import RawImages, RawSplit, check_counts, check_labels
 from esgd_tf.data.catalog import Entry
 from esgd_tf.data.errors import DataError
+from esgd_tf.data.npz import open_npz
 
 __all__ = ["read_npz"]
 
 _HEADER = 1 << 16
-# RuntimeError: an encrypted or oddly compressed member; MemoryError: a shape that lies.
-_DAMAGE = (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError,
-           MemoryError, OverflowError)  # fmt: skip
 
 
 def read_npz(path: Path, entry: Entry) -> RawImages:
@@ -43,9 +40,7 @@ def read_npz(path: Path, entry: Entry) -> RawImages:
     """
     splits = []
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            if not isinstance(stored, np.lib.npyio.NpzFile):
-                raise ValueError("it is no zip archive")
+        with open_npz(path) as stored:
             for split, count in (("train", entry.num_train), ("test", entry.num_test)):
                 shape = (count, *entry.image_shape)
                 images = _array(path, stored, f"x_{split}", math.prod(shape))
@@ -64,10 +59,9 @@ def read_npz(path: Path, entry: Entry) -> RawImages:
                     )
                 labels = check_labels(numbers.ravel(), entry.num_classes, path, f"y_{split}")
                 splits.append(RawSplit(images.reshape(shape), labels))
-    except _DAMAGE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+    except ValueError as error:
         raise DataError(
-            f"{path} is not Keras' file of {entry.name} ({reason}); download it again."
+            f"{path} is not Keras' file of {entry.name} ({error}); download it again."
         ) from error
     except OSError as error:
         raise DataError(f"Cannot read {path}: {error.strerror or error}.") from error
