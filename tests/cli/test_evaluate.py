@@ -190,7 +190,7 @@ def copy(finished, tmp_path):
     [
         (None, "no config.json"),
         ("{", "is damaged"),
-        ("[1]", "has no 'experiment'"),
+        ("[1]", "it is no JSON object"),
         ('{"experiment": {}}', "'dataset' is missing"),
     ],
 )
