@@ -1,7 +1,9 @@
 """`evaluate` on a tiny run: the numbers of training, records of one's own, and every refusal."""
 
+import functools
 import json
 import shutil
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -188,7 +190,7 @@ def copy(finished, tmp_path):
     [
         (None, "no config.json"),
         ("{", "is damaged"),
-        ("[1]", "has no 'experiment'"),
+        ("[1]", "it is no JSON object"),
         ('{"experiment": {}}', "'dataset' is missing"),
     ],
 )
@@ -255,6 +257,40 @@ def test_bad_flags(finished, capsys, flags, says):
     error = refused(capsys, 2, *words)
     assert says in error
     assert "evaluate --help" in error
+
+
+def test_numbers_go_where_a_path_leads(finished, tmp_path, monkeypatch, capfd):
+    """To a device, through a link, home; a file keeps its mode."""
+    import stat
+
+    null, link, real = tmp_path / "null", tmp_path / "link", tmp_path / "real.json"
+    null.symlink_to("/dev/null")
+    real.write_text("old")
+    real.chmod(0o600)
+    link.symlink_to(real)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    # What there is to see, and not to compute again each time.
+    from esgd_tf.cli import stored_network
+
+    network = stored_network.load_stored_network
+    kept = functools.cache(lambda path: network(*given))
+
+    def once(*arguments):
+        nonlocal given
+        given = arguments
+        return kept(arguments[1])
+
+    given = ()
+    monkeypatch.setattr(stored_network, "load_stored_network", once)
+    for path in (null, link, "~/home.json", "/dev/stdout"):
+        capfd.readouterr()
+        assert esgd_tf("evaluate", finished, f"--json={path}") == 0
+    assert '"accuracy_interval_95"' in capfd.readouterr().out
+    assert null.readlink() == Path("/dev/null")
+    assert Path("/dev/null").is_char_device()
+    assert link.is_symlink()
+    assert json.loads(real.read_text()) == json.loads((tmp_path / "home.json").read_text())
+    assert stat.S_IMODE(real.stat().st_mode) == 0o600
 
 
 def test_a_folder_of_runs_names_them(finished, capsys):

@@ -1,8 +1,10 @@
 """`export`, loaded by a process that cannot import this library."""
 
 import json
+import stat
 import subprocess
 import sys
+import zipfile
 
 import keras
 import numpy as np
@@ -98,9 +100,37 @@ def test_nothing_is_overwritten_unasked(finished, tmp_path, capsys):
     assert error.count("\n") == 1
     assert out.read_text() == "mine"
     assert not (tmp_path / "net").exists()
+    # What export has not written is not overwritten if asked either: a text, a checkpoint.
+    assert esgd_tf(*words, "--overwrite") == 1
+    assert "is no network that export wrote" in capsys.readouterr().err
+    assert out.read_text() == "mine"
+    checkpoint = finished / "checkpoints" / "last.keras"
+    out.write_bytes(checkpoint.read_bytes())
+    assert esgd_tf(*words, "--overwrite") == 1
+    assert out.read_bytes() == checkpoint.read_bytes()
+    out.unlink()
+    (tmp_path / "elsewhere").mkdir()
+    out.symlink_to(tmp_path / "elsewhere" / "real.keras")
+    assert esgd_tf(*words) == 1  # the link is there
+    out.unlink()
+    assert esgd_tf(*words) == 0
+    # Both of them, with their modes, and through a link.
+    (tmp_path / "net").rename(tmp_path / "elsewhere" / "real")
+    (tmp_path / "net").symlink_to(tmp_path / "elsewhere" / "real")
+    (tmp_path / "net").chmod(0o700)
+    out.chmod(0o600)
+    before = (tmp_path / "net" / "saved_model.pb").stat().st_ino
     assert esgd_tf(*words, "--overwrite") == 0
-    assert esgd_tf(*words, "--overwrite") == 0  # a SavedModel folder too
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["net", "net.keras"]
+    assert (tmp_path / "net").is_symlink()
+    assert (tmp_path / "net" / "saved_model.pb").stat().st_ino != before
+    assert stat.S_IMODE((tmp_path / "elsewhere" / "real").stat().st_mode) == 0o700
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    # A file of someone else in the folder would be deleted along.
+    (tmp_path / "net" / "variables" / "notes.txt").write_text("dear")
+    assert esgd_tf(*words, "--overwrite") == 1
+    assert "holds other files too" in capsys.readouterr().err
+    assert (tmp_path / "net" / "variables" / "notes.txt").read_text() == "dear"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["elsewhere", "net", "net.keras"]
 
 
 def test_a_folder_that_is_no_export_is_never_replaced(finished, tmp_path, capsys):
@@ -123,10 +153,13 @@ def test_a_failure_leaves_nothing_new_and_all_that_was_there(
     assert esgd_tf("export", finished, tmp_path / "net") == 1
     assert "No space left on device" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
-    (tmp_path / "net.keras").write_text("old")
+    with zipfile.ZipFile(tmp_path / "net.keras", "w") as archive:
+        archive.writestr("config.json", "{}")
+        archive.writestr("metadata.json", "{}")
+    old = (tmp_path / "net.keras").read_bytes()
     (tmp_path / "net").mkdir()
     (tmp_path / "net" / "saved_model.pb").write_text("old")
     assert esgd_tf("export", finished, tmp_path / "net", "--overwrite") == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == ["net", "net.keras"]
-    assert (tmp_path / "net.keras").read_text() == "old"
+    assert (tmp_path / "net.keras").read_bytes() == old
     assert (tmp_path / "net" / "saved_model.pb").read_text() == "old"

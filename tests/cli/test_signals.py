@@ -65,6 +65,7 @@ def test_a_run_under_nohup_does_not_hear_its_terminal_close():
         assert signal.getsignal(signal.SIGHUP) == guard._receive
 
 
+@pytest.mark.slow  # its like is in test_door.py, without a training
 def test_verbose_on_a_terminal_in_ascii(tmp_path, monkeypatch, capsys):
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
