@@ -9,6 +9,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import site
 import subprocess
 import sys
@@ -23,7 +24,8 @@ from tests.docs.blocks import ROOT
 sys.path.append(str(ROOT / "tests" / "data"))
 import archive_maker
 
-TIMEOUT = 900.0
+# A minute or two on two cores; CI may have slower ones, and other work.
+TIMEOUT = 2400.0
 COUNTS = {
     "mnist": ((101, 99, *(100,) * 8), (20,) * 10),
     "cifar10": ((5,) * 10, (2,) * 10),
@@ -161,19 +163,24 @@ def run(block, path, variables):
             command = ["python3", "-m", "esgd_tf", "launch", "--workers", "2", "--", str(script)]
     with contextlib.suppress(FileNotFoundError):
         (path / "served.log").unlink()
-    done = subprocess.run(
+    with subprocess.Popen(
         command,
         cwd=path,
         env=variables,
-        timeout=TIMEOUT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
         text=True,
-        check=False,
-    )
-    assert done.returncode == 0, f"{block} ended with {done.returncode}:\n{done.stdout}"
-    return done.stdout
+        start_new_session=True,
+    ) as process:
+        try:
+            printed, _ = process.communicate(timeout=TIMEOUT)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # with what it has started
+            printed, _ = process.communicate()
+            raise AssertionError(f"{block} took more than {TIMEOUT:.0f} s:\n{printed}") from None
+    assert process.returncode == 0, f"{block} ended with {process.returncode}:\n{printed}"
+    return printed
 
 
 def words(text):
