@@ -4,7 +4,6 @@ The data sets that are not in the repository are a few images each, in their tru
 catalog that says how many images a set has is changed to fit, in every process, and nothing else.
 """
 
-import ast
 import contextlib
 import os
 import re
@@ -61,12 +60,20 @@ class Smaller:
 
 sys.meta_path.insert(0, Smaller())
 """
-# The names of the prelude that a block uses, and then the block.
+# A block of Python, with the names of the prelude, each made when it is first used.
 PYTHON = """
 import tests.docs.prelude as prelude
 
-globals().update({{n: getattr(prelude, n) for n in {names!r} if hasattr(prelude, n)}})
-{content}"""
+
+class Names(dict):
+    def __missing__(self, name):
+        if not hasattr(prelude, name):
+            raise KeyError(name)
+        return self.setdefault(name, getattr(prelude, name))
+
+
+exec(compile({content!r}, {name!r}, "exec"), {{"__name__": "__main__"}}, Names())
+"""
 
 
 def environment(path):
@@ -153,11 +160,8 @@ def run(block, path, variables):
     if block.kind == "shell":
         command = ["bash", "-e", "-o", "pipefail", "-c", block.script]
     else:
-        names = {
-            node.id for node in ast.walk(ast.parse(block.content)) if isinstance(node, ast.Name)
-        }
         script = path / f"block_{block.line}.py"
-        script.write_text(PYTHON.format(names=sorted(names), content=block.content))
+        script.write_text(PYTHON.format(content=block.content, name=str(block)))
         command = ["python3", str(script)]
         if block.of("workers"):
             command = ["python3", "-m", "esgd_tf", "launch", "--workers", "2", "--", str(script)]
