@@ -15,6 +15,7 @@ from esgd_tf.cli.settings import (
     make_settings,
     resume_settings,
     settings_table,
+    stretched,
 )
 from esgd_tf.cli.startup import one_sentence, without_startup_messages
 from esgd_tf.training.errors import CheckpointError, RunFolderError, StrategyError
@@ -172,7 +173,10 @@ def _what_to_run(
     if fv.restore_path is not None and not checkpoint.is_file():
         raise RunFolderError(f"There is no checkpoint {checkpoint}.")
     folder = RunFolder(path, checkpoints)
-    settings = resume_settings(fv, presets, folder.read_config())
+    before = folder.read_config()
+    settings = resume_settings(fv, presets, before)
+    if is_chief and (note := stretched(before, settings)):
+        print(note)
     if checkpoint.is_file():
         return path, checkpoint, settings
     if folder.read_history():
