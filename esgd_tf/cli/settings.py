@@ -24,6 +24,7 @@ __all__ = [
     "make_settings",
     "resume_settings",
     "settings_table",
+    "stretched",
 ]
 
 # An `Experiment` of config.py: the library knows its fields, not the module at the top level.
@@ -130,6 +131,8 @@ def make_settings(fv: flags.FlagValues, presets: Presets) -> Settings:
     given = {name: fv[name].value for name in fields if name in fv and fv[name].present}
     given.pop("optimizer", None)
     inner_loop = given.get("langevin_steps", experiment.langevin_steps) > 0
+    if inner_loop and fv.optimizer in ("rsgd", "easgd"):
+        experiment = _with_inner_loop(experiment, presets[preset]["entropy-sgd"])
     idle = _without_meaning(fv.optimizer, inner_loop=inner_loop)
     for name in (*given, *(["monitor"] if fv["monitor"].present else [])):
         if name in idle:
@@ -218,6 +221,34 @@ def resume_settings(
     run.update({name: changes.pop(name) for name in _OF_THE_RUN if name in changes})
     return dataclasses.replace(
         settings, experiment=dataclasses.replace(experiment, **changes), run=run
+    )
+
+
+def _with_inner_loop(replicas: Experiment, entropy: Experiment) -> Experiment:
+    """Return the preset of replicas of Entropy-SGD: its numbers, coupled as those of momentum."""
+    fields = [field.name for field in dataclasses.fields(replicas)]
+    coupled = {name: getattr(replicas, name) for name in fields if name in _OF_REPLICAS}
+    if replicas.coupling_max is not None:
+        # Where the growth ends, a step goes as far to the center as it does with the other rate.
+        coupled["coupling_max"] = replicas.coupling_max * replicas.lr / entropy.lr
+    return dataclasses.replace(entropy, optimizer=replicas.optimizer, **coupled)
+
+
+def stretched(before: dict[str, Any], settings: Settings) -> str | None:
+    """Return what to say of a coupling whose growth a new number of epochs stretches.
+
+    Args:
+        before: config.json of the run so far.
+        settings: As it goes on.
+    """
+    e, epochs = settings.experiment, before["experiment"]["epochs"]
+    grows = e.optimizer == "rsgd" and e.focusing != "none" and e.focusing_growth > 1
+    if not grows or e.epochs == epochs:
+        return None
+    where = "back" if e.epochs > epochs else "on"
+    return (
+        f"--epochs={e.epochs}: the coupling, which was to grow over {epochs} epochs, grows over "
+        f"{e.epochs} from the start, so it jumps {where} to where that law has it by now"
     )
 
 

@@ -21,6 +21,7 @@ from esgd_tf.cli.settings import (
     make_settings,
     resume_settings,
     settings_table,
+    stretched,
 )
 from esgd_tf.cli.startup import say, without_startup_messages
 from esgd_tf.training.cluster import Task, read_task
@@ -184,7 +185,10 @@ def _what_to_run(
         path, checkpoint = _of_restore_path(Path(fv.restore_path), logdir, fv.name)
     folder = RunFolder(path, checkpoints)
     seen = folder.state()
-    settings = resume_settings(fv, presets, folder.read_config(), folder.config)
+    before = folder.read_config()
+    settings = resume_settings(fv, presets, before, folder.config)
+    if is_chief and (note := stretched(before, settings)):
+        say(note)
     checkpoint = checkpoint or _last_checkpoint(folder)
     if checkpoint.is_file():
         return path, checkpoint, settings, seen

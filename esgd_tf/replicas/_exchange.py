@@ -8,7 +8,6 @@ and the mean crosses between them by one all-reduce of all weights in one vector
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -17,11 +16,24 @@ import tensorflow as tf
 from esgd_tf.optimizers import LocalEntropy
 from esgd_tf.replicas.coupling import Coupling, elastic_center, norm_mean
 
-__all__ = ["Exchange", "StrategyExchange"]
+__all__ = ["Exchange", "StrategyExchange", "mean_of"]
 
 Weights = Sequence[tf.Tensor]
 # Of several replicas.
 Arrays = list[list[np.ndarray]]
+
+
+def mean_of(parts: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Return the mean of tensors, one a replica, which are summed in their order.
+
+    `tf.add_n` starts with whichever of its inputs can be overwritten, which depends on when they
+    come: the same sum has other bits from run to run. Its optimizer makes an `add_n` of a chain of
+    additions too, unless something stands between them that it does not see through.
+    """
+    total = parts[0]
+    for part in parts[1:]:
+        total = tf.raw_ops.PlaceholderWithDefault(input=total + part, shape=part.shape)
+    return total / len(parts)
 
 
 class Exchange:
@@ -84,10 +96,9 @@ class Exchange:
     def mean(self) -> list[tf.Tensor]:
         """Return the mean of the replicas' anchors, rescaled where the coupling says so."""
         anchors = [optimizer.anchors() for optimizer in self.optimizers]
-        means = [tf.add_n(list(parts)) / len(parts) for parts in zip(*anchors, strict=True)]
+        means = [mean_of(parts) for parts in zip(*anchors, strict=True)]
         if self._coupling.rescales_center:
-            norms = [tf.linalg.global_norm(parts) for parts in anchors]
-            means = _rescaled(means, tf.add_n(norms) / len(norms))
+            means = _rescaled(means, mean_of([tf.linalg.global_norm(parts) for parts in anchors]))
         return means
 
     def move_center(self) -> tf.Tensor:
@@ -134,13 +145,22 @@ class StrategyExchange(Exchange):
                     self._means_on.append([tf.Variable(v) for v in self._center])
         several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
         self._first = strategy.cluster_resolver.task_id * len(self._devices) if several else 0
+        # Between the CPUs of one process TensorFlow reduces by `add_n`: see `mean_of`.
+        self._is_plain = not several and all("CPU" in str(device).upper() for device in devices)
         self._sum = tf.function(self._summed, autograph=False)
 
     def use(self, optimizers: Sequence[LocalEntropy]) -> None:
         """Take these for the optimizers; what was traced knows the ones of before."""
         super().use(optimizers)
-        self._gather = tf.function(lambda: self._run(self._gather_in_replica), autograph=False)
-        self._mean = tf.function(lambda: self._run(self._mean_in_replica), autograph=False)
+        self._gather = tf.function(
+            self._gather_plainly
+            if self._is_plain
+            else lambda: self._strategy.run(self._gather_in_replica),
+            autograph=False,
+        )
+        self._mean = tf.function(
+            super().mean if self._is_plain else self._mean_by_strategy, autograph=False
+        )
 
     @property
     def in_graph(self) -> bool:
@@ -169,7 +189,7 @@ class StrategyExchange(Exchange):
 
     def mean(self) -> list[tf.Tensor]:
         """Return the mean of the replicas' anchors, in all processes."""
-        return self._strategy.experimental_local_results(self._mean())[0]
+        return self._mean()
 
     def move_center(self) -> tf.Tensor:
         """Let the copies of the center move, each on its device."""
@@ -201,8 +221,9 @@ class StrategyExchange(Exchange):
 
     # ---- inside the strategy ------------------------------------------------------------------
 
-    def _run(self, function: Any) -> Any:
-        return self._strategy.run(function)
+    def _mean_by_strategy(self) -> list[tf.Tensor]:
+        means = self._strategy.run(self._mean_in_replica)
+        return self._strategy.experimental_local_results(means)[0]
 
     def _local(self) -> int:
         """Return which of this process' replicas is being traced."""
@@ -225,9 +246,16 @@ class StrategyExchange(Exchange):
         means = [tf.reshape(p, w.shape) for p, w in zip(parts, anchors, strict=True)]
         return _rescaled(means, flat[-1]) if self._coupling.rescales_center else means
 
+    def _gather_plainly(self) -> None:
+        means = super().mean()
+        for a in range(len(self._devices)):
+            self._take(a, means)
+
     def _gather_in_replica(self) -> None:
         a = self._local()
-        means = self._mean_in_replica()
+        self._take(a, self._mean_in_replica())
+
+    def _take(self, a: int, means: Weights) -> None:
         targets = self._means_on[a] if self._means_on else self._centers[a]
         for variable, mean in zip(targets, means, strict=True):
             variable.assign(mean)

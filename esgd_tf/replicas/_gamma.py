@@ -3,46 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from esgd_tf.replicas._arrival import after_arrival
+from esgd_tf.replicas._building import copy_state, kept
 from esgd_tf.replicas._exchange import Exchange
 from esgd_tf.replicas._members import square
 
-__all__ = ["measured_gamma"]
+__all__ = ["GAMMA_BATCHES", "measured_gamma"]
 
 # Minibatches of each replica from which its loss is estimated.
-_BATCHES = 10
+GAMMA_BATCHES = 10
 
 
 def measured_gamma(
     members: Sequence[keras.Model],
     viewer: keras.Model,
     exchange: Exchange,
-    batches: tf.data.Dataset,
+    batches: Sequence[Any],
 ) -> float:
     """Return gamma_0 = mean_a L(w^a) / mean_a |w^a - c|^2 / 2; see `focusing.py`.
 
     Args:
         members: The replicas of this process.
-        viewer: A compiled copy, which takes their weights in turn: one trace, not one for each.
+        viewer: A compiled copy, which takes their weights in turn: one trace, not one for each. It
+            has its own again afterwards.
         exchange: Knows their anchors, and the replicas of other processes.
-        batches: What they are going to be trained on: tuples of one minibatch each.
+        batches: The first that they are going to be trained on: tuples of one minibatch each.
 
     Raises:
         ValueError: The replicas are at one point, or their loss is not positive and finite.
     """
-    few = batches.take(_BATCHES)
+
+    def test_step(data: Any) -> Any:
+        return after_arrival(viewer.test_step, data)
+
+    if not viewer.run_eagerly:
+        test_step = tf.function(test_step, reduce_retracing=True)
     losses, halves = [], []
     means = [m.numpy() for m in exchange.mean()]
-    for a, member in enumerate(members):
-        own = few.map(lambda *parts, a=a: parts[a])
-        viewer.set_weights(member.get_weights())
-        losses.append(viewer.evaluate(own, verbose=0, return_dict=True)["loss"])
-        anchors = [w.numpy() for w in exchange.optimizers[a].anchors()]
-        halves.append(0.5 * square(anchors, means))
+    with kept(viewer):
+        for a, member in enumerate(members):
+            copy_state(member, viewer)
+            viewer.reset_metrics()
+            for batch in batches:
+                logs = test_step(batch[a])
+            losses.append(float(logs["loss"]))
+            anchors = [w.numpy() for w in exchange.optimizers[a].anchors()]
+            halves.append(0.5 * square(anchors, means))
+    viewer.reset_metrics()
     loss = exchange.mean_numbers(losses)
     distance = exchange.mean_numbers(halves)
     if distance == 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,11 +10,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from esgd_tf.replicas._building import copy_state, numbered
+
 __all__ = [
     "copied_metrics",
-    "copy_of",
     "devices_of",
     "make_members",
+    "mean_statistics",
+    "random_states",
     "root_mean_square",
     "square",
     "state_of",
@@ -38,11 +41,11 @@ def make_members(
     Raises:
         ValueError: The models are not built, differ in their shapes, or are equal by accident.
     """
-    takes_number = bool(inspect.signature(build_model).parameters)
+    build = numbered(build_model)
     members = []
     for a, device in enumerate(devices):
         with tf.device(device):
-            members.append(build_model(a) if takes_number else build_model())
+            members.append(build(a))
     for a, member in enumerate(members):
         if not isinstance(member, keras.Model) or not member.built:
             raise ValueError(
@@ -51,6 +54,7 @@ def make_members(
             )
         if any(member is other for other in members[:a]):
             raise ValueError("`build_model` must return a new model at every call.")
+    _refuse_shared_weights(members)
     shapes = [[tuple(v.shape) for v in member.variables] for member in members]
     for a, own in enumerate(shapes):
         if own != shapes[0]:
@@ -60,17 +64,33 @@ def make_members(
             )
     if same:
         for member in members[1:]:
-            member.set_weights(members[0].get_weights())
-    elif len(members) > 1 and all(
-        np.array_equal(v.numpy(), w.numpy())
-        for v, w in zip(members[0].trainable_variables, members[1].trainable_variables, strict=True)
-    ):
-        raise ValueError(
-            "`build_model` gave two replicas the same weights, though they are to start "
-            "independently: let it take the replica's number and seed its initializers by it, "
-            "or ask for initialization='same'."
-        )
+            copy_state(members[0], member)
+    else:
+        _refuse_equal(members)
     return members
+
+
+def _refuse_shared_weights(members: Sequence[keras.Model]) -> None:
+    owners: dict[int, int] = {}
+    for a, member in enumerate(members):
+        for variable in member.variables:
+            owner = owners.setdefault(id(variable), a)
+            if owner != a:
+                raise ValueError(
+                    f"Replicas {owner} and {a} share the weight {variable.path!r}: `build_model` "
+                    "must make all layers anew at every call."
+                )
+
+
+def _refuse_equal(members: Sequence[keras.Model]) -> None:
+    starts = [[v.numpy() for v in member.trainable_variables] for member in members]
+    for a, b in itertools.combinations(range(len(members)), 2):
+        if all(np.array_equal(v, w) for v, w in zip(starts[a], starts[b], strict=True)):
+            raise ValueError(
+                f"`build_model` gave replicas {a} and {b} the same weights, though they are to "
+                "start independently: let it take the replica's number, as an argument without a "
+                "default, and seed its initializers by it, or ask for initialization='same'."
+            )
 
 
 def devices_of(
@@ -99,19 +119,6 @@ def devices_of(
     return devices, 0
 
 
-def copy_of(model: keras.Model, build_model: Callable[..., keras.Model]) -> keras.Model:
-    """Return a new model with the same layers and weights, not compiled."""
-    try:
-        copy = type(model).from_config(model.get_config())
-    except (NotImplementedError, TypeError, ValueError):
-        # A subclass that does not say how it is rebuilt.
-        copy = build_model(0) if inspect.signature(build_model).parameters else build_model()
-    if not copy.built:
-        copy = build_model(0) if inspect.signature(build_model).parameters else build_model()
-    copy.set_weights(model.get_weights())
-    return copy
-
-
 def copied_metrics(metrics: Any) -> Any:
     """Return metrics of the same kinds: two models must not share one."""
     return keras.tree.map_structure(
@@ -127,11 +134,34 @@ def state_of(member: keras.Model) -> list[Any]:
 
 
 def statistics_of(model: keras.Model) -> list[Any]:
-    """Return the weights that are not trained, such as moving statistics."""
+    """Return the weights that are not trained: frozen ones, moving statistics, counts."""
     trainable = {id(v) for v in model.trainable_variables}
-    return [
-        v for v in model.weights if id(v) not in trainable and keras.backend.is_float_dtype(v.dtype)
-    ]
+    return [v for v in model.weights if id(v) not in trainable]
+
+
+def mean_statistics(of_replicas: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+    """Return the means over replicas of what `statistics_of` gave of each.
+
+    What all have alike, such as a frozen backbone, stays as it is to the bit; integers are those of
+    the first.
+    """
+    means = []
+    for values in zip(*of_replicas, strict=True):
+        first = values[0]
+        if not keras.backend.is_float_dtype(first.dtype.name) or all(
+            np.array_equal(first, other) for other in values[1:]
+        ):
+            means.append(first)
+        else:
+            means.append(np.mean(np.asarray(values, np.float64), axis=0).astype(first.dtype))
+    return means
+
+
+def random_states(members: Sequence[keras.Model]) -> list[Any]:
+    """Return the states of the random generators of all replicas' layers, as of dropout."""
+    weights = {id(v) for member in members for v in member.weights}
+    states = [v for member in members for v in member.variables if id(v) not in weights]
+    return list({id(v): v for v in states}.values())
 
 
 def square(weights: Sequence[np.ndarray], others: Sequence[np.ndarray] | None = None) -> float:

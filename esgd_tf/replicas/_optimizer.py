@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from esgd_tf.optimizers import LocalEntropy, _outer_step
+from esgd_tf.replicas._limits import Limits
 from esgd_tf.replicas.coupling import Coupling
 from esgd_tf.replicas.focusing import CouplingSchedule
 
-__all__ = ["ReplicasOptimizer", "inner_optimizers"]
+__all__ = ["ReplicasOptimizer", "inner_optimizers", "put_at"]
 
 # Options that act on minibatch gradients or on the weights a step ends at.
 _OUTSIDE = (
@@ -48,6 +50,7 @@ class ReplicasOptimizer(keras.optimizers.Optimizer):
             self._track_variable(variable)
         self.replicas = list(optimizers)
         self._coupling = coupling
+        self._limits = Limits(coupling, self.replicas[0].outer_optimizer)
         self._gamma_zero = self.add_variable(
             shape=(), initializer="zeros", dtype="float32", name="gamma_zero"
         )
@@ -79,18 +82,40 @@ class ReplicasOptimizer(keras.optimizers.Optimizer):
     @property
     def gamma(self) -> tf.Tensor:
         """Strength of the coupling (gamma, alpha or rho) at the next step, a float64 scalar."""
-        return self._strength_at(self.iterations.value)
+        return self._limits.acting(self._planned_at(self.iterations.value), self.learning_rate)
 
     @property
     def last_gamma(self) -> float:
         """Strength of the coupling at the last step that was taken."""
-        return float(self._strength_at(tf.maximum(self.iterations.value - 1, 0)))
+        planned = self._planned_at(tf.maximum(self.iterations.value - 1, 0))
+        return float(self._limits.acting(planned, self._last_rate))
 
-    def _strength_at(self, step: Any) -> tf.Tensor:
+    def warning_of_strength(self, *, of_next: bool) -> str | None:
+        """Return what there is to say about the strength of the next or the last step, if anything.
+
+        Args:
+            of_next: Whether it is the next step that matters.
+        """
+        back = 0 if of_next else 1
+        step = tf.maximum(self.iterations.value - back, 0)
+        rate = self.learning_rate if of_next else self._last_rate
+        return self._limits.warning(self._planned_at(step), rate)
+
+    def _planned_at(self, step: Any) -> tf.Tensor:
         strength = self._coupling.strength
         if isinstance(strength, CouplingSchedule):
             return strength(step, self._gamma_zero.value)
         return tf.constant(strength, tf.float64)
+
+    @property
+    def _last_rate(self) -> Any:
+        """The learning rate of the step taken last, which a schedule has left behind."""
+        optimizer = self.replicas[0]
+        schedule = optimizer.outer_optimizer._learning_rate
+        if not isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
+            return optimizer.learning_rate
+        updated = int(self.iterations.numpy()) % max(optimizer.langevin_steps, 1) == 0
+        return schedule(max(int(optimizer.outer_iterations.numpy()) - int(updated), 0))
 
     @property
     def gamma_zero(self) -> float:
@@ -180,6 +205,27 @@ def inner_optimizers(
             config["seed"] = (optimizer.seed + a * 1_000_003) % 2**31
     # Not through the class's name: custom optimizers need not be registered.
     return [type(optimizer).from_config(config) for config in configs]
+
+
+def put_at(optimizer: LocalEntropy, weights: Sequence[Any]) -> None:
+    """Put a replica at an anchor, where its inner loop starts anew.
+
+    Args:
+        optimizer: The replica's, which is built.
+        weights: The anchor, one array for each of its weights.
+    """
+    for i, (variable, weight) in enumerate(
+        zip(optimizer._trainable_variables, weights, strict=True)
+    ):
+        variable.assign(weight)
+        for slots, value in (
+            (optimizer._anchors, weight),
+            (optimizer._means, weight),
+            (optimizer._velocities, np.zeros_like(weight)),
+        ):
+            slot = slots[i] if slots else None
+            if slot is not None:
+                slot.assign(value)
 
 
 def _without_inner_loop(optimizer: keras.optimizers.Optimizer) -> LocalEntropy:

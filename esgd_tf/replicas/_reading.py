@@ -10,12 +10,21 @@ import numpy as np
 import tensorflow as tf
 
 from esgd_tf.replicas import ensemble as ensembles
+from esgd_tf.replicas._arrival import Batches
+from esgd_tf.replicas._building import copy_of, copy_state
 from esgd_tf.replicas._exchange import Exchange, StrategyExchange
-from esgd_tf.replicas._members import copy_of, root_mean_square, state_of, statistics_of
+from esgd_tf.replicas._members import (
+    mean_statistics,
+    root_mean_square,
+    state_of,
+    statistics_of,
+)
 from esgd_tf.replicas.coupling import Coupling
 from esgd_tf.training.batch_norm import BatchNormReestimation
 
 __all__ = ["Reading"]
+
+BATCH_NORM = keras.layers.BatchNormalization
 
 
 class Reading:
@@ -38,11 +47,8 @@ class Reading:
     _exchange: Exchange
 
     @property
-    def _has_inner_loop(self) -> bool:
-        raise NotImplementedError
-
-    @property
-    def _loss_given(self) -> Any:
+    def ensemble_kind(self) -> str | list[str]:
+        """How the outputs of the replicas are averaged: `kind` of `ensemble_outputs`."""
         raise NotImplementedError
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -54,8 +60,9 @@ class Reading:
         """Return the center: a plain Keras model, which later training does not change.
 
         Its weights are the mean of the replicas (of their anchors, for Entropy-SGD), or the center
-        that the coupling keeps. Its BatchNormalization statistics are estimated anew from training
-        data after `fit`, and else the mean of the replicas'.
+        that the coupling keeps; of what is not trained, such as frozen weights and moving averages,
+        it is the mean in any case. BatchNormalization statistics are estimated anew from training
+        data after `fit`.
         """
         self.settle()
         return copy_of(self._center, self.build_model)
@@ -63,7 +70,8 @@ class Reading:
     def replica(self, a: int) -> keras.Model:
         """Return replica a, at its anchor: a plain Keras model that training does not change.
 
-        Of several processes, all must call this.
+        Its BatchNormalization statistics are estimated anew from the data from which the center's
+        are, so that both can be compared. Of several processes, all must call this.
 
         Args:
             a: From 0 to y - 1.
@@ -81,21 +89,19 @@ class Reading:
     def copy_replica(self, a: int, model: keras.Model) -> None:
         """Give a model the weights of replica a, at its anchor, as `gather` left them.
 
-        Moving statistics that were gathered along an inner loop are estimated anew.
+        Moving statistics are estimated anew if those of the center are.
 
         Args:
             a: From 0 to y - 1.
             model: One that `replica` returned, or a copy of it.
         """
-        for target, source in zip(model.weights, self.members[a].weights, strict=True):
-            target.assign(source)
+        copy_state(self.members[a], model)
         if not self.compiled:
             return
         anchors = self.optimizer.replicas[a].anchors()
         for variable, anchor in zip(model.trainable_variables, anchors, strict=True):
             variable.assign(anchor)
-        if self._has_inner_loop and self._batch_norm_data is not None:
-            self._reestimated(a, model)
+        self._reestimate(a, model)
 
     def ensemble(self) -> ensembles.Ensemble:
         """Return the replicas as one model that averages their outputs.
@@ -104,7 +110,7 @@ class Reading:
         processes, all must call this.
         """
         members = [self.replica(a) for a in range(self.replicas)]
-        return ensembles.Ensemble(members, ensembles.kind_for(self._loss_given))
+        return ensembles.Ensemble(members, self.ensemble_kind)
 
     def distances(self) -> np.ndarray:
         """Return sqrt(|w^a - c|^2 / N), [y]: root mean square distances to the center.
@@ -128,14 +134,15 @@ class Reading:
     def settle(self) -> None:
         """Bring the model that stands for the center up to date, with its BatchNorm statistics.
 
-        Of several processes, all must call this; `evaluate`, `predict`, `save` and `center` do.
+        Of several processes, all must call this. `fit` does at its end, and whatever looks at the
+        center: see `_entrances.py`.
         """
         if not self.compiled or self.optimizer.is_settled:
             return
         self._exchange.store()
         if not self.coupling.keeps_center:
             self._assign_center(self._exchange.mean())
-        self._settle_batch_norm()
+        self._settle_statistics()
         self.optimizer.is_settled = True
 
     def gather(self) -> None:
@@ -163,27 +170,43 @@ class Reading:
             [[w.numpy() for w in optimizer.anchors()] for optimizer in self._exchange.optimizers]
         )
 
-    def _settle_batch_norm(self) -> None:
-        """Estimate the center's statistics from training data, or average the replicas'."""
+    def _settle_statistics(self) -> None:
+        """Average what is not trained, and estimate BatchNorm statistics from training data."""
         own = statistics_of(self._center)
         if not own:
             return
-        if self._batch_norm_data is not None:
-            self._reestimated(-1, self._center)
+        of_all = self._exchange.of_all(
+            [[v.numpy() for v in statistics_of(self.members[a])] for a in self.local]
+        )
+        self._assign_statistics(mean_statistics(of_all))
+        if self._reestimate(-1, self._center):
             # Of several processes, each has other data: the first one's hold.
             of_all = self._exchange.of_all([[v.numpy() for v in own] for _ in self.local])
-            found = of_all[0]
-        else:
-            of_all = self._exchange.of_all(
-                [[v.numpy() for v in statistics_of(self.members[a])] for a in self.local]
-            )
-            found = [np.mean(values, axis=0) for values in zip(*of_all, strict=True)]
-        for variable, value in zip(own, found, strict=True):
-            variable.assign(value)
+            self._assign_statistics(of_all[0])
 
-    def _reestimated(self, number: int, model: keras.Model) -> None:
-        """Estimate the moving statistics of a model from training data."""
+    def _assign_statistics(self, values: Sequence[np.ndarray]) -> None:
+        for variable, value in zip(statistics_of(self._center), values, strict=True):
+            variable.assign(value)
+        for layer in self._center._flatten_layers():
+            if isinstance(layer, keras.layers.Normalization) and layer.built:
+                layer.finalize_state()
+
+    def _reestimate(self, number: int, model: keras.Model) -> bool:
+        """Estimate the moving statistics of a model from training data, if there are any."""
+        data = self._batch_norm_data
+        if isinstance(data, Batches):
+            data = data.recorded or None
+        if data is None:
+            return False
         known = self._reestimations.get(number)
         if known is None or known.model is not model:
             known = self._reestimations[number] = BatchNormReestimation(model)
-        known(self._batch_norm_data)
+        # The data go through in training mode, which moves other states too.
+        norms = [layer for layer in model._flatten_layers() if isinstance(layer, BATCH_NORM)]
+        estimated = {id(v) for layer in norms for v in layer.weights}
+        others = [v for v in statistics_of(model) if id(v) not in estimated]
+        before = [v.numpy() for v in others]
+        known(data)
+        for variable, value in zip(others, before, strict=True):
+            variable.assign(value)
+        return True

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from esgd_tf.replicas._arrival import END, Batches, after_arrival
 from esgd_tf.replicas._drawing import Drawing
-from esgd_tf.replicas._exchange import Exchange
+from esgd_tf.replicas._exchange import Exchange, mean_of
 from esgd_tf.replicas.coupling import Coupling
 from esgd_tf.replicas.focusing import CouplingSchedule
 
@@ -24,6 +26,7 @@ class Stepping:
     """
 
     # Of `Replicas` and `keras.Model`.
+    compiled: bool
     coupling: Coupling
     devices: Sequence[str | None]
     local: list[int]
@@ -35,13 +38,24 @@ class Stepping:
     _drawings: list[Drawing]
     _exchange: Exchange
     _step: int
+    steps_per_execution: int
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._batches = Batches()
+        # Whether `fit` has been given a batch, and whether it has warned of the coupling.
+        self._has_data = True
+        self._has_warned = False
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Return the outputs of the center."""
         return self._center(inputs, training=training)
 
     def train_step(self, data: Any) -> dict[str, Any]:
-        """Take one step in every replica of this process."""
+        """Take one step in every replica of this process, once the batch is there."""
+        return after_arrival(self._take_step, data)
+
+    def _take_step(self, data: Any) -> dict[str, Any]:
         optimizer = self.optimizer
         due = self._is_due(optimizer.iterations.value)
         if self._exchange.in_graph:
@@ -57,29 +71,38 @@ class Stepping:
         if self.coupling.keeps_center:
             _if(due, self._exchange.move_center)
         optimizer.iterations.assign_add(1)
-        return {name: tf.add_n([log[name] for log in logs]) / len(logs) for name in logs[0]}
+        return {name: mean_of([log[name] for log in logs]) for name in logs[0]}
 
     def test_step(self, data: Any) -> dict[str, Any]:
-        """Evaluate the center on one batch."""
-        return self._center.test_step(data)
+        """Evaluate the center on one batch, once it is there."""
+        return after_arrival(self._center.test_step, data)
 
     def make_train_function(self, force: bool = False) -> None:
         """Make the function that `fit` calls; with a strategy, replicas meet between its calls."""
         if self.train_function is not None and not force:
             return
         super().make_train_function(force)  # type: ignore[misc]  # of keras.Model
-        if self._exchange.in_graph:
-            return
         step = self.train_function
 
-        def meet_and_step(iterator: Any) -> Any:
-            if self._is_due(self._step):
+        def pull_meet_and_step(iterator: Any) -> Any:
+            source = self._batches.take(iterator, self.steps_per_execution)
+            if not self._exchange.in_graph and self._is_due(self._step):
                 self._exchange.gather()
-            logs = step(iterator)
+            try:
+                logs = step(source)
+            except END:
+                if self._has_data:
+                    raise
+                raise ValueError(
+                    f"The data set has fewer minibatches than the {self.replicas} replicas that "
+                    "they are dealt to, or one of them has no minibatch: there is nothing to train "
+                    "on."
+                ) from None
+            self._has_data = True
             self._step += 1
             return logs
 
-        self.train_function = meet_and_step
+        self.train_function = pull_meet_and_step
 
     @property
     def metrics(self) -> list[Any]:
@@ -91,6 +114,7 @@ class Stepping:
 
     def _get_metrics_result_or_logs(self, logs: Any) -> Any:
         """Return an epoch's means over the replicas of all processes."""
+        self._warn_of_strength(of_next=False)
         if len(self.local) == self.replicas:
             return logs
         return {
@@ -124,9 +148,30 @@ class Stepping:
     def _clock(self) -> int:
         return int(self.optimizer.iterations.numpy())
 
-    def _begin(self) -> None:
-        self._step = self._clock()
+    def _begin(self, batches: Batches | None = None) -> None:
+        """Get ready to train.
+
+        Args:
+            batches: Of `fit`, which knows whether to look at some; None leaves them alone.
+        """
+        self._batches = Batches() if batches is None else batches
+        self._has_data = False
+        self._go_on_here()
+
+    def _go_on_here(self) -> None:
+        """Training goes on from the weights and the clock of now, wherever they come from."""
+        if self.compiled:
+            self._step = self._clock()
         self._exchange.begin()
+
+    def _warn_of_strength(self, *, of_next: bool) -> None:
+        """Say once what became of a coupling that is too strong."""
+        if self._has_warned or (not of_next and not self._clock()):
+            return
+        warning = self.optimizer.warning_of_strength(of_next=of_next)
+        if warning:
+            self._has_warned = True
+            warnings.warn(warning, stacklevel=2)
 
     def _needs_gamma(self) -> bool:
         strength = self.coupling.strength

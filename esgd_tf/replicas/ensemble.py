@@ -9,7 +9,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from esgd_tf.replicas._arrival import after_arrival
+from esgd_tf.replicas._exchange import mean_of
+
 __all__ = ["Ensemble", "ensemble_outputs"]
+
+KINDS = ("logits", "binary_logits", "mean")
 
 
 def ensemble_outputs(outputs: Sequence[Any], kind: str) -> tf.Tensor:
@@ -26,7 +31,7 @@ def ensemble_outputs(outputs: Sequence[Any], kind: str) -> tf.Tensor:
     """
     members = [tf.convert_to_tensor(o) for o in outputs]
     if kind == "mean":
-        return tf.add_n(members) / len(members)
+        return mean_of(members)
     if kind == "logits":
         logs = tf.stack([tf.nn.log_softmax(z) for z in members])
         return tf.reduce_logsumexp(logs, axis=0) - tf.constant(math.log(len(members)), logs.dtype)
@@ -38,8 +43,27 @@ def ensemble_outputs(outputs: Sequence[Any], kind: str) -> tf.Tensor:
     raise ValueError(f"`kind` must be logits, binary_logits or mean; got {kind!r}.")
 
 
-def kind_for(loss: Any) -> str:
-    """Return how the outputs of networks trained with this loss are averaged."""
+def kind_for(loss: Any, output_names: Sequence[str] | None = None) -> str | list[str]:
+    """Return how the outputs of networks trained with this loss are averaged.
+
+    Args:
+        loss: As given to `compile`: one loss, or a structure of one for every output.
+        output_names: Of the outputs, where they are no dictionary; needed if the losses are one.
+
+    Returns:
+        A kind for all outputs, or one for each, in the order of `keras.tree.flatten`.
+    """
+    if isinstance(loss, dict):
+        # As Keras matches them: outputs in a list have names, those in a dictionary keys.
+        named = output_names is not None and set(loss) <= set(output_names)
+        names = list(output_names or ()) if named else sorted(loss)
+        return [_kind_of(loss.get(name)) for name in names]
+    if isinstance(loss, list | tuple):
+        return [_kind_of(one) for one in keras.tree.flatten(loss)]
+    return _kind_of(loss)
+
+
+def _kind_of(loss: Any) -> str:
     if not getattr(loss, "from_logits", False):
         return "mean"
     binary = (keras.losses.BinaryCrossentropy, keras.losses.BinaryFocalCrossentropy)
@@ -50,31 +74,57 @@ def kind_for(loss: Any) -> str:
 class Ensemble(keras.Model):
     """Several networks whose outputs are averaged.
 
+    Its regularisation is the mean of theirs, so that its loss can be compared with one of them.
+
     Args:
         members: Built Keras models with the same inputs and outputs.
-        kind: How, as of `ensemble_outputs`.
+        kind: How, as of `ensemble_outputs`: for all outputs, or a list with one for each, in the
+            order of `keras.tree.flatten`.
         name: Name of the model.
 
     Raises:
-        ValueError: There are no members, or no such kind.
+        ValueError: There are no members, or no such kind, or not one for each output.
     """
 
     def __init__(
-        self, members: Sequence[keras.Model], kind: str = "mean", name: str = "ensemble"
+        self,
+        members: Sequence[keras.Model],
+        kind: str | Sequence[str] = "mean",
+        name: str = "ensemble",
     ) -> None:
         super().__init__(name=name)
         if not members:
             raise ValueError("An ensemble needs at least one member.")
-        if kind not in ("logits", "binary_logits", "mean"):
-            raise ValueError(f"`kind` must be logits, binary_logits or mean; got {kind!r}.")
+        for one in [kind] if isinstance(kind, str) else kind:
+            if one not in KINDS:
+                raise ValueError(f"`kind` must be logits, binary_logits or mean; got {one!r}.")
         self.members = list(members)
-        self.kind = kind
+        self.kind = kind if isinstance(kind, str) else list(kind)
+        if hasattr(members[0], "output_names"):
+            # By which losses and metrics in a dictionary are matched.
+            self.output_names = list(members[0].output_names)
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """Return the averaged outputs."""
-        outputs = [member(inputs, training=training) for member in self.members]
-        return ensemble_outputs(outputs, self.kind)
+        """Return the averaged outputs, in the structure of a member's."""
+        of_members = [member(inputs, training=training) for member in self.members]
+        flat = list(zip(*(keras.tree.flatten(outputs) for outputs in of_members), strict=True))
+        kinds = [self.kind] * len(flat) if isinstance(self.kind, str) else self.kind
+        if len(kinds) != len(flat):
+            raise ValueError(
+                f"The members have {len(flat)} outputs, and `kind` has {len(kinds)} entries."
+            )
+        averaged = [ensemble_outputs(o, kind) for o, kind in zip(flat, kinds, strict=True)]
+        return keras.tree.pack_sequence_as(of_members[0], averaged)
+
+    @property
+    def losses(self) -> list[Any]:
+        """Losses that the members' layers have added, such as their regularisation: the mean."""
+        return [loss / len(self.members) for member in self.members for loss in member.losses]
+
+    def test_step(self, data: Any) -> Any:
+        """Evaluate on one batch, once it is there."""
+        return after_arrival(super().test_step, data)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""

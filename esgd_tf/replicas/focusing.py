@@ -36,6 +36,8 @@ class CouplingSchedule:
 
     #: Whether gamma_0 is measured where training starts.
     is_measured: bool = False
+    #: Whether the strength is held where a step of the optimizer would overshoot the center.
+    is_capped: bool = False
 
     def __call__(self, step: Any, gamma_zero: Any) -> tf.Tensor:
         """Return the strength, a float64 scalar.
@@ -60,9 +62,11 @@ class Focusing(CouplingSchedule):
         kind: "exponential", "linear" or "cosine".
         interval: Steps from one change of gamma to the next: 1 for every step, the steps of an
             epoch for every epoch.
-        maximum: Where the growth ends, or None. A spring so stiff that a step overshoots makes the
-            replicas fly apart: for K = 1, where learning_rate times gamma is above 2 with plain
-            SGD, and above 1.36 with Nesterov momentum 0.9.
+        maximum: Where the growth ends. None ends it where one step of SGD takes a replica all the
+            way to the center: K learning_rate gamma is at most 1, or (1 + m) / (1 + 2 m) with
+            Nesterov momentum m (0.68 for 0.9), whatever the learning rate at the moment. With
+            twice as stiff a spring, replicas overshoot the center and fly apart. Optimizers that
+            normalise their gradients, such as Adam, need no end.
 
     Raises:
         ValueError: An argument is out of range.
@@ -90,6 +94,11 @@ class Focusing(CouplingSchedule):
     def is_measured(self) -> bool:  # type: ignore[override]
         """Whether gamma_0 was not given."""
         return self.gamma is None
+
+    @property
+    def is_capped(self) -> bool:  # type: ignore[override]
+        """Whether `maximum` was not given."""
+        return self.maximum is None
 
     def __call__(self, step: Any, gamma_zero: Any) -> tf.Tensor:
         """Return gamma after so many steps."""
@@ -133,6 +142,8 @@ class CappedGrowth(CouplingSchedule):
         maximum: Where the growth ends.
         interval: Training steps of an update.
     """
+
+    is_capped = True
 
     def __init__(self, start: float, rate: float, maximum: float, interval: int) -> None:
         self.start, self.rate, self.maximum, self.interval = start, rate, maximum, interval

@@ -65,8 +65,24 @@ def dealt(dataset: tf.data.Dataset, replicas: Sequence[int], count: int) -> tf.d
     return out.prefetch(tf.data.AUTOTUNE)
 
 
+def checked_steps(steps_per_epoch: Any) -> int | None:
+    """Return the steps of an epoch, None for one pass, or refuse them.
+
+    Raises:
+        ValueError: An epoch would have no steps, or never end.
+    """
+    if steps_per_epoch is None:
+        return None
+    return _checks.integer("steps_per_epoch", steps_per_epoch, at_least=1)
+
+
 def shuffled(
-    arrays: Any, *, batch_size: int, seed: int, first_step: int, shuffle: bool
+    arrays: Any,
+    *,
+    batch_size: int,
+    seed: int,
+    first_step: int | Callable[[], int],
+    shuffle: bool,
 ) -> tuple[tf.data.Dataset, int]:
     """Return endless minibatches of arrays, in an order of its own each epoch, and their number.
 
@@ -77,7 +93,8 @@ def shuffled(
         arrays: A structure of arrays of equal length.
         batch_size: Examples a minibatch.
         seed: Of the order.
-        first_step: Where to start: minibatches since the start of the first pass.
+        first_step: Where to start: minibatches since the start of the first pass, or a function
+            that is asked when the first of them is wanted.
         shuffle: Whether to shuffle at all.
 
     Returns:
@@ -86,7 +103,8 @@ def shuffled(
     count = len(keras.tree.flatten(arrays)[0])
     batch_size = min(batch_size, count)
     steps = -(-count // batch_size)
-    first_epoch, first_batch = divmod(first_step, steps)
+    # A list would become one tensor.
+    arrays = keras.tree.lists_to_tuples(arrays)
     with tf.device("/CPU:0"):
         tensors = keras.tree.map_structure(tf.convert_to_tensor, arrays)
 
@@ -98,11 +116,19 @@ def shuffled(
         filled = tf.concat([order, order[: steps * batch_size - count]], axis=0)
         return tf.data.Dataset.from_tensor_slices(tf.reshape(filled, [steps, batch_size]))
 
+    def all_indices(_: tf.Tensor) -> tf.data.Dataset:
+        if callable(first_step):
+            first = tf.numpy_function(lambda: np.int64(first_step()), [], tf.int64)
+            first = tf.ensure_shape(first, ())
+        else:
+            first = tf.constant(first_step, tf.int64)
+        epochs = tf.data.Dataset.range(first // steps, np.iinfo(np.int64).max)
+        return epochs.flat_map(epoch_indices).skip(first % steps)
+
     def batch(indices: tf.Tensor) -> Any:
         return keras.tree.map_structure(lambda t: tf.gather(t, indices), tensors)
 
-    epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
-    indices = epochs.flat_map(epoch_indices).skip(first_batch)
+    indices = tf.data.Dataset.from_tensors(0).flat_map(all_indices)
     dataset = indices.map(batch, num_parallel_calls=tf.data.AUTOTUNE)
     endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
     return dataset.apply(endless).prefetch(tf.data.AUTOTUNE), steps
@@ -117,7 +143,7 @@ def make_minibatches(
     local: Sequence[int],
     replicas: int,
     seed: int,
-    first_epoch: int,
+    first_epoch: int | Callable[[], int],
     steps_per_epoch: int | None,
     shuffle: bool,
 ) -> tuple[tf.data.Dataset, int | None]:
@@ -131,7 +157,7 @@ def make_minibatches(
         local: Numbers of the replicas of this process.
         replicas: y, those of all.
         seed: Of the orders of arrays.
-        first_epoch: Where to start.
+        first_epoch: Where to start, or a function that tells when the first minibatch is wanted.
         steps_per_epoch: Training steps of an epoch; None for one pass.
         shuffle: Whether to shuffle arrays.
 
@@ -139,7 +165,7 @@ def make_minibatches(
         A data set of tuples of one minibatch a local replica, and the steps of an epoch, if known.
 
     Raises:
-        ValueError: The data are of another kind, or of different lengths.
+        ValueError: The data are of another kind, or of different lengths, or too few.
     """
     if isinstance(x, OwnMinibatches | tf.data.Dataset):
         if y is not None or sample_weight is not None or batch_size is not None:
@@ -149,13 +175,19 @@ def make_minibatches(
             )
         if isinstance(x, OwnMinibatches):
             return x.zipped(local), None
+        if 0 <= x.cardinality() < replicas:
+            raise ValueError(
+                f"The data set has {int(x.cardinality())} minibatches, fewer minibatches than the "
+                f"{replicas} replicas that they are dealt to: none would get one. Use smaller "
+                "minibatches, or repeat the data set."
+            )
         return dealt(x, local, replicas), None
     arrays = tuple(part for part in (x, y, sample_weight) if part is not None)
     flat = keras.tree.flatten(arrays)
     if not flat or not all(hasattr(part, "shape") and len(part.shape) for part in flat):
         raise ValueError(
             "`fit` takes arrays, a tf.data.Dataset of minibatches, or OwnMinibatches; got "
-            f"{type(x).__name__}."
+            f"{_what_is_wrong(x, y, sample_weight)}."
         )
     if len({len(part) for part in flat}) != 1 or not len(flat[0]):
         raise ValueError(
@@ -165,10 +197,29 @@ def make_minibatches(
     steps = (
         -(-len(flat[0]) // min(size, len(flat[0]))) if steps_per_epoch is None else steps_per_epoch
     )
+    # Converted once for all replicas.
+    with tf.device("/CPU:0"):
+        arrays = keras.tree.map_structure(tf.convert_to_tensor, keras.tree.lists_to_tuples(arrays))
+
+    def first_step() -> int:
+        return (first_epoch() if callable(first_epoch) else first_epoch) * steps
+
     made = [
-        shuffled(
-            arrays, batch_size=size, seed=seed + a, first_step=first_epoch * steps, shuffle=shuffle
-        )
+        shuffled(arrays, batch_size=size, seed=seed + a, first_step=first_step, shuffle=shuffle)
         for a in local
     ]
     return tf.data.Dataset.zip(tuple(dataset for dataset, _ in made)), steps
+
+
+def _what_is_wrong(x: Any, y: Any, sample_weight: Any) -> str:
+    """Name what is no array among what `fit` was given."""
+    for name, part in (("x", x), ("y", y), ("sample_weight", sample_weight)):
+        for entry in keras.tree.flatten(part):
+            if not hasattr(entry, "shape") or not len(entry.shape):
+                if entry is part:
+                    return f"{type(part).__name__} for `{name}`"
+                return (
+                    f"{type(part).__name__} for `{name}`, an entry of which is a "
+                    f"{type(entry).__name__}: make an array of it"
+                )
+    return type(x).__name__

@@ -7,8 +7,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from esgd_tf.replicas._members import copied_metrics, copy_of
-from esgd_tf.replicas.ensemble import Ensemble, kind_for
+from esgd_tf.replicas._arrival import after_arrival
+from esgd_tf.replicas._building import copy_of, copy_state
+from esgd_tf.replicas.ensemble import Ensemble
 
 __all__ = ["ReplicaMonitor"]
 
@@ -67,7 +68,7 @@ class ReplicaMonitor(keras.callbacks.Callback):
         for a in reversed(range(model.replicas)):
             model.copy_replica(a, self._copies[a])
             if a > 0:
-                first.set_weights(self._copies[a].get_weights())
+                copy_state(self._copies[a], first)
             found |= self._evaluated(f"replica{a}", first)
         return found | self._evaluated("ensemble", self._ensemble)
 
@@ -81,11 +82,9 @@ class ReplicaMonitor(keras.callbacks.Callback):
     def _make_copies(self) -> None:
         model = self.model
         self._copies = [copy_of(member, model.build_model) for member in model.members]
-        self._ensemble = Ensemble(self._copies, kind_for(model.loss))
-        for viewer in (self._copies[0], self._ensemble):
-            viewer.compile(
-                optimizer=None,
-                loss=model.loss,
-                metrics=copied_metrics(model.compiled_metrics),
-                jit_compile=False,
-            )
+        self._ensemble = Ensemble(self._copies, model.ensemble_kind)
+        first = self._copies[0]
+        step = first.test_step
+        first.test_step = lambda data: after_arrival(step, data)
+        for viewer in (first, self._ensemble):
+            viewer.compile(optimizer=None, jit_compile=False, **model.evaluation_arguments())

@@ -43,8 +43,8 @@ class Parle(Coupling):
         rho: Pull of the anchors toward the center at the start, >= 0; None is 0.01 L y.
         scoping: Relative growth of both per outer update, >= 0.
         gamma_max: Cap of gamma.
-        rho_max: Cap of rho. Its product with the outer learning rate must stay below 2, or the
-            anchors overshoot the center.
+        rho_max: Cap of rho. With SGD outside, rho is also held where one outer step would take an
+            anchor beyond the center: see `maximum` of `Focusing`.
         langevin_learning_rate: eta', > 0.
         momentum: Nesterov's, of the inner loop, in [0, 1).
         averaging: Weight of the OLD mean, in [0, 1).

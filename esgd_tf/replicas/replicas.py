@@ -7,8 +7,8 @@ evaluation in every replica. What is evaluated, saved for use and exported is th
 
 from __future__ import annotations
 
-import copy
 import functools
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -16,30 +16,32 @@ import keras
 import tensorflow as tf
 
 from esgd_tf.optimizers import _checks
+from esgd_tf.replicas._arrival import Batches
+from esgd_tf.replicas._building import copy_of
 from esgd_tf.replicas._drawing import Drawing
+from esgd_tf.replicas._entrances import Entrances
 from esgd_tf.replicas._exchange import Exchange, StrategyExchange
-from esgd_tf.replicas._gamma import measured_gamma
-from esgd_tf.replicas._members import (
-    copied_metrics,
-    copy_of,
-    devices_of,
-    make_members,
-)
+from esgd_tf.replicas._filing import Filing
+from esgd_tf.replicas._gamma import GAMMA_BATCHES, measured_gamma
+from esgd_tf.replicas._members import copied_metrics, devices_of, make_members
 from esgd_tf.replicas._optimizer import ReplicasOptimizer, inner_optimizers
 from esgd_tf.replicas._reading import Reading
 from esgd_tf.replicas._stepping import Stepping
 from esgd_tf.replicas.coupling import Coupling
-from esgd_tf.replicas.minibatches import make_minibatches
+from esgd_tf.replicas.ensemble import kind_for
+from esgd_tf.replicas.minibatches import checked_steps, make_minibatches
 
 __all__ = ["Replicas"]
 
 INITIALIZATIONS = ("independent", "same")
 # Minibatches from which the center's BatchNorm statistics are estimated.
 _BATCH_NORM_BATCHES = 50
+# More replicas than these in one graph, and it takes minutes to make it.
+_MANY = 32
 
 
 @keras.saving.register_keras_serializable(package="esgd_tf")
-class Replicas(Stepping, Reading, keras.Model):
+class Replicas(Filing, Entrances, Stepping, Reading, keras.Model):
     """y interacting replicas of a network.
 
     Example:
@@ -60,8 +62,8 @@ class Replicas(Stepping, Reading, keras.Model):
           coupling's part; `global_clipnorm` on the minibatch gradient alone.
 
     Args:
-        build_model: Returns a new, built Keras model. If it takes an argument, it is called with
-            the number of the replica, to seed its weights by.
+        build_model: Returns a new, built Keras model. If it has an argument without a default, it
+            is called with the number of the replica, to seed its weights by.
         replicas: y >= 1.
         coupling: What draws the replicas together, from `esgd_tf.replicas`.
         initialization: "independent": every replica starts as `build_model` made it. "same": all
@@ -73,7 +75,8 @@ class Replicas(Stepping, Reading, keras.Model):
 
     Raises:
         ValueError: An argument is out of range, there are fewer devices than replicas, the models
-            differ in their shapes, or are not built, or are equal though they should not be.
+            differ in their shapes, or are not built, or share weights, or are equal though they
+            should not be.
     """
 
     def __init__(
@@ -147,8 +150,17 @@ class Replicas(Stepping, Reading, keras.Model):
 
         Raises:
             ValueError: The optimizer is built already or does not fit the coupling, or
-                `steps_per_execution` is above 1, or `jit_compile` True, with a strategy.
+                `steps_per_execution` is above 1, or `jit_compile` True, with a strategy; or some
+                replicas have frozen layers that others have not.
         """
+        self._check_trainable()
+        if len(self.local) > _MANY:
+            warnings.warn(
+                f"{len(self.local)} replicas in one process are traced one by one before the first "
+                "step, which takes seconds for each and cannot be interrupted: try few first, or "
+                "`run_eagerly=True`.",
+                stacklevel=2,
+            )
         if self._strategy is not None and jit_compile is True:
             raise ValueError(
                 "`jit_compile` must be False or 'auto' with a strategy: XLA is for one device."
@@ -236,9 +248,10 @@ class Replicas(Stepping, Reading, keras.Model):
             shuffle: Whether to shuffle arrays.
             initial_epoch: Number of epochs done before.
             steps_per_epoch: Training steps of an epoch; None for one pass.
-            batch_norm_data: Batches of TRAINING data for the center's BatchNormalization
-                statistics; None takes the first minibatches of the first replica (of arrays, in
-                their order of the first epoch), False averages the replicas' own statistics.
+            batch_norm_data: Batches of TRAINING data for the BatchNormalization statistics of
+                center and replicas; None takes the first minibatches of the first replica (of
+                arrays, in their order of the first epoch; of a data set, as they pass by, at most
+                256 MB of them), False averages the replicas' own statistics.
             **options: Of `keras.Model.fit`.
 
         Returns:
@@ -251,46 +264,68 @@ class Replicas(Stepping, Reading, keras.Model):
         _refuse_class_weight(options)
         if options.get("validation_split"):
             raise ValueError("`validation_split` is not taken: give `validation_data` instead.")
+        steps_per_epoch = checked_steps(steps_per_epoch)
         make = functools.partial(
             make_minibatches,
             x,
             y,
             sample_weight,
             batch_size,
-            local=self.local,
             replicas=self.replicas,
             seed=self.seed,
             steps_per_epoch=steps_per_epoch,
             shuffle=shuffle,
         )
-        batches, steps = make(first_epoch=initial_epoch)
+        # `BackupAndRestore` sets the first epoch when Keras' `fit` is under way.
+        batches, steps = make(
+            local=self.local, first_epoch=lambda: self._initial_epoch or initial_epoch
+        )
         execution = self.steps_per_execution
         if steps and steps % execution:
             raise ValueError(
                 f"`steps_per_execution` = {execution} does not go into the {steps} steps of an "
                 "epoch: the last execution would run over."
             )
-        if batch_norm_data is None:
-            # Of arrays always those of the first epoch, so that it does not matter where a run
-            # goes on; a data set begins where it begins.
-            first = make(first_epoch=0)[0] if initial_epoch else batches
-            batch_norm_data = first.map(lambda *parts: parts[0]).take(_BATCH_NORM_BATCHES)
-        self._batch_norm_data = None if batch_norm_data is False else batch_norm_data
-        if self._needs_gamma():
-            own = [self.members[a] for a in self.local]
-            center = self._center.get_weights()
-            gamma = measured_gamma(own, self._center, self._exchange, batches)
-            self._center.set_weights(center)
-            self.optimizer.gamma_zero = gamma
-        self._begin()
-        return super().fit(
-            batches,
-            epochs=epochs,
-            initial_epoch=initial_epoch,
-            steps_per_epoch=steps if steps_per_epoch is None else steps_per_epoch,
-            shuffle=False,
-            **options,
+        is_array = steps is not None
+        records = batch_norm_data is None and not is_array and self._has_batch_norm
+        needs_gamma = self._needs_gamma()
+        pulled = Batches(
+            records,
+            look=self._measure_gamma if needs_gamma else None,
+            ahead=GAMMA_BATCHES if needs_gamma else 0,
         )
+        if batch_norm_data is None and is_array and self._has_batch_norm:
+            # Always those of the first epoch, so that it does not matter where a run goes on.
+            first, _ = make(local=self.local[:1], first_epoch=lambda: 0)
+            batch_norm_data = first.map(lambda parts: parts).take(_BATCH_NORM_BATCHES)
+        self._batch_norm_data = None if batch_norm_data is False else batch_norm_data
+        if records:
+            self._batch_norm_data = pulled
+        self._begin(pulled)
+        if not needs_gamma:
+            self._warn_of_strength(of_next=True)
+        try:
+            history = super().fit(
+                batches,
+                epochs=epochs,
+                initial_epoch=initial_epoch,
+                steps_per_epoch=steps if steps_per_epoch is None else steps_per_epoch,
+                shuffle=False,
+                **options,
+            )
+        finally:
+            # What training has left on the devices is what there is from now on.
+            self._exchange.store()
+        # For whoever reads the center's variables without asking for them.
+        self.settle()
+        return history
+
+    def _measure_gamma(self, batches: list[Any]) -> None:
+        if not self._needs_gamma():  # `BackupAndRestore` has brought it
+            return
+        own = [self.members[a] for a in self.local]
+        self.optimizer.gamma_zero = measured_gamma(own, self._center, self._exchange, batches)
+        self._warn_of_strength(of_next=True)
 
     def train_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, **options: Any
@@ -324,82 +359,57 @@ class Replicas(Stepping, Reading, keras.Model):
                 "gamma_0 is measured by `fit`: give Focusing a `gamma` to train by batches."
             )
         self._begin()
-        data = tf.data.Dataset.from_tensors(tuple(hands))
+        self._warn_of_strength(of_next=True)
+        data = keras.tree.map_structure(tf.convert_to_tensor, tuple(hands))
         self.make_train_function()
-        logs = self.train_function(iter(data))
+        try:
+            logs = self.train_function(iter([data]))
+        finally:
+            self._exchange.store()
+        if self._is_traced:
+            self.settle()
         logs = {name: float(value) for name, value in logs.items()}
         return logs if options.get("return_dict") else list(logs.values())
-
-    def evaluate(self, *arguments: Any, **options: Any) -> Any:
-        """Evaluate the center: as `keras.Model.evaluate`."""
-        self.settle()
-        return super().evaluate(*arguments, **options)
-
-    def predict(self, *arguments: Any, **options: Any) -> Any:
-        """Predict by the center: as `keras.Model.predict`."""
-        self.settle()
-        return super().predict(*arguments, **options)
-
-    def save(self, *arguments: Any, **options: Any) -> None:
-        """Save replicas, optimizers and center: as `keras.Model.save`. See also `center`."""
-        self.settle()
-        super().save(*arguments, **options)
-
-    @property
-    def _loss_given(self) -> Any:
-        return self._compile_arguments.get("loss")
 
     @property
     def compiled_metrics(self) -> Any:
         """The metrics given to `compile`."""
         return self._compile_arguments.get("metrics")
 
-    # ---- saving and loading ----------------------------------------------------------------------
-
-    def get_config(self) -> dict[str, Any]:
-        """Return what a model without strategy is rebuilt from."""
+    def evaluation_arguments(self) -> dict[str, Any]:
+        """Return what another model is compiled with, to be evaluated as this one is."""
+        given = self._compile_arguments
         return {
-            "member": keras.saving.serialize_keras_object(self.members[0]),
-            "replicas": self.replicas,
-            "coupling": keras.saving.serialize_keras_object(self.coupling),
-            "initialization": self.initialization,
-            "seed": self.seed,
-            "name": self.name,
+            "loss": given.get("loss"),
+            "loss_weights": given.get("loss_weights"),
+            "metrics": copied_metrics(given.get("metrics")),
+            "weighted_metrics": copied_metrics(given.get("weighted_metrics")),
+            "run_eagerly": given.get("run_eagerly", False),
         }
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Replicas:
-        """Rebuild the model from `get_config`, on one device."""
-        config = dict(config)
-        member = config.pop("member")
-        member = {key: value for key, value in member.items() if key != "compile_config"}
-        initialization = config.pop("initialization")
+    @property
+    def ensemble_kind(self) -> str | list[str]:
+        """How the outputs of the replicas are averaged: `kind` of `ensemble_outputs`."""
+        names = getattr(self.members[0], "output_names", None)
+        return kind_for(self._compile_arguments.get("loss"), names)
 
-        def build_model() -> keras.Model:
-            # A copy: Keras empties the config of a functional model that it rebuilds.
-            return keras.saving.deserialize_keras_object(
-                copy.deepcopy(member), custom_objects=custom_objects
-            )
-
-        config["coupling"] = keras.saving.deserialize_keras_object(
-            config["coupling"], custom_objects=custom_objects
+    @property
+    def _has_batch_norm(self) -> bool:
+        return any(
+            isinstance(layer, keras.layers.BatchNormalization)
+            for layer in self._center._flatten_layers()
         )
-        model = cls(build_model, initialization="same", **config)
-        model.initialization = initialization
-        return model
 
-    def get_compile_config(self) -> dict[str, Any]:
-        """Return the arguments of `compile`, serialised."""
-        return {
-            name: keras.saving.serialize_keras_object(value)
-            for name, value in self._compile_arguments.items()
-        }
-
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compile with what `get_compile_config` returned."""
-        self.compile(
-            **{name: keras.saving.deserialize_keras_object(v) for name, v in config.items()}
-        )
+    def _check_trainable(self) -> None:
+        """Refuse layers that are frozen in some replicas, or in all since they were made."""
+        wanted = len(self._exchange.state)
+        for a, member in enumerate(self.members):
+            count = len(member.trainable_variables)
+            if count != wanted:
+                raise ValueError(
+                    f"replica {a} has {count} trainable weights and the center {wanted}: freeze "
+                    "layers in `build_model`, so that they are frozen in all."
+                )
 
 
 def _refuse_class_weight(options: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from esgd_tf.cli.settings import (
     make_settings,
     resume_settings,
     settings_table,
+    stretched,
 )
 from esgd_tf.training.errors import RunFolderError
 
@@ -215,3 +216,42 @@ def test_corruptions_are_checked_shown_and_kept():
 def test_alpha_of_easgd_is_its_share_of_0_9(replicas):
     experiment = settings("-opt", "easgd", "--replicas", str(replicas)).experiment
     assert make_coupling(experiment, 100).alpha == pytest.approx(0.9 / replicas)
+
+
+@pytest.mark.parametrize("optimizer", ["rsgd", "easgd"])
+def test_replicas_of_entropy_sgd_take_its_preset(optimizer):
+    for name in ("quickstart", "wrn-cifar10", "conv-cifar10"):
+        chosen = settings("--preset", name, "-opt", optimizer, "-L", "20").experiment
+        entropy = config.PRESETS[name]["entropy-sgd"]
+        coupled = config.PRESETS[name][optimizer]
+        for field in (
+            "lr", "lr_drops", "lr_factor", "gamma", "scoping", "langevin_lr", "noise", "dropout",
+            "outer_momentum", "epochs", "l2",
+        ):  # fmt: skip
+            assert getattr(chosen, field) == getattr(entropy, field), field
+        for field in ("replicas", "coupling_every", "focusing", "initialization", "optimizer"):
+            assert getattr(chosen, field) == getattr(coupled, field), field
+        assert chosen.langevin_steps == 20
+        if optimizer == "rsgd":
+            # The stiffest spring goes as far in a step as without the inner loop.
+            assert chosen.coupling_max * chosen.lr == coupled.coupling_max * coupled.lr
+        plain = settings("--preset", name, "-opt", optimizer, "-L", "0").experiment
+        assert plain == coupled
+    given = settings("--preset", "quickstart", "-opt", "rsgd", "-L", "20", "--lr", "0.3")
+    assert given.experiment.lr == 0.3
+
+
+def test_a_coupling_that_is_stretched_is_spoken_of():
+    stored = settings("--preset", "quickstart", "-opt", "rsgd").to_dict()
+    longer = resume_settings(parsed("-rl", "-e", "40"), config.PRESETS, stored)
+    assert stretched(stored, longer) == (
+        "--epochs=40: the coupling, which was to grow over 20 epochs, grows over 40 from the "
+        "start, so it jumps back to where that law has it by now"
+    )
+    shorter = resume_settings(parsed("-rl", "-e", "10"), config.PRESETS, stored)
+    assert "grows over 10 from the start, so it jumps on to" in stretched(stored, shorter)
+    assert stretched(stored, resume_settings(parsed("-rl"), config.PRESETS, stored)) is None
+    for flags in (["-opt", "easgd"], ["-opt", "rsgd", "--focusing", "none"], ["-opt", "momentum"]):
+        stored = settings("--preset", "quickstart", *flags).to_dict()
+        longer = resume_settings(parsed("-rl", "-e", "40"), config.PRESETS, stored)
+        assert stretched(stored, longer) is None

@@ -27,7 +27,7 @@ def entropy(**options):
 CASES = {
     "rsgd": lambda: (ReplicatedSGD(0.3, every=2), nesterov()),
     "focused": lambda: (
-        ReplicatedSGD(Focusing(steps=2 * STEPS_PER_EPOCH, growth=20.0, interval=5)),
+        ReplicatedSGD(Focusing(steps=2 * STEPS_PER_EPOCH, growth=20.0, interval=5, maximum=1.2)),
         entropy(),
     ),
     "easgd": lambda: (ElasticAveraging(0.2, every=2), keras.optimizers.Adam(0.05)),
@@ -39,7 +39,7 @@ CASES = {
 }
 
 
-def network(a=0):
+def network(a):
     """Return a built network that starts in its own place for every a."""
     kernel = keras.initializers.GlorotUniform(a + 1)
     return keras.Sequential(

@@ -63,7 +63,7 @@ def test_other_kinds_are_refused():
     with pytest.raises(ValueError, match=words):
         ensemble_outputs(list(outputs()), "votes")
     with pytest.raises(ValueError, match=words):
-        Ensemble([helpers.network()], "votes")
+        Ensemble([helpers.network(0)], "votes")
     with pytest.raises(ValueError, match="An ensemble needs at least one member"):
         Ensemble([])
 

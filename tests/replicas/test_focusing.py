@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esgd_tf.replicas import ElasticAveraging, Focusing, OwnMinibatches, ReplicatedSGD
+from esgd_tf.replicas import ElasticAveraging, Focusing, OwnMinibatches, Parle, ReplicatedSGD
 from esgd_tf.replicas.focusing import CappedGrowth, CouplingSchedule
 from tests.optimizers.helpers import data
 from tests.replicas import helpers
@@ -156,3 +156,93 @@ def test_single_batches_measure_nothing():
 def test_a_constant_strength_is_no_schedule():
     model = helpers.replicas(ElasticAveraging(0.3))
     assert float(model.optimizer.gamma) == 0.3
+
+
+# ---- where it ends ------------------------------------------------------------------------------
+
+SGD = keras.optimizers.SGD
+
+
+def held(optimizer, rule=None, **options):
+    """Return replicas without a loss of their own: all that moves them is the coupling."""
+    rule = rule or ReplicatedSGD(Focusing(20, gamma=1e-2, growth=1e9))
+    return helpers.replicas(rule, optimizer, loss=lambda y, z: 0.0 * z, run_eagerly=True, **options)
+
+
+@pytest.mark.filterwarnings("ignore:The coupling is held")
+@pytest.mark.parametrize(
+    ("optimizer", "every", "bound"),
+    [
+        (lambda: SGD(0.2), 1, 1.0),
+        (lambda: SGD(0.2), 2, 1.0),
+        (lambda: SGD(0.2, momentum=0.9), 1, 1.0),
+        (lambda: SGD(0.2, momentum=0.9, nesterov=True), 1, 1.9 / 2.8),
+        (lambda: helpers.entropy(outer_momentum=0.5, outer_nesterov=True), 1, 1.5 / 2),
+    ],
+    ids=["sgd", "every", "momentum", "nesterov", "entropy"],
+)
+def test_growth_ends_where_a_step_would_overshoot_the_center(optimizer, every, bound):
+    model = held(optimizer(), ReplicatedSGD(Focusing(20, gamma=1e-2, growth=1e9), every=every))
+    before = model.distances().max()
+    helpers.fit(model, epochs=8)
+    rate = float(model.optimizer.learning_rate)
+    np.testing.assert_allclose(model.optimizer.last_gamma * rate * every, bound, rtol=1e-6)
+    np.testing.assert_allclose(float(model.optimizer.gamma), model.optimizer.last_gamma)
+    assert model.distances().max() < 0.2 * before
+
+
+@pytest.mark.filterwarnings("ignore:The coupling is held")
+def test_the_end_of_growth_follows_the_learning_rate():
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([2], [0.5, 0.1])
+    model = held(SGD(schedule), ReplicatedSGD(Focusing(1, gamma=1e3, growth=1.0)))
+    record = helpers.Record(lambda model: model.optimizer.last_gamma)
+    helpers.fit(model, callbacks=[record])
+    np.testing.assert_allclose(record.kept, [2, 2, 2, 10, 10], rtol=1e-6)
+    model = held(SGD(0.0), ReplicatedSGD(Focusing(1, gamma=1e3, growth=1.0)))
+    helpers.fit(model)
+    assert np.isfinite(helpers.weights(model)[0]).all()
+
+
+def test_what_is_held_is_said_once():
+    model = held(SGD(0.2))
+    with pytest.warns(UserWarning, match="held at 5 where its schedule says 183: .*`maximum`") as w:
+        helpers.fit(model, epochs=6)
+    assert sum("is held" in str(one.message) for one in w) == 1
+
+
+def test_a_maximum_that_was_given_and_normalised_gradients_are_left_alone():
+    rule = ReplicatedSGD(Focusing(5, gamma=1.0, growth=8.0, maximum=7.0))
+    model = held(SGD(0.2), rule)
+    helpers.fit(model)
+    assert model.optimizer.last_gamma == 7.0
+    model = held(keras.optimizers.Adam(0.01), ReplicatedSGD(Focusing(5, gamma=1.0, growth=1e6)))
+    helpers.fit(model)
+    np.testing.assert_allclose(model.optimizer.last_gamma, 1e6)
+
+
+@pytest.mark.parametrize(
+    ("rule", "optimizer", "most"),
+    [
+        (ReplicatedSGD(10.0), SGD(0.2), "10"),
+        (ReplicatedSGD(20.0), SGD(0.2, momentum=0.9), "19"),
+        (ReplicatedSGD(5.0, every=2), SGD(0.2), "5"),
+        (ReplicatedSGD(Focusing(5, gamma=7.0, growth=1.0, maximum=7.0)),
+         SGD(0.2, momentum=0.9, nesterov=True), "6.79"),
+    ],
+    ids=["sgd", "momentum", "every", "maximum"],
+)  # fmt: skip
+def test_a_spring_that_tears_replicas_apart_is_warned_of_before_they_train(rule, optimizer, most):
+    x, y = data()
+    model = held(optimizer, rule)
+    with pytest.warns(UserWarning, match=f"overshoot.*must stay below {most}"):
+        model.train_on_batch(x[:8], y[:8])
+
+
+@pytest.mark.filterwarnings("ignore:The coupling is held")
+def test_parles_anchors_do_not_fly_apart_either():
+    rule = Parle(langevin_steps=1, rho=1.0, scoping=1.0, rho_max=1e6)
+    model = held(SGD(0.5), rule)
+    before = model.distances().max()
+    helpers.fit(model, epochs=6)
+    assert model.optimizer.last_gamma == 2.0
+    assert model.distances().max() < before

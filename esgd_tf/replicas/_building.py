@@ -1,0 +1,108 @@
+"""How the networks of replicas are made by the user's function, and how they are copied."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+__all__ = ["copy_of", "copy_state", "kept", "numbered"]
+
+
+def numbered(build_model: Callable[..., keras.Model]) -> Callable[[int], keras.Model]:
+    """Return a function of the replica's number that calls `build_model` as it wants to be called.
+
+    The number goes to the one argument that has no default. An argument with a default, such as a
+    coefficient, is none of ours.
+
+    Args:
+        build_model: See `Replicas`.
+
+    Raises:
+        ValueError: Several arguments have no default.
+    """
+    try:
+        parameters = list(inspect.signature(build_model).parameters.values())
+    except (TypeError, ValueError):  # some callables of C have none
+        parameters = []
+    lacking = [
+        p
+        for p in parameters
+        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
+    if not lacking:
+        return lambda a: build_model()
+    if len(lacking) > 1:
+        raise ValueError(
+            "`build_model` may have one argument without a default, which gets the number of the "
+            f"replica, but it has {', '.join(p.name for p in lacking)}: give the others a default, "
+            "or fill them in by functools.partial."
+        )
+    (number,) = lacking
+    if number.kind == number.KEYWORD_ONLY:
+        return lambda a: build_model(**{number.name: a})
+    return build_model
+
+
+def copy_of(model: keras.Model, build_model: Callable[..., keras.Model]) -> keras.Model:
+    """Return a new model with the same layers and state, not compiled."""
+    copy = None
+    # A subclass may not say how it is rebuilt.
+    with contextlib.suppress(NotImplementedError, TypeError, ValueError):
+        copy = type(model).from_config(model.get_config())
+    if copy is None or not copy.built:
+        copy = numbered(build_model)(0)
+    copy_state(model, copy)
+    return copy
+
+
+def copy_state(source: keras.Model, target: keras.Model) -> None:
+    """Give a model all that another one like it has learnt: weights, and what `adapt` has found.
+
+    It goes layer by layer, as Keras saves: vocabularies are not among a model's weights, and some
+    layers derive more from their weights than `set_weights` knows of.
+    """
+    pairs = list(zip(source._flatten_layers(), target._flatten_layers(), strict=True))
+    for old, new in pairs:
+        if not _has_learnt(old):
+            continue
+        store: dict[str, Any] = {}
+        old.save_own_variables(store)
+        new.load_own_variables({name: _array(value) for name, value in store.items()})
+        if hasattr(old, "save_assets") and hasattr(new, "load_assets"):
+            with tempfile.TemporaryDirectory() as folder:
+                old.save_assets(folder)
+                new.load_assets(folder)
+
+
+@contextlib.contextmanager
+def kept(model: keras.Model) -> Iterator[None]:
+    """Put everything that a model has learnt back afterwards."""
+    stores = []
+    for layer in model._flatten_layers():
+        if not _has_learnt(layer):
+            continue
+        store: dict[str, Any] = {}
+        layer.save_own_variables(store)
+        stores.append((layer, {name: _array(value) for name, value in store.items()}))
+    try:
+        yield
+    finally:
+        for layer, store in stores:
+            layer.load_own_variables(store)
+
+
+def _has_learnt(layer: Any) -> bool:
+    """Tell whether there is a state: a vocabulary comes with `adapt`, or from a file."""
+    vocabulary = getattr(layer, "get_vocabulary", None)
+    return vocabulary is None or len(vocabulary(include_special_tokens=False)) > 0
+
+
+def _array(value: Any) -> np.ndarray:
+    """Return a copy of what a layer puts into its store: a variable or an array."""
+    return np.array(value.numpy() if hasattr(value, "numpy") else value)

@@ -1,0 +1,89 @@
+"""How strongly replicas can be drawn to their center before a step overshoots it.
+
+With learning rate eta and the spring K gamma in the gradient of SGD, the distance d of a replica to
+the center obeys, if there were nothing but the spring,
+
+    momentum m              d' = d - s d + m (d - d_before),          s = eta K gamma
+    Nesterov momentum m     d' = (1 - s) ((1 + m) d - m d_before)
+
+which shrinks for s < 2 (1 + m), and for s < 2 (1 + m) / (1 + 2 m) with Nesterov's. Half of that,
+and at most 1, leaves room for the curvature of the loss: at s = 1 plain SGD goes all the way to the
+center in one step. Optimizers that normalise their gradients go no further, however stiff the
+spring.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from esgd_tf.replicas.coupling import Coupling
+from esgd_tf.replicas.focusing import CouplingSchedule
+
+__all__ = ["Limits"]
+
+
+class Limits:
+    """What a coupling may be, for an optimizer.
+
+    Args:
+        coupling: The rule.
+        optimizer: What steps with the gradient that the coupling enters: the outer optimizer.
+    """
+
+    def __init__(self, coupling: Coupling, optimizer: keras.optimizers.Optimizer) -> None:
+        self._coupling = coupling
+        strength = coupling.strength
+        #: Whether what is planned is held at the limit.
+        self.holds = isinstance(strength, CouplingSchedule) and strength.is_capped
+        self._optimizer = (
+            optimizer
+            if coupling.enters_gradient and isinstance(optimizer, keras.optimizers.SGD)
+            else None
+        )
+
+    def acting(self, planned: tf.Tensor, rate: Any) -> tf.Tensor:
+        """Return the strength that acts, a float64 scalar.
+
+        Args:
+            planned: What the schedule says.
+            rate: Learning rate.
+        """
+        if self._optimizer is None or not self.holds:
+            return planned
+        _, safe = self._bounds()
+        return tf.minimum(planned, safe / self._reach(rate))
+
+    def warning(self, planned: tf.Tensor, rate: Any) -> str | None:
+        """Return a sentence about a strength that is held, or with which replicas fly apart."""
+        if self._optimizer is None:
+            return None
+        unstable, safe = self._bounds()
+        reach, asked = float(self._reach(rate)), float(planned)
+        if self.holds and asked * reach > safe:
+            return (
+                f"The coupling is held at {safe / reach:.3g} where its schedule says {asked:.3g}: "
+                f"with learning rate {float(rate):.3g} a stiffer spring makes replicas overshoot "
+                "their center. Let it grow less, or give Focusing a `maximum` to have no warning."
+            )
+        if not self.holds and asked * reach >= unstable:
+            return (
+                f"A coupling of {asked:.3g} with learning rate {float(rate):.3g} makes replicas "
+                f"overshoot their center more with every step: it must stay below "
+                f"{unstable / reach:.3g}."
+            )
+        return None
+
+    def _reach(self, rate: Any) -> tf.Tensor:
+        """Return s for a strength of 1."""
+        one = self._coupling.factor(tf.constant(1.0, tf.float64))
+        return tf.cast(one, tf.float64) * tf.cast(tf.convert_to_tensor(rate), tf.float64)
+
+    def _bounds(self) -> tuple[float, float]:
+        """Return where s is unstable, and where it is held."""
+        assert self._optimizer is not None
+        m = float(self._optimizer.momentum)
+        unstable = 2 * (1 + m) / (1 + 2 * m if self._optimizer.nesterov else 1)
+        return unstable, min(unstable / 2, 1.0)
