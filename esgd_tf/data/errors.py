@@ -23,6 +23,8 @@ _PLAIN = (
     (r"corrupted record at (\d+)", "the record at byte {} does not match its checksum"),
     (r"Could not parse example|Can't parse serialized", "a record is no tf.train.Example with the "
      "features that it should have"),
+    (r"Incompatible shapes at component \d+: expected \[\?,(.*?)\] but got \[\d+,(.*?)\]",
+     "images are of shape [{1}] and not [{0}]"),
     (r"expected to contain (\d+) elements but contained (?:only|at least) (\d+)",
      "{1} records are there and not {0}"),
     (r"No such file or directory", "there is no such file"),
