@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +13,14 @@ from esgd_tf.cli.door import FAILED, asks_for_traceback, enter
 from esgd_tf.cli.flags import define_flags, help_text, parse
 from esgd_tf.cli.parsers import FlagError, check_folder_name
 from esgd_tf.cli.patience import waiting
-from esgd_tf.cli.schema import is_of_walkers
+from esgd_tf.cli.places import (
+    last_checkpoint,
+    last_run,
+    new_folder,
+    of_restore_path,
+    require_writable,
+    reserved,
+)
 from esgd_tf.cli.settings import (
     Settings,
     choose_preset,
@@ -75,16 +81,16 @@ def _train(fv: Any, presets: Mapping[str, Mapping[str, Any]]) -> int:
     is_chief = task is None or task.is_chief
     path, checkpoint, settings, seen = _what_to_run(fv, presets, is_chief=is_chief)
     if is_chief:
-        _require_writable(path)
+        require_writable(path)
         print(settings_table(settings), flush=True)
     # From here on TensorFlow is needed.
     with _patience_for(task), without_startup_messages():
         strategy = _strategy(settings.run)
 
         from esgd_tf.cli import training_run  # noqa: F401 - has messages of its own
-    with contextlib.ExitStack() as reserved:
+    with contextlib.ExitStack() as place:
         if is_chief and fv.name is None and seen == (None,) * len(seen):
-            path = reserved.enter_context(_reserved(path))
+            path = place.enter_context(reserved(path))
         return _run(fv, path, checkpoint, settings, strategy, seen)
 
 
@@ -173,23 +179,23 @@ def _what_to_run(
         settings = make_settings(fv, presets)
         # What there is in the folder is for the chief to judge, who may have been faster.
         if is_chief:
-            path = _new_folder(logdir, fv.name, settings)
+            path = new_folder(logdir, fv.name, settings)
         else:
             path = logdir / (fv.name or "of-the-chief")
         return path, None, settings, RunFolder(path, checkpoints).state()
 
     if fv.restore_path is None:
-        path = logdir / fv.name if fv.name else _last_run(logdir)
+        path = logdir / fv.name if fv.name else last_run(logdir)
         checkpoint = None
     else:
-        path, checkpoint = _of_restore_path(Path(fv.restore_path), logdir, fv.name)
+        path, checkpoint = of_restore_path(Path(fv.restore_path), logdir, fv.name)
     folder = RunFolder(path, checkpoints)
     seen = folder.state()
     before = folder.read_config()
     settings = resume_settings(fv, presets, before, folder.config)
     if is_chief and (note := stretched(before, settings)):
         say(note)
-    checkpoint = checkpoint or _last_checkpoint(folder)
+    checkpoint = checkpoint or last_checkpoint(folder)
     if checkpoint.is_file():
         return path, checkpoint, settings, seen
     if folder.read_history():
@@ -199,121 +205,6 @@ def _what_to_run(
         )
     say(f"Nothing was saved in {path} yet: starting from the beginning.")
     return path, None, settings, seen
-
-
-def _of_restore_path(given: Path, logdir: Path, name: str | None) -> tuple[Path, Path | None]:
-    """Return the run folder that --restore_path means, and the checkpoint, if it names one."""
-    if given.is_dir():
-        return (logdir / name if name else given), None
-    if not given.is_file():
-        what = " (a link to nothing)" if given.is_symlink() else ""
-        raise RunFolderError(f"There is no checkpoint {given}{what}.")
-    if name:
-        return logdir / name, given
-    # A kept one lies a folder deeper than the last.
-    for folder in given.absolute().parents[:3]:
-        if (folder / "config.json").exists():
-            return folder, given
-    raise RunFolderError(
-        f"{given} lies in no run folder (there is no config.json above it): name its run by -n."
-    )
-
-
-def _new_folder(logdir: Path, name: str | None, settings: Settings) -> Path:
-    """Return where a new run goes.
-
-    Raises:
-        RunFolderError: There is a run of this name.
-    """
-    if name is None:
-        return next(path for path in _free_names(logdir, settings))
-    path = logdir / name
-    if (path / "config.json").exists():
-        raise RunFolderError(
-            f"{path} holds a run already: go on with it by -rl, or choose another -n."
-        )
-    return path
-
-
-def _free_names(logdir: Path, settings: Settings) -> Iterator[Path]:
-    stem = f"{settings.preset}-{settings.experiment.optimizer}"
-    for number in itertools.count(1):
-        path = logdir / (stem if number == 1 else f"{stem}-{number}")
-        if not os.path.lexists(path):  # links to nothing too
-            yield path
-
-
-@contextlib.contextmanager
-def _reserved(path: Path) -> Iterator[Path]:
-    """Make the folder of a run without a name, or one beside it if another start was faster.
-
-    A run that fails before it has written anything takes its folder away again.
-    """
-    stem, number = path.name, 1
-    there = [folder for folder in (path, *path.parents) if not folder.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        try:
-            path.mkdir()
-            break
-        except FileExistsError:
-            number += 1
-            path = path.with_name(f"{stem}-{number}")
-    try:
-        yield path
-    finally:
-        if not (path / "config.json").exists():
-            with contextlib.suppress(OSError):
-                (path / ".lock").unlink(missing_ok=True)
-                for folder in (path / "checkpoints", path, *there[1:]):
-                    if folder.exists():
-                        folder.rmdir()  # fails where there is something in it
-
-
-def _last_checkpoint(folder: RunFolder) -> Path:
-    """Return last.keras, or previous.keras where only that is left."""
-    return folder.last if folder.last.exists() or not folder.previous.exists() else folder.previous
-
-
-def _require_writable(path: Path) -> None:
-    """Refuse a folder that cannot be made or written to.
-
-    Raises:
-        RunFolderError: It is that.
-    """
-    folders = [path, *path.absolute().parents]
-    there = next(folder for folder in folders if os.path.lexists(folder))
-    if not there.is_dir():
-        what = "a file" if there.exists() else "a link to nothing"
-        raise RunFolderError(f"{there} is {what}, not a folder: name another by --logdir or -n.")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise RunFolderError(
-            f"Cannot write to {there} (permissions, or a file system that is read-only): "
-            "name another folder by --logdir."
-        )
-
-
-def _last_run(logdir: Path) -> Path:
-    """Return the training that was last written to; runs of `walkers` are passed over."""
-    runs: list[Path] = []
-    passed_over: list[Path] = []
-    for config in logdir.glob("*/config.json"):
-        is_training = True
-        with contextlib.suppress(RunFolderError):  # a damaged one is told when it is its turn
-            is_training = not is_of_walkers(RunFolder(config.parent).read_config())
-        (runs if is_training else passed_over).append(config.parent)
-    if not runs:
-        but = f" (but {passed_over[0]}, which is one of walkers)" if passed_over else ""
-        raise RunFolderError(f"There is no run in {logdir} to go on with{but}.")
-
-    def newest(run: Path) -> float:
-        return max(file.lstat().st_mtime for file in run.iterdir())
-
-    last = max(runs, key=newest)
-    newer = [run for run in passed_over if newest(run) > newest(last)]
-    if newer:
-        say(f"train.py: {newer[0]} is newer, but a run of walkers: going on with {last}.")
-    return last
 
 
 def _preset_table(presets: Mapping[str, Mapping[str, Any]]) -> str:

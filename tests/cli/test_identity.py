@@ -198,7 +198,7 @@ def test_names_that_lead_to_files_and_to_nothing(tmp_path, capsys):
     assert (tmp_path / "file").read_text() == "precious"
     # A name that is made up goes around links to nothing.
     (tmp_path / "quickstart-entropy-sgd").symlink_to(tmp_path / "nowhere")
-    from esgd_tf.cli.train import _free_names
+    from esgd_tf.cli.places import free_names
 
     class Settings:
         preset = "quickstart"
@@ -206,4 +206,4 @@ def test_names_that_lead_to_files_and_to_nothing(tmp_path, capsys):
         class experiment:  # noqa: N801
             optimizer = "entropy-sgd"
 
-    assert next(_free_names(tmp_path, Settings)).name == "quickstart-entropy-sgd-2"
+    assert next(free_names(tmp_path, Settings)).name == "quickstart-entropy-sgd-2"
