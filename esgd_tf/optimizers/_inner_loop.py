@@ -79,10 +79,11 @@ class InnerLoop:
 
         Args:
             distribution: The strategy in force.
-            taken: Whether there was a step, a bool scalar; None for yes.
+            taken: Whether there was a step, a bool scalar, the same in all replicas; None for yes.
         """
         now = self._probes(distribution)
         if taken is not None:
+            taken = distribution.experimental_local_results(taken)[0]
             now = tf.where(taken, now, tf.convert_to_tensor(self._seen.value))
         distribution.extended.update(
             self._seen.value, lambda v, probes: v.assign(probes), args=(now,), group=False

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from esgd_tf.optimizers._warnings import warn
 from esgd_tf.replicas._arrival import END, Batches, after_arrival
 from esgd_tf.replicas._drawing import Drawing
 from esgd_tf.replicas._exchange import Exchange, mean_of
@@ -171,7 +171,7 @@ class Stepping:
         warning = self.optimizer.warning_of_strength(of_next=of_next)
         if warning:
             self._has_warned = True
-            warnings.warn(warning, stacklevel=2)
+            warn(warning)
 
     def _needs_gamma(self) -> bool:
         strength = self.coupling.strength

@@ -8,7 +8,6 @@ evaluation in every replica. What is evaluated, saved for use and exported is th
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -16,6 +15,7 @@ import keras
 import tensorflow as tf
 
 from esgd_tf.optimizers import _checks
+from esgd_tf.optimizers._warnings import warn
 from esgd_tf.replicas._arrival import Batches
 from esgd_tf.replicas._building import copy_of
 from esgd_tf.replicas._drawing import Drawing
@@ -155,11 +155,10 @@ class Replicas(Filing, Entrances, Stepping, Reading, keras.Model):
         """
         self._check_trainable()
         if len(self.local) > _MANY:
-            warnings.warn(
+            warn(
                 f"{len(self.local)} replicas in one process are traced one by one before the first "
                 "step, which takes seconds for each and cannot be interrupted: try few first, or "
-                "`run_eagerly=True`.",
-                stacklevel=2,
+                "`run_eagerly=True`."
             )
         if self._strategy is not None and jit_compile is True:
             raise ValueError(

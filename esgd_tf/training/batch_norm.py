@@ -18,6 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from esgd_tf.optimizers._warnings import warn
 from esgd_tf.training.batch_inputs import input_batches
 from esgd_tf.training.batch_norm_sums import add_statistics
 
@@ -67,8 +68,8 @@ def reestimate_batch_norm(model: keras.Model, data: Iterable[Any]) -> int:
 class BatchNormReestimation:
     """`reestimate_batch_norm` for one model, keeping its traced function from call to call.
 
-    It is for callbacks: a network whose weights are NaN, for training diverged, is left as it is,
-    so that training ends in the way that its user has chosen.
+    It is for callbacks: where the statistics are not finite, for training diverged, they are left
+    as they are, with a warning, so that training ends in the way that its user has chosen.
     """
 
     def __init__(self, model: keras.Model) -> None:
@@ -76,15 +77,16 @@ class BatchNormReestimation:
         self._layers: list[Any] = []
         self._sums: list[tf.Variable] = []
         self._forward: Callable[[Any], None]
+        self._has_warned = False
 
     def __call__(self, data: Iterable[Any]) -> int:
-        """Estimate from `data`, and return 0 if weights are not finite; see `estimate`."""
+        """Estimate from `data`, and return 0 if what comes is not finite; see `estimate`."""
         try:
             return self.estimate(data)
-        except _NotFiniteError:
-            weights = self.model.trainable_variables
-            if all(np.isfinite(keras.ops.convert_to_numpy(w)).all() for w in weights):
-                raise
+        except _NotFiniteError as error:
+            if not self._has_warned:
+                warn(str(error))
+            self._has_warned = True
             return 0
 
     def estimate(self, data: Iterable[Any]) -> int:
