@@ -102,6 +102,7 @@ def test_three_replicas_on_two_devices_are_refused(tmp_path, two_cpus, monkeypat
     assert "--replicas=3 and 2 devices" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore:A coupling of 0.1 with learning rate")
 def test_checkpoint_steps_count_all_replicas_and_nothing_bad_is_saved(tmp_path, capsys):
     """Every gradient but the first two is infinite; 2 evaluations a step."""
     flags = (*FLAGS, *COUPLED["rsgd"], "--monitor", "0", "--budget", "each", "-e", "1")
@@ -117,6 +118,7 @@ def test_checkpoint_steps_count_all_replicas_and_nothing_bad_is_saved(tmp_path, 
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:A coupling of 0.1 with learning rate")
 def test_skipped_minibatches_are_counted_over_all_replicas(tmp_path):
     flags = (*FLAGS, *COUPLED["rsgd"], "--monitor", "0", "--budget", "each", "-e", "1")
     flags += ("--logdir", tmp_path, "--lr", "1e30", "--coupling_gamma", "0.1")
