@@ -128,6 +128,12 @@ class WeightSwap:
                 self._exchange(where, strategy)
         return before
 
+    def leave_inner_loop(self) -> None:
+        """Let all weights be what they are: each starts anew with its next gradient."""
+        members = self._optimizer._loop.members
+        members.assign(tf.zeros_like(members.value))
+        self._held.assign(PLACES.index("langevin"))
+
     def back_to_langevin(self, distribution: Any) -> None:
         """Give the model its Langevin weights back; in the training graph or eagerly."""
         held = tf.convert_to_tensor(self._held.value)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from esgd_tf.optimizers import LocalEntropy, _outer_step
@@ -214,18 +213,10 @@ def put_at(optimizer: LocalEntropy, weights: Sequence[Any]) -> None:
         optimizer: The replica's, which is built.
         weights: The anchor, one array for each of its weights.
     """
-    for i, (variable, weight) in enumerate(
-        zip(optimizer._trainable_variables, weights, strict=True)
-    ):
+    for variable, weight in zip(optimizer._trainable_variables, weights, strict=True):
         variable.assign(weight)
-        for slots, value in (
-            (optimizer._anchors, weight),
-            (optimizer._means, weight),
-            (optimizer._velocities, np.zeros_like(weight)),
-        ):
-            slot = slots[i] if slots else None
-            if slot is not None:
-                slot.assign(value)
+    if optimizer.langevin_steps:
+        optimizer._swap.leave_inner_loop()
 
 
 def _without_inner_loop(optimizer: keras.optimizers.Optimizer) -> LocalEntropy:
