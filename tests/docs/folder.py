@@ -193,6 +193,12 @@ def words(text):
 
 
 def looks_like(block, printed):
-    """Whether a block of output is what the block before it prints: nine words of ten are."""
+    """Whether a block of output is what the block before it prints: three words of four are.
+
+    Some of them, such as predicted classes, are as variable as numbers.
+
+    Returns:
+        Whether it is, and the words that are not printed.
+    """
     expected = words(block.content)
-    return len(expected & words(printed)) >= 0.9 * len(expected), expected - words(printed)
+    return len(expected & words(printed)) > 0.75 * len(expected), expected - words(printed)
