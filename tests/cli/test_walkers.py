@@ -108,7 +108,7 @@ def test_questions_through_a_pipe_and_going_on(tmp_path, capsys, monkeypatch):
         (("somewhere",), "one word too many"),
         (("--no_such_flag",), "no_such_flag"),
         (("plot",), "give RUN"),
-        (("plot", "x", "--out", "x.txt"), "--out=x.txt: must end in"),
+        (("plot", "x", "--out", "x.txt"), "--out=x.txt: must be the name of a .png or"),
     ],
 )
 def test_bad_flags(capsys, flags, sentence):
