@@ -1,6 +1,8 @@
 """What every test shares: two logical CPUs, and a fresh Keras for each test."""
 
 import os
+import stat
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -29,6 +31,20 @@ def float64():
     """Let Keras compute in float64; `learning_rate` too is kept in floatx."""
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
+
+
+@pytest.fixture
+def null_device(tmp_path):
+    """A device like /dev/null. Where root runs the tests, a defect would replace that one."""
+    if os.geteuid() != 0:
+        return Path("/dev/null")
+    path = tmp_path / "null-device"
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        path.write_text("x")
+    except OSError:
+        pytest.skip("no devices may be made here")
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -227,17 +227,17 @@ def test_names_with_dollars_and_underscores_do_not_break_pictures(write, tmp_pat
     assert texts == names
 
 
-def test_output_paths(write, tmp_path, monkeypatch, capsys):
+def test_output_paths(write, null_device, tmp_path, monkeypatch):
     """A device stays one, a link leads to the picture, and ~ is the home of the user."""
     write("a")
     b = write("b")
-    (tmp_path / "null.png").symlink_to("/dev/null")
+    (tmp_path / "null.png").symlink_to(null_device)
     (tmp_path / "link.png").symlink_to(tmp_path / "real.png")
     monkeypatch.setenv("HOME", str(tmp_path))
     for out in (tmp_path / "null.png", tmp_path / "link.png", "~/home.png"):
         assert esgd_tf("compare", "~/a", b, f"--out={out}") == 0
-    assert (tmp_path / "null.png").readlink() == Path("/dev/null")
-    assert Path("/dev/null").is_char_device()
+    assert (tmp_path / "null.png").readlink() == null_device
+    assert null_device.is_char_device()
     assert (tmp_path / "link.png").is_symlink()
     assert (tmp_path / "real.png").stat().st_size > 1000
     assert (tmp_path / "home.png").exists()

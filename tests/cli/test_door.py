@@ -178,8 +178,15 @@ def test_a_wait_that_holds_the_lock_of_python_can_be_stopped():
     assert process.returncode == -signal.SIGINT
 
 
+_OPENS = (
+    "import os; from esgd_tf.cli.door import enter; "
+    'raise SystemExit(enter("x", lambda: os.open(os.devnull, os.O_RDONLY) < 3))'
+)
+
+
 def shell(command, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PY": sys.executable}
+    environment.pop("PYTHONUNBUFFERED", None)
     return subprocess.run(
         ["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True,
         check=False, timeout=120,
@@ -194,6 +201,8 @@ def test_commands_in_a_shell_without_output(tmp_path):
         ("$PY -m esgd_tf --help >&-", 1),
         ("$PY -m esgd_tf --help 2>&- | cat; exit ${PIPESTATUS[0]}", 0),
         ("(sleep 0.5; $PY -m esgd_tf --help) | true; exit ${PIPESTATUS[0]}", 1),
+        # A file that is opened must not become what others print to.
+        (f"$PY -c '{_OPENS}' >&- 2>&-", 0),
         ("mkdir gone; cd gone; rmdir ../gone; $PY -m esgd_tf --help", 1),
     ):
         result = shell(command, tmp_path)

@@ -100,14 +100,6 @@ def test_questions_through_a_pipe_and_going_on(tmp_path, capsys, monkeypatch):
         (("--c1", "0.33"), "--c1=0.33: must be a multiple of 1 / resolution"),
         (("--explore_from", "0,7"), "--explore_from=7: must name workers, 0 ... 1"),
         (("--explore_from", "x"), "--explore_from=x: must be numbers"),
-        (("--explore_from", "0"), "--explore_from: has no effect without --explore"),
-        (("--full_spectrum",), "--full_spectrum=True: has no effect without hessian"),
-        (("--p", "0.8"), "--p: has no effect without --soft_labels"),
-        (("-k", "3"), "--n_eigenvalues: has no effect without --hessian"),
-        (("-L", "3"), "--langevin_steps: has no effect without -opt entropy-sgd"),
-        (("--ascent_lr", "3"), "--ascent_lr: has no effect without --sharpness"),
-        (("--model", "lenet", "--n_hidden", "3"), "--n_hidden: has no effect without --model nn"),
-        (("--n_steps", "1" + "0" * 400), "--n_steps=1000"),
         (("--schedule", "/nothing.csv"), "--schedule=/nothing.csv: /nothing.csv: No such file"),
         (("--ask_every", "3"), "--ask_every belongs to --user_input"),
         (("--name", "a/b"), "--name=a/b: must be the name of a folder"),
@@ -116,7 +108,7 @@ def test_questions_through_a_pipe_and_going_on(tmp_path, capsys, monkeypatch):
         (("somewhere",), "one word too many"),
         (("--no_such_flag",), "no_such_flag"),
         (("plot",), "give RUN"),
-        (("plot", "x", "--out", "x.txt"), "--out=x.txt: must be the name of a .png"),
+        (("plot", "x", "--out", "x.txt"), "--out=x.txt: must be the name of a .png or"),
     ],
 )
 def test_bad_flags(capsys, flags, sentence):

@@ -4,7 +4,6 @@ import os
 import stat
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -70,15 +69,16 @@ def test_a_link_that_leads_to_itself_is_an_error_with_its_name(tmp_path):
     assert caught.value.filename == str(link)
 
 
-def test_devices_and_pipes_are_written_to(tmp_path):
-    device = Path("/dev/null").stat()
-    write_null = tmp_path / "null"
-    write_null.symlink_to("/dev/null")
-    for path in (write_null, write_null.readlink()):
+def test_devices_and_pipes_are_written_to(null_device, tmp_path):
+    device = null_device.stat()
+    link = tmp_path / "link"
+    link.symlink_to(null_device)
+    for path in (link, null_device):
         write(path, "x")
-    after = Path("/dev/null").stat()
+    after = null_device.stat()
     assert stat.S_ISCHR(after.st_mode)
     assert (after.st_ino, after.st_mode) == (device.st_ino, device.st_mode)
+    assert link.is_symlink()
 
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
