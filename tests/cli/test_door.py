@@ -106,7 +106,11 @@ class Failing(io.StringIO):
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
 
-@pytest.mark.parametrize("stream", [Failing(), None, open(os.devnull)], ids=str)  # noqa: PTH123, SIM115
+@pytest.mark.parametrize(
+    "stream",
+    [Failing(), None, open(os.devnull)],
+    ids=["pipe", "none", "unwritable"],  # noqa: PTH123, SIM115
+)
 def test_output_that_is_lost(stream, monkeypatch, capsys):
     def body():
         print("one")
