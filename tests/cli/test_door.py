@@ -108,8 +108,8 @@ class Failing(io.StringIO):
 
 @pytest.mark.parametrize(
     "stream",
-    [Failing(), None, open(os.devnull)],
-    ids=["pipe", "none", "unwritable"],  # noqa: PTH123, SIM115
+    [Failing(), None, Path(os.devnull).open()],  # noqa: SIM115
+    ids=["pipe", "none", "unwritable"],
 )
 def test_output_that_is_lost(stream, monkeypatch, capsys):
     def body():
