@@ -125,7 +125,7 @@ def run_training(
             writes=processes.is_chief,
             keeps_previous=intact,
         )
-        guard = Guard(processes.gather)
+        guard = Guard(processes.gather, alone=processes.count == 1)
         first = [
             NotFiniteGuard(run["on_nan"], recorder),
             *([ReplicaMonitor(**batches.monitored(run["monitor"]))] if replicated else []),

@@ -157,8 +157,7 @@ class Replicas(Filing, Entrances, Stepping, Reading, keras.Model):
         if len(self.local) > _MANY:
             warn(
                 f"{len(self.local)} replicas in one process are traced one by one before the first "
-                "step, which takes seconds for each and cannot be interrupted: try few first, or "
-                "`run_eagerly=True`."
+                "step, which takes seconds for each: try few first, or `run_eagerly=True`."
             )
         if self._strategy is not None and jit_compile is True:
             raise ValueError(

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from esgd_tf.replicas.replicas import Replicas
 from esgd_tf.training.batch_norm import BatchNormAveraging
@@ -29,8 +30,12 @@ _FIRST = (
 )  # fmt: skip
 
 
-class Interrupted(Exception):  # noqa: N818 - not an error
-    """A signal asked the run to stop; carries the signal's number."""
+class Interrupted(BaseException):
+    """A signal asked the run to stop; carries the signal's number.
+
+    Not an `Exception`, as KeyboardInterrupt is none: what is traced when it comes would take it for
+    an error of its own.
+    """
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal.Signals(signal_number).name)
@@ -264,15 +269,21 @@ class Guard(keras.callbacks.Callback):
 
     Used as a context manager around `fit`, it takes SIGINT (Ctrl-C), SIGTERM, which schedulers
     send before they take a machine away, and SIGHUP, which a closed terminal sends. The first
-    signal lets the step under way end; a second SIGINT ends the process at once. Of several
-    processes all stop after the same step, whichever got the signal.
+    signal lets the step under way end; a second SIGINT ends the process at once. While the first
+    step is still being traced, which takes minutes for many replicas, there is none to wait for. Of
+    several processes all stop after the same step, whichever got the signal.
 
     Args:
         gather: Returns the numbers of all processes; see `Processes`.
+        alone: Whether there is one process only.
     """
 
-    def __init__(self, gather: Callable[[int], list[int]] = lambda value: [value]) -> None:
+    def __init__(
+        self, gather: Callable[[int], list[int]] = lambda value: [value], *, alone: bool = True
+    ) -> None:
         super().__init__()
+        self._alone = alone
+        self._has_stepped = False
         self._received: int | None = None
         self._previous: dict[int, Any] = {}
         self._gather = gather
@@ -292,6 +303,8 @@ class Guard(keras.callbacks.Callback):
         if self._received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._received = number
+        if self._alone and not self._has_stepped and tf.inside_function():
+            raise Interrupted(number)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Raise if a signal has come.
@@ -299,6 +312,7 @@ class Guard(keras.callbacks.Callback):
         Raises:
             Interrupted: A signal has come.
         """
+        self._has_stepped = True
         # After the last minibatch the epoch is better ended: its line and validation would be
         # missing for good.
         if batch + 1 < (self.params or {}).get("steps", 0):
