@@ -274,6 +274,7 @@ def test_a_baseline_run_with_a_limit(drawn, tmp_path, capsys):
     assert re.search(r"^  gradient evaluations +2$", capsys.readouterr().out, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_going_on_past_a_limit_gives_the_same_bits(finished, tmp_path):
     flags = [*SMALL, "--logdir", str(tmp_path), "-n", "parts"]
     assert train(*flags, "--limit_steps", "3") == 0

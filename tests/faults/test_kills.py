@@ -42,6 +42,7 @@ def finished(job):
     return job.run_folder
 
 
+@pytest.mark.slow
 def test_stop_at_each_moment(tmp_path):
     generator = np.random.default_rng(20161104)
     job = Job(tmp_path, "stopped", 2)

@@ -101,6 +101,7 @@ def test_full_disk_keeps_the_last_good_state(tmp_path):
     assert len(harness.history(job.run_folder)) == 2
 
 
+@pytest.mark.slow
 @needs_mount
 def test_a_full_disk_for_everything(tmp_path):
     job = Job(tmp_path, "full", 1)

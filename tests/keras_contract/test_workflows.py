@@ -5,7 +5,6 @@ itself cannot do is not asked for.
 """
 
 import copy
-import itertools
 import pickle
 
 import keras
@@ -115,9 +114,7 @@ def test_compile_again_with_the_same_optimizer(make):
 @every_optimizer
 def test_callbacks_in_any_order(make, tmp_path):
     ends = []
-    for order in itertools.permutations(range(4)):
-        if order[0] > order[1]:  # half of them will do
-            continue
+    for order in ((0, 1, 2, 3), (3, 2, 1, 0), (1, 0, 3, 2), (2, 3, 0, 1)):
         callbacks = [
             AnchorCallback(),
             keras.callbacks.EarlyStopping("loss", patience=9, restore_best_weights=True),

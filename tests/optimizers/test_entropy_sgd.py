@@ -133,7 +133,7 @@ def test_learning_rate_schedule_survives_the_config(make):
 def test_scope_schedule_survives_the_config(make):
     optimizer = make(0.5, gamma=LinearScope(0.2, 0.3))
     restored = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
-    assert repr(restored.gamma) == "LinearScope(gamma=0.2, scoping=0.3)"
+    assert repr(restored.gamma) == "LinearScope(gamma=0.2, scoping=0.3, maximum=None)"
     assert restored.get_config() == optimizer.get_config()
 
 

@@ -66,6 +66,7 @@ def with_batch_norm(seed):
     return keras.Model(inputs, outputs)
 
 
+@pytest.mark.slow
 def test_statistics_of_batch_norm_are_those_of_a_run_that_was_not_cut(tmp_path, monkeypatch):
     """They are estimated from minibatches, which must not depend on where it was cut."""
     monkeypatch.setattr("tests.walkers.helpers.linear", with_batch_norm)
