@@ -17,7 +17,6 @@ is a change of a few single numbers of a large weight, which then counts as a pa
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -27,6 +26,8 @@ import tensorflow as tf
 
 # Numbers of each weight that are remembered.
 _PROBES = 16
+# Weights of no more numbers than this are joined to be probed.
+_JOINED = 2**17
 
 
 class InnerLoop:
@@ -90,8 +91,25 @@ class InnerLoop:
         )
 
     def _probes(self, distribution: Any) -> tf.Tensor:
-        weights = self._optimizer._trainable_variables
-        return tf.stack([_probe(tf_variable(weight), distribution) for weight in weights])
+        """Return 16 numbers of every weight: float64 [number of weights, 16]."""
+        weights = [tf_variable(weight) for weight in self._optimizer._trainable_variables]
+        # The fused kernels copy a weight first while a tensor that was read from it lives: these
+        # are gone by then, since whatever changes the weights waits for what the probes say.
+        values = [
+            tf.reshape(tf.convert_to_tensor(distribution.experimental_local_results(w)[0]), [-1])
+            for w in weights
+        ]
+        # For small networks the number of operations counts: their weights are joined, and one
+        # operation picks from all of a dtype. Large weights are too large to be copied for that.
+        groups: dict[Any, list[int]] = {}
+        for i, value in enumerate(values):
+            together = value.dtype if value.shape[0] <= _JOINED else i
+            groups.setdefault(together, []).append(i)
+        rows = [_probe([values[i] for i in numbers]) for numbers in groups.values()]
+        if len(rows) == 1:
+            return rows[0]
+        order = np.argsort([i for numbers in groups.values() for i in numbers])
+        return tf.gather(tf.concat(rows, axis=0), order)
 
     # ---- who takes part -----------------------------------------------------------------------
 
@@ -146,18 +164,22 @@ def tf_variable(variable: Any) -> Any:
     return variable.value if isinstance(variable, keras.Variable) else variable
 
 
-def _probe(weight: Any, distribution: Any) -> tf.Tensor:
-    """Return 16 numbers of a weight as float64, in the order of their places."""
-    size = math.prod(weight.shape)
-    if size == 0:
-        return tf.zeros([_PROBES], tf.float64)
-    # Spread over the whole weight, at unequal steps; of a short one, all.
+def _probe(values: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Return 16 numbers of each flat tensor, all of one dtype: float64 [number, 16]."""
+    places, start = [], 0
+    for value in values:
+        places.append(start + _places(value.shape[0]))
+        start += value.shape[0]
+    if start == 0:
+        return tf.zeros([len(values), _PROBES], tf.float64)
+    joined = values[0] if len(values) == 1 else tf.concat(values, axis=0)
+    # An empty weight has no numbers of its own; any will do that does not change.
+    at = np.minimum(np.stack(places), start - 1)
+    return tf.cast(tf.gather(joined, tf.constant(at, tf.int64)), tf.float64)
+
+
+def _places(size: int) -> np.ndarray:
+    """Return 16 places of a flat weight, spread at unequal steps; of a short one, all."""
     if size <= _PROBES:
-        at = np.arange(_PROBES) % size
-    else:
-        at = np.sort(np.random.default_rng(size).choice(size, _PROBES, replace=False))
-    # The fused kernels copy a weight first while a tensor that was read from it lives: this one is
-    # gone by then, since whatever changes the weight waits for what the probes say.
-    local = distribution.experimental_local_results(weight)[0]
-    flat = tf.reshape(tf.convert_to_tensor(local), [-1])
-    return tf.cast(tf.gather(flat, tf.constant(at, tf.int64)), tf.float64)
+        return np.arange(_PROBES) % max(size, 1)
+    return np.sort(np.random.default_rng(size).choice(size, _PROBES, replace=False))
