@@ -144,6 +144,29 @@ def test_step_sizes_by_name_without_an_inner_loop():
     helpers.assert_equal([model[1].numpy()], helpers.numpy(plain))
 
 
+def test_step_sizes_by_name_through_multi_optimizer():
+    """As if each part were trained alone, with the step sizes that its weights are given."""
+    slow = EntropySGD(1.0, langevin_learning_rate_multipliers={"kernel": 0.5}, **OPTIONS)
+    still = EntropySGD(1.0, learning_rate_multipliers={"bias": 0.0}, **OPTIONS)
+    model = helpers.network(
+        keras.optimizers.MultiOptimizer(lambda v: slow if "kernel" in v.path else still)
+    )
+    start = model.get_weights()
+    helpers.train_on_batches(model, 3)
+    assert int(slow.outer_iterations) == int(still.outer_iterations) == 1
+    helpers.assert_equal([model.layers[0].bias.numpy()], start[1:])
+    rate = OPTIONS | {"langevin_learning_rate": 0.05}
+    alone = EntropySGD(1.0, **rate)
+    # The bias walks as before, and so the kernel sees the same gradients.
+    twin = helpers.network(
+        keras.optimizers.MultiOptimizer(
+            lambda v: alone if "kernel" in v.path else EntropySGD.from_config(still.get_config())
+        )
+    )
+    helpers.train_on_batches(twin, 3)
+    helpers.assert_close(twin.get_weights(), model.get_weights(), atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("factors", "told"),
     [({"nowhere": 2.0}, "found in no weight's path"), ({"he": 2.0, "ad": 3.0}, "more than one")],
