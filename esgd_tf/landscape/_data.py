@@ -1,89 +1,187 @@
-"""Data that are the same at each pass."""
+"""Data that are the same at each pass.
+
+A loss over data is a function of the weights only if each pass sees the same batches. Arrays are
+cut into batches once. Whatever else gives batches when it is iterated (a `tf.data.Dataset`, a
+`keras.utils.PyDataset`, a data loader) is gone through twice at the beginning, and refused if the
+two passes differ.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["FixedData"]
+# What `fit` and `evaluate` cut arrays with: floats become floatx, sparse and ragged arrays work.
+from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
+
+__all__ = ["Batch", "FixedData", "cut_rows", "rows_of"]
+
+# (x, y, sample_weight), each a tensor, a structure of tensors, or None.
+Batch = tuple[Any, Any, Any]
 
 _DEFAULT_BATCH_SIZE = 512
+# Of a data set that does not know its own length.
+_ENDLESS = 10_000
+_KINDS = (
+    "Data must be (x, y) or (x, y, sample_weight) arrays, or a batched tf.data.Dataset or other "
+    "object that gives such batches at each pass"
+)
 
 
 @dataclasses.dataclass
 class FixedData:
-    """Batches that are the same at each pass, and how many examples they have."""
+    """Batches that are the same at each pass, and how many examples they have.
+
+    Args:
+        source: The data, or None.
+        batch_size: Of arrays; 512 if None.
+        for_model: Whether they go into a Keras model: then there must be some, and arrays become
+            what Keras makes of them.
+    """
 
     source: Any
     batch_size: int | None
-    needed: bool
+    for_model: bool
     count: float = 1.0
     absent: bool = False
 
     def __post_init__(self) -> None:
-        self._list: list[tuple[Any, Any, Any]] | None = None
+        self._list: list[Batch] | None = None
         if self.source is None:
-            if self.needed:
+            if self.for_model:
                 raise ValueError("There are no data: give (x, y) arrays or a tf.data.Dataset.")
             self.absent = True
             nothing = tf.zeros([1])
-            self._list = [(nothing, nothing, tf.ones([1]))]
-        elif isinstance(self.source, tf.data.Dataset):
+            self._list = [(nothing, nothing, None)]
+            return
+        if self._gives_batches():
             if self.batch_size is not None:
-                raise ValueError("`batch_size` is for arrays: a tf.data.Dataset comes in batches.")
-            if self.source.cardinality() == tf.data.INFINITE_CARDINALITY:
-                raise ValueError("The dataset never ends: limit it with `take` or do not `repeat`.")
+                raise ValueError(
+                    f"`batch_size` is for arrays: a {type(self.source).__name__} comes in batches."
+                )
             self.count = self._check_passes()
         else:
-            self._list = self._sliced()
-            self.count = sum(float(tf.reduce_sum(w)) for _, _, w in self._list)
+            self._slice()
         if self.count <= 0:
-            raise ValueError("The data have no examples (or all their sample weights are 0).")
+            raise ValueError("The data have no examples.")
+        if self._all_weights_are_zero():
+            raise ValueError("All sample weights are 0: there is nothing to measure.")
 
-    def batches(self) -> Iterator[tuple[Any, Any, Any]]:
+    @property
+    def is_arrays(self) -> bool:
+        """Whether it is here that the data are cut into batches."""
+        return not self.absent and not self._gives_batches()
+
+    def batches(self) -> Iterator[Batch]:
+        """Return the batches, from the first."""
         if self._list is not None:
             return iter(self._list)
-        return (_with_weight(element) for element in self.source)
+        return (_triple(element) for element in self._elements())
 
-    def _sliced(self) -> list[tuple[Any, Any, Any]]:
-        if not isinstance(self.source, list | tuple) or len(self.source) not in (2, 3):
-            raise ValueError(
-                "Data must be (x, y) or (x, y, sample_weight) arrays, or a batched "
-                f"tf.data.Dataset; got {type(self.source).__name__}."
-            )
+    def first(self) -> Batch:
+        """Return the first batch."""
+        return next(self.batches())
+
+    # ---- arrays ---------------------------------------------------------------------------------
+
+    def _slice(self) -> None:
         size = _DEFAULT_BATCH_SIZE if self.batch_size is None else self.batch_size
         if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
             raise ValueError(f"`batch_size` must be a positive integer; got {size!r}.")
-        arrays = tf.nest.map_structure(
-            lambda a: a if tf.is_tensor(a) else np.asarray(a), tuple(self.source)
-        )
-        lengths = {int(a.shape[0]) if len(a.shape) else 0 for a in tf.nest.flatten(arrays)}
+        arrays = tuple(_as_arrays(part) for part in self._parts())
+        lengths = {_length(a) for a in _leaves(arrays)}
         if len(lengths) != 1:
             raise ValueError(f"The data differ in their number of examples: {sorted(lengths)}.")
         (n,) = lengths
-        return [
-            _with_weight(
-                tf.nest.map_structure(
-                    lambda a: tf.convert_to_tensor(a[at : at + size]),  # noqa: B023 - used at once
-                    arrays,
-                )
-            )
-            for at in range(0, n, size)
-        ]
+        self.count = float(n)
+        if n == 0:
+            return
+        if self.for_model:
+            try:
+                cut = ArrayDataAdapter(*arrays, batch_size=int(size)).get_tf_dataset()
+            except (ValueError, TypeError) as reason:
+                raise ValueError(f"{_KINDS}. Keras says: {_first_line(reason)}") from reason
+            self._list = [_triple(element) for element in cut]
+        else:
+            self._list = [
+                tuple(_map(lambda a: tf.convert_to_tensor(a[at : at + size]), p) for p in arrays)  # noqa: B023 - used at once
+                for at in range(0, n, size)
+            ]
+
+    def _parts(self) -> Batch:
+        source = self.source
+        if isinstance(source, np.ndarray | tf.Tensor | tf.RaggedTensor | tf.SparseTensor | Mapping):
+            return source, None, None
+        if not isinstance(source, list | tuple) or not 1 <= len(source) <= 3:
+            what = type(source).__name__
+            if isinstance(source, list | tuple):
+                what += f" of {len(source)}"
+            raise ValueError(f"{_KINDS}; got {what}.")
+        return (*source, None, None)[:3]
+
+    def _all_weights_are_zero(self) -> bool:
+        if self._list is None:
+            return False
+        weights = [w for batch in self._list for w in _leaves(batch[2])]
+        return bool(weights) and not any(bool(tf.reduce_any(w != 0)) for w in weights)
+
+    # ---- what gives batches ---------------------------------------------------------------------
+
+    def _gives_batches(self) -> bool:
+        source = self.source
+        if isinstance(source, tf.data.Dataset | keras.utils.PyDataset):
+            return True
+        known = list | tuple | Mapping | np.ndarray | tf.Tensor | tf.RaggedTensor | tf.SparseTensor
+        return (
+            not isinstance(source, known)
+            and isinstance(source, Iterable)
+            and not hasattr(source, "__array__")
+        )
+
+    def _elements(self) -> Iterable[Any]:
+        source = self.source
+        if isinstance(source, keras.utils.PyDataset):
+            return (source[k] for k in range(source.num_batches))
+        return source
 
     def _check_passes(self) -> float:
-        """Return the number of examples; refuse a dataset of which two passes differ."""
+        """Return the number of examples; refuse what two passes differ in, or what never ends."""
+        source = self.source
+        if iter_is_once(source):
+            raise ValueError(
+                "The data are a generator, which can be gone through only once, and a measure "
+                "needs many passes: give arrays, or a tf.data.Dataset that ends with `.cache()`."
+            )
+        endless = "The dataset never ends: limit it with `take` or do not `repeat`."
+        limit = None
+        if isinstance(source, tf.data.Dataset):
+            length = source.cardinality()
+            if length == tf.data.INFINITE_CARDINALITY:
+                raise ValueError(endless)
+            limit = _ENDLESS if length == tf.data.UNKNOWN_CARDINALITY else None
+        elif isinstance(source, keras.utils.PyDataset):
+            if source.num_batches is None:
+                raise ValueError(endless)
+        else:
+            limit = None if hasattr(source, "__len__") else _ENDLESS
         count, fingerprints = 0.0, []
-        for element in self.source:
-            count += float(tf.reduce_sum(_with_weight(element)[2]))
+        for number, element in enumerate(self._elements()):
+            if limit is not None and number >= limit:
+                raise ValueError(
+                    f"The dataset has given {limit:,} batches and does not know how many there "
+                    "are. If it never ends, limit it with `take`; if it does, say how long it is "
+                    "with `.apply(tf.data.experimental.assert_cardinality(...))`."
+                )
+            count += float(rows_of(_triple(element)[0]))
             fingerprints.append(_fingerprint(element))
-        again = (_fingerprint(element) for element in self.source)
+        again = (_fingerprint(element) for element in self._elements())
         # Element by element: the first that differs is enough.
         same = all(a == b for a, b in itertools.zip_longest(fingerprints, again))
         if not same:
@@ -95,20 +193,108 @@ class FixedData:
         return count
 
 
-def _with_weight(element: Any) -> tuple[Any, Any, Any]:
-    if not isinstance(element, list | tuple) or len(element) not in (2, 3):
+def rows_of(x: Any) -> tf.Tensor:
+    """Return the number of examples of a batch of inputs, an int32 scalar."""
+    first = next(t for t in tf.nest.flatten(x) if t is not None)
+    if isinstance(first, tf.SparseTensor):
+        return tf.cast(first.dense_shape[0], tf.int32)
+    if isinstance(first, tf.RaggedTensor):
+        return tf.cast(first.nrows(), tf.int32)
+    return tf.shape(first)[0]
+
+
+def cut_rows(value: Any, start: tf.Tensor, stop: tf.Tensor) -> Any:
+    """Return the rows from start to stop of a tensor of any kind."""
+    if isinstance(value, tf.SparseTensor):
+        shape = value.dense_shape
+        begin = tf.concat([[tf.cast(start, tf.int64)], tf.zeros_like(shape[1:])], 0)
+        size = tf.concat([[tf.cast(stop - start, tf.int64)], shape[1:]], 0)
+        return tf.sparse.slice(value, begin, size)
+    return value[start:stop]
+
+
+def iter_is_once(source: Any) -> bool:
+    """Whether it is an iterator, such as a generator, and not something that gives new ones."""
+    return isinstance(source, Iterator)
+
+
+def _triple(element: Any) -> Batch:
+    """Return what a data set gives as (x, y, sample_weight), None for what is missing."""
+    if not isinstance(element, list | tuple):
+        element = (element,)
+    if not 1 <= len(element) <= 3:
         raise ValueError(
-            "Each element of the data must be a batch (x, y) or (x, y, sample_weight)."
+            "Each element of the data must be a batch (x, y) or (x, y, sample_weight); got "
+            f"{len(element)} parts."
         )
-    if len(element) == 3:
-        weight = tf.cast(element[2], tf.float32)
-        return element[0], element[1], tf.reshape(weight, [-1])
-    x = tf.nest.flatten(element[0])[0]
-    return element[0], element[1], tf.ones([tf.shape(x)[0]])
+    x, y, weight = (_map(_as_tensor, part) for part in (*element, None, None)[:3])
+    if any(t.shape.rank == 0 for t in _leaves(x)):
+        raise ValueError("The data come one example at a time: end the dataset with `.batch(n)`.")
+    return x, y, weight
+
+
+def _as_tensor(value: Any) -> Any:
+    return value if isinstance(value, tf.RaggedTensor | tf.SparseTensor) else _tensor(value)
+
+
+def _tensor(value: Any) -> tf.Tensor:
+    try:
+        return tf.convert_to_tensor(value)
+    except (TypeError, ValueError) as reason:
+        raise ValueError(
+            f"The data hold a {type(value).__name__} that is no array: {_first_line(reason)}"
+        ) from reason
+
+
+def _as_arrays(part: Any) -> Any:
+    """Return Python lists of numbers, however deep, as arrays; structures of arrays as they are."""
+    if part is None or isinstance(part, Mapping):
+        return part if part is None else {k: _as_arrays(v) for k, v in part.items()}
+    if isinstance(part, list | tuple):
+        if any(hasattr(leaf, "shape") for leaf in tf.nest.flatten(part)):
+            return type(part)(_as_arrays(p) for p in part)
+        try:
+            array = np.asarray(part)
+        except ValueError:
+            raise ValueError(
+                "The data hold a list of lists of different lengths: make a rectangular array of "
+                "it, or a tf.RaggedTensor."
+            ) from None
+        if array.dtype == object:
+            raise ValueError(f"The data hold a list of what are no numbers: {part[:1]!r} ...")
+        return tf.constant(array) if array.dtype.kind in "US" else array
+    if not hasattr(part, "shape"):
+        if not hasattr(part, "__array__"):
+            raise ValueError(f"{_KINDS}; got a {type(part).__name__} in them.")
+        return np.asarray(part)
+    return part
+
+
+def _length(array: Any) -> int:
+    return int(array.shape[0]) if len(array.shape) else 0
+
+
+def _map(function: Callable[[Any], Any], part: Any) -> Any:
+    """Apply a function to all tensors of a structure, and leave None in it."""
+    return tf.nest.map_structure(lambda leaf: None if leaf is None else function(leaf), part)
+
+
+def _leaves(part: Any) -> list[Any]:
+    return [leaf for leaf in tf.nest.flatten(part) if leaf is not None]
 
 
 def _fingerprint(element: Any) -> int:
     crc = 0
-    for tensor in tf.nest.flatten(element):
-        crc = zlib.crc32(np.ascontiguousarray(tensor.numpy()).tobytes(), crc)
+    for tensor in tf.nest.flatten(element, expand_composites=True):
+        array = np.asarray(tensor)
+        if array.dtype == object:  # strings: the array holds where they lie in memory
+            for text in array.ravel():
+                crc = zlib.crc32(text if isinstance(text, bytes) else str(text).encode(), crc)
+                crc = zlib.crc32(b"\0", crc)
+        else:
+            crc = zlib.crc32(np.ascontiguousarray(array).tobytes(), crc)
     return crc
+
+
+def _first_line(reason: Exception) -> str:
+    return str(reason).strip().splitlines()[0]

@@ -1,60 +1,65 @@
-"""The loss of each example, from all that Keras takes as a loss."""
+"""The loss of weights that belong to no Keras model: a function of the user's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-__all__ = ["broadcast_mean", "one_each", "per_example_loss", "resolved_loss", "weighted_sum"]
+from esgd_tf.landscape._data import rows_of
+
+__all__ = ["FunctionLoss"]
 
 
-def resolved_loss(model: keras.Model, loss: Any) -> Any:
-    """Return a Keras loss or a function of (y_true, y_pred)."""
-    if loss is None:
-        loss = getattr(model, "loss", None)
-        if loss is None:
-            raise ValueError("There is no loss: give one, or compile the model with one.")
-    if isinstance(loss, str):
-        try:
-            loss = keras.losses.get(loss)
-        except ValueError:
-            raise ValueError(f"Keras knows no loss named {loss!r}.") from None
-    if not callable(loss):
-        raise ValueError(
-            f"`loss` must be a Keras loss, its name, or a function of (y_true, y_pred); got "
-            f"{loss!r}."
+class FunctionLoss:
+    """The loss of a batch of n examples, n times its mean, from a function of weights and data.
+
+    Args:
+        function: Of (weights, x, y), that returns a value for each example, [n, ...], or the mean
+            of the batch; or, without data, of (weights).
+        without_data: Which of the two.
+
+    Raises:
+        ValueError: It is no such function.
+    """
+
+    #: How the data are cut into batches is left to who gives them.
+    depends_on_batches = False
+    has_unknown_parts = False
+
+    def __init__(self, function: Any, without_data: bool) -> None:
+        if not callable(function) or isinstance(function, keras.losses.Loss):
+            raise ValueError(
+                "With a list of weights, `loss` must be a function of (weights, x, y), or of "
+                f"(weights) without data; got {function!r}."
+            )
+        self._function: Callable[..., Any] = function
+        self._without_data = without_data
+        #: Whether there is a loss of each example. Known after the first trace.
+        self.sees_examples = not without_data
+
+    def batch_sum(
+        self, weights: Sequence[Any], rest: Sequence[Any], x: Any, y: Any, sample_weight: Any
+    ) -> tf.Tensor:
+        """Return n times the loss of a batch; see `ModelLoss.batch_sum`."""
+        if self._without_data:
+            return tf.convert_to_tensor(self._function(list(weights)))
+        return tf.reduce_sum(self.of_each_example(weights, x, y, sample_weight))
+
+    def of_each_example(
+        self, weights: Sequence[Any], x: Any, y: Any, sample_weight: Any
+    ) -> tf.Tensor:
+        """Return the loss of each example times its weight: [n]."""
+        values = tf.convert_to_tensor(self._function(list(weights), x, y))
+        if values.shape.rank == 0:
+            # The mean of the batch stands for each of its examples.
+            self.sees_examples = False
+            values = tf.fill([rows_of(x)], values)
+        values = tf.reduce_mean(tf.reshape(values, [tf.shape(values)[0], -1]), axis=1)
+        weights = [w for w in tf.nest.flatten(sample_weight) if w is not None]
+        return functools.reduce(
+            lambda v, w: v * tf.cast(tf.reshape(w, [-1]), v.dtype), weights, values
         )
-    return loss
-
-
-def per_example_loss(loss: Any) -> Callable[[Any, Any], tf.Tensor]:
-    """Return a function of (y, predictions) that gives each example's loss."""
-    if isinstance(loss, keras.losses.Loss):
-        return lambda y, predictions: one_each(
-            loss.call(y, tf.cast(predictions, loss.dtype))  # `__call__` would take the mean
-        )
-    return lambda y, predictions: broadcast_mean(
-        tf.convert_to_tensor(loss(y, predictions)), predictions
-    )
-
-
-def one_each(values: Any) -> tf.Tensor:
-    """Return the mean of each example's values [n, ...] as [n]."""
-    values = tf.convert_to_tensor(values)
-    return tf.reduce_mean(tf.reshape(values, [tf.shape(values)[0], -1]), axis=1)
-
-
-def broadcast_mean(losses: tf.Tensor, batch: Any) -> tf.Tensor:
-    """Return each example's loss [n]: a scalar is the batch's mean, and stands for each."""
-    if losses.shape.rank == 0:
-        rows = tf.shape(tf.nest.flatten(batch)[0])[0]
-        return tf.fill([rows], losses)
-    return one_each(losses)
-
-
-def weighted_sum(values: tf.Tensor, sample_weight: tf.Tensor) -> tf.Tensor:
-    """Return the sum of values [n], each times its weight [n]."""
-    return tf.reduce_sum(values * tf.cast(sample_weight, values.dtype))

@@ -1,11 +1,11 @@
-"""The mean loss of a network over fixed data, as a pure function of its weights.
+"""The mean loss of a network over fixed data, as a function of its weights.
 
-Everything in this room measures f(w) = 1/N Σ_i loss(y_i, network(x_i; w)) around some weights. The
-network is called with tensors in the place of its variables (Keras' `stateless_call`), so that no
-measurement writes to the model: whatever happens, it stays as it was, bit for bit. Dropout is off
-and BatchNormalization uses its stored statistics, or f would not be a function.
+Everything in this room measures f(w) = 1/N Σ_b n_b L_b(w) around some weights: L_b is what Keras
+computes as the loss of batch b, which has n_b of the N examples (see `_model_loss.py`). Where L_b
+is the mean over examples of a loss, possibly times a weight, f is the same however the data are
+cut. No measurement writes to the model: whatever happens, it stays as it was, bit for bit.
 
-Sums over a batch are taken in the dtype of the model, sums over batches in float64.
+Sums over a batch are taken in float32 or wider, sums over batches in float64.
 """
 
 from __future__ import annotations
@@ -19,19 +19,23 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
-from esgd_tf.landscape._data import FixedData
-from esgd_tf.landscape._losses import (
-    broadcast_mean,
-    one_each,
-    per_example_loss,
-    resolved_loss,
-    weighted_sum,
-)
+from esgd_tf.landscape import _place
+from esgd_tf.landscape._data import FixedData, cut_rows, rows_of
+from esgd_tf.landscape._losses import FunctionLoss
+from esgd_tf.landscape._metric_sums import MetricSums
+from esgd_tf.landscape._model_loss import ModelLoss
+from esgd_tf.landscape._precision import refuse_half_weights
 from esgd_tf.landscape._selection import Selection, select, select_indices
+from esgd_tf.landscape._traces import Traces, traces_of
 
 __all__ = ["Objective", "Selection"]
 
 Vector = NDArray[np.float64]
+
+# By how much two passes of a batch may differ before the layers are said to draw at random: sums
+# in float32 by several threads differ by less.
+_SAME = 1e-5
+_KERAS_BATCH_SIZE = 32
 
 
 class Objective:
@@ -39,19 +43,20 @@ class Objective:
 
     Args:
         model: A built Keras model, or a list of weights (arrays, tensors or variables).
-        loss: With a Keras model: a Keras loss, its name, or a function of (y_true, y_pred) that
-            returns a value for each example or their mean; None takes the loss that the model was
-            compiled with. Losses that layers add (regularisation) count too, as in `fit`. With a
-            list of weights: a function of (weights, x, y), or of (weights) if there are no data.
-        data: (x, y) or (x, y, sample_weight) arrays, a batched `tf.data.Dataset` of such tuples
-            that gives the same batches at each pass, or None (with a list of weights only).
-        batch_size: Examples at a time, for arrays; 512 if None.
+        loss: With a Keras model: what `compile` takes as a loss; None takes the loss that the model
+            was compiled with, with its `loss_weights`. Losses that layers add (regularisation)
+            count too, as in `fit`. With a list of weights: a function of (weights, x, y), or of
+            (weights) if there are no data.
+        data: What `FixedData` takes, or None (with a list of weights only).
+        batch_size: Examples at a time, for arrays; None for 512, or for Keras' 32 where it matters
+            how the data are cut.
         variables: Which weights f is a function of; the others keep their values. A list of the
             model's variables or layers or of names (of layers, or paths of variables), or a
             function of a variable; None for all trainable ones. With a list of weights, a list of
             indices.
-        metrics: Further means over the data, by name: functions of (y_true, y_pred) that return a
-            value for each example.
+        metrics: Further means over the data, by name: "error", Keras losses and metrics, or
+            functions of (y_true, y_pred).
+        loss_is_needed: False if only metrics are asked for, and a loss need not exist.
     """
 
     def __init__(
@@ -62,38 +67,39 @@ class Objective:
         *,
         batch_size: int | None = None,
         variables: Selection = None,
-        metrics: Mapping[str, Callable[[Any, Any], Any]] | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        loss_is_needed: bool = True,
     ) -> None:
         self._metrics = dict(metrics or {})
-        # Of (y, predictions) or, with a list of weights, of (weights, x, y).
-        self._loss: Callable[..., tf.Tensor]
+        # The one given, and the one that is called: of replicas, that of their center.
+        self._given: keras.Model | None = None
         self.model: keras.Model | None = None
+        self.measured_at = "weights"
         if isinstance(model, keras.Model):
-            if not model.built:
+            place = _place.find(model)
+            self._given, self.model = model, place.model
+            if not self.model.built:
                 raise ValueError(
                     f"The model {model.name!r} has no weights yet: call it on data or build it "
                     "before it is measured."
                 )
-            self.model = model
-            self._all = list(model.trainable_variables)
-            self._rest = list(model.non_trainable_variables)
-            self._given_loss = resolved_loss(model, loss)
-            self._loss = per_example_loss(self._given_loss)
-            self._selected = select(model, self._all, variables)
+            self._all = list(self.model.trainable_variables)
+            self._rest = list(self.model.non_trainable_variables)
+            refuse_half_weights(self._all)
+            self._selected = select(self.model, self._all, variables)
+            self._data = FixedData(data, batch_size, for_model=True)
+            self.traces = traces_of(place, loss, self._metrics)
+            self.takes_loss = loss_is_needed
         else:
             self._all, self._rest = as_tensors(model), []
-            if not callable(loss) or isinstance(loss, keras.losses.Loss):
-                raise ValueError(
-                    "With a list of weights, `loss` must be a function of (weights, x, y), or of "
-                    f"(weights) without data; got {loss!r}."
-                )
             if self._metrics:
                 raise ValueError(
                     "With a list of weights there is no prediction to take metrics of."
                 )
-            self._given_loss = self._loss = loss
             self._selected = select_indices(len(self._all), variables)
-        self._data = FixedData(data, batch_size, needed=self.model is not None)
+            self._data = FixedData(data, batch_size, for_model=False)
+            self.traces = Traces(FunctionLoss(loss, self._data.absent), MetricSums({}))
+            self.takes_loss = True
         self._strategy = self._distribution_strategy()
         self._read()
         for tensor in self.start:
@@ -111,14 +117,18 @@ class Objective:
             else f"weight_{i}"
             for i in self._selected
         ]
-        self._sums = tf.function(self._graph_sums, reduce_retracing=True, autograph=False)
-        self._sums_and_gradient = tf.function(
-            self._graph_sums_and_gradient, reduce_retracing=True, autograph=False
-        )
+        if self.model is not None:
+            self._look_at_a_batch(data, batch_size)
 
     def _read(self) -> None:
         """Take note of all weights as they are now. Later changes of the model do not matter."""
-        read = [tf.identity(tf.convert_to_tensor(value_of(v))) for v in self._all]
+        values: dict[int, Any] = {}
+        if self._given is not None:
+            place = _place.find(self._given)
+            values, self.measured_at = place.values, place.name
+        read = [
+            tf.identity(tf.convert_to_tensor(values.get(id(v), value_of(v)))) for v in self._all
+        ]
         self.start = [read[i] for i in self._selected]
         # What f is not a function of: the weights that are not selected, and BatchNormalization
         # statistics. Arguments of the graphs, so that `reread` needs no other trace.
@@ -127,12 +137,50 @@ class Objective:
             [tf.identity(tf.convert_to_tensor(value_of(v))) for v in self._rest],
         )
 
+    def _look_at_a_batch(self, data: Any, batch_size: int | None) -> None:
+        """Refuse layers that draw at random, and cut the data as `evaluate` does if it matters."""
+        batch = self._data.first()
+        one, other = (self._of_a_batch(batch) for _ in range(2))
+        if not np.allclose(one, other, rtol=_SAME, atol=_SAME * _largest(one), equal_nan=True):
+            raise ValueError(
+                "Two passes over the same data give different losses, so the model draws random "
+                "numbers though it is not in training (a layer that calls tf.random?), and its "
+                "loss is not a function of the weights: give it a seed of its own, or leave the "
+                "layer out."
+            )
+        cuts = self._data.is_arrays and batch_size is None and self._data.count > _KERAS_BATCH_SIZE
+        if cuts and self._depends_on_batches(batch, one):
+            self._data = FixedData(data, _KERAS_BATCH_SIZE, for_model=True)
+
+    def _depends_on_batches(self, batch: Any, whole: Vector) -> bool:
+        loss = self.traces.loss
+        if loss.depends_on_batches or not loss.has_unknown_parts or not self.takes_loss:
+            return loss.depends_on_batches
+        # A function of the user's may be anything: try.
+        rows = int(rows_of(batch[0]))
+        halves = [
+            tf.nest.map_structure(lambda t: t if t is None else cut_rows(t, a, b), batch)  # noqa: B023
+            for a, b in ((0, rows // 2), (rows // 2, rows))
+        ]
+        apart = sum(self._of_a_batch(half)[0] for half in halves)
+        return not np.allclose(apart, whole[0], rtol=_SAME)
+
+    def _of_a_batch(self, batch: Any) -> Vector:
+        return np.asarray(self._sums(self.start, self.held, *batch)[0], np.float64)
+
     # ---- weights ------------------------------------------------------------------------------
 
     def reread(self) -> Objective:
         """Return this objective around the weights that the model has now, without new traces."""
         other = copy.copy(self)
         other._read()
+        return other
+
+    def moved_to(self, weights: Sequence[Any] | ArrayLike) -> Objective:
+        """Return this objective around other weights, without new traces."""
+        other = copy.copy(self)
+        other.start = self.weights(weights)
+        other.measured_at = "weights"
         return other
 
     def weights(self, weights: Sequence[Any] | ArrayLike | None = None) -> list[tf.Tensor]:
@@ -180,17 +228,19 @@ class Objective:
 
     @property
     def count(self) -> float:
-        """Number of examples, or the sum of their weights."""
+        """N, the number of examples."""
         return self._data.count
 
     def evaluate(self, weights: Any = None) -> dict[str, float]:
         """Return the mean loss, as "loss", and the metrics, over all the data."""
         (sums,) = self.sum_over_batches(self._sums, self.weights(weights))
-        return dict(zip(["loss", *self._metrics], (sums / self.count).tolist(), strict=True))
+        found = {"loss": float(sums[0]) / self.count} if self.takes_loss else {}
+        return found | self.traces.metrics.results(sums[1:])
 
     def value_and_gradient(self, weights: Any = None) -> tuple[float, Vector]:
         """Return f and its gradient, a vector [size]."""
-        sums = self.sum_over_batches(self._sums_and_gradient, self.weights(weights))
+        graph = self.graph("value and gradient", type(self)._graph_sums_and_gradient)
+        sums = self.sum_over_batches(graph, self.weights(weights))
         return float(sums[0]) / self.count, self.flatten(sums[1:]) / self.count
 
     def finite_start(self) -> float:
@@ -208,6 +258,29 @@ class Objective:
 
     # ---- for those who build their own sums ---------------------------------------------------
 
+    def graph(self, key: Any, function: Callable[..., Any], *, of: Any = None) -> Any:
+        """Return a traced function, the same one at the next call for the same model and loss.
+
+        Args:
+            key: Tells it from others of the same network, loss and weights.
+            function: Of (owner, *arguments), where the owner is this objective, or a copy of `of`
+                with this objective in it, without data or weights.
+            of: An object that has this objective as `_objective`; None for the objective itself.
+        """
+        key = (key, tuple(self._selected), id(self._strategy))
+        if key not in self.traces.graphs:
+            bare = self._without_data()
+            owner: Any = bare
+            if of is not None:
+                owner = copy.copy(of)
+                owner._objective = bare
+            self.traces.graphs[key] = tf.function(
+                lambda *arguments: function(owner, *arguments),
+                reduce_retracing=True,
+                autograph=False,
+            )
+        return self.traces.graphs[key]
+
     def sum_over_batches(self, function: Callable[..., Any], *arguments: Any) -> list[Vector]:
         """Sum what a graph function gives for each batch, in float64.
 
@@ -224,37 +297,40 @@ class Objective:
     def loss_sum(
         self, weights: Sequence[tf.Tensor], held: Any, x: Any, y: Any, sample_weight: Any
     ) -> tf.Tensor:
-        """In a graph: return the sum of a batch's losses; over all batches, N f."""
-        if self.model is None:
-            if self._data.absent:
-                return tf.convert_to_tensor(self._loss(self._complete(weights, held)))
-            losses = self.per_example_loss(weights, held, x, y)
-            return weighted_sum(losses, sample_weight)
-        predictions, added = self.forward(weights, held, x)
-        return self._loss_sum_of(predictions, added, y, sample_weight)
+        """In a graph: return n_b L_b for a batch; over all batches, N f."""
+        complete = self.complete(weights, held)
+        return self.traces.loss.batch_sum(complete, held[1], x, y, sample_weight)
 
-    def forward(
-        self, weights: Sequence[tf.Tensor], held: Any, x: Any
-    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """In a graph: return the predictions, and the losses that layers add."""
-        assert self.model is not None
-        predictions, _, added = self.model.stateless_call(
-            self._complete(weights, held), held[1], x, training=False, return_losses=True
-        )
-        return predictions, list(added)
-
-    def loss_of_predictions(self, y: Any, predictions: Any) -> tf.Tensor:
-        """In a graph: return the loss of each example [n], without those that layers add."""
-        return self._loss(y, predictions)
-
-    def per_example_loss(
-        self, weights: Sequence[tf.Tensor], held: Any, x: Any, y: Any
+    def loss_of_each_example(
+        self, weights: Sequence[tf.Tensor], held: Any, x: Any, y: Any, sample_weight: Any
     ) -> tf.Tensor:
-        """In a graph: return the loss of each example [n], without those that layers add."""
-        if self.model is None:
-            losses = tf.convert_to_tensor(self._loss(self._complete(weights, held), x, y))
-            return broadcast_mean(losses, x)
-        return self._loss(y, self.forward(weights, held, x)[0])
+        """In a graph: return each example's part in `loss_sum` [n], but for what layers add."""
+        loss, complete = self.traces.loss, self.complete(weights, held)
+        if isinstance(loss, FunctionLoss):
+            return loss.of_each_example(complete, x, y, sample_weight)
+        with loss.at(complete, held[1]) as model:
+            return loss.of_each_example(x, y, loss.call(model, x), sample_weight)
+
+    def forward(self, weights: Sequence[tf.Tensor], held: Any, x: Any) -> tuple[Any, list[Any]]:
+        """In a graph: return the predictions, and the losses that layers add."""
+        loss = self.traces.loss
+        assert isinstance(loss, ModelLoss)
+        with loss.at(self.complete(weights, held), held[1]) as model:
+            return loss.call(model, x), list(model.losses)
+
+    def loss_of_predictions(
+        self, x: Any, y: Any, predictions: Any, sample_weight: Any
+    ) -> tf.Tensor:
+        """In a graph: return the sum of a batch's losses, without those that layers add."""
+        loss = self.traces.loss
+        assert isinstance(loss, ModelLoss)
+        return loss.of_examples(x, y, predictions, sample_weight)
+
+    def complete(self, weights: Sequence[tf.Tensor], held: Any) -> list[tf.Tensor]:
+        """Return the weights that are selected and those that are not, in the model's order."""
+        chosen = dict(zip(self._selected, weights, strict=True))
+        fixed = iter(held[0])
+        return [chosen[i] if i in chosen else next(fixed) for i in range(len(self._all))]
 
     @property
     def has_predictions(self) -> bool:
@@ -266,17 +342,9 @@ class Objective:
         """Whether f is a mean over data."""
         return not self._data.absent
 
-    def loss_is_a_mean(self) -> bool:
-        """Whether the loss function gives the mean of a batch instead of a value for each."""
-        if isinstance(self._given_loss, keras.losses.Loss):
-            return False
-        x, y, _ = next(iter(self._data.batches()))
-        arguments = (
-            (self._complete(self.start, self.held), x, y)
-            if self.model is None
-            else (y, self.forward(self.start, self.held, x)[0])
-        )
-        return tf.convert_to_tensor(self._given_loss(*arguments)).shape.rank == 0
+    def first_batch(self) -> Any:
+        """Return (x, y, sample_weight) of the first batch."""
+        return self._data.first()
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """In a graph: run `function(*arguments)` on a batch, divided over all devices.
@@ -292,20 +360,27 @@ class Objective:
             return function(*arguments)
         devices = self._strategy.num_replicas_in_sync
         *fixed, x, y, sample_weight = arguments
-
-        def part(value: Any, index: int) -> Any:
-            def cut(t: Any) -> Any:
-                rows = tf.shape(t)[0]
-                return t[rows * index // devices : rows * (index + 1) // devices]
-
-            return tf.nest.map_structure(cut, value)
+        batch = (x, y, sample_weight)
+        given = [t for t in tf.nest.flatten(batch) if t is not None]
+        rows = rows_of(x)
 
         def of_a_device(context: Any) -> Any:
             index = context.replica_id_in_sync_group
-            return part(x, index), part(y, index), part(sample_weight, index)
+            start, stop = rows * index // devices, rows * (index + 1) // devices
+            # A device for which no row is left takes one all the same, which counts 0 times: the
+            # mean of nothing is not a number.
+            counts = tf.cast(stop > start, tf.float32)
+            return counts, [cut_rows(t, start, tf.maximum(stop, start + 1)) for t in given]
+
+        def on_a_device(counts: tf.Tensor, parts: list[Any]) -> Any:
+            rest = iter(parts)
+            mine = tf.nest.map_structure(lambda t: None if t is None else next(rest), batch)
+            return tf.nest.map_structure(
+                lambda r: r * tf.cast(counts, r.dtype), function(*fixed, *mine)
+            )
 
         parts = self._strategy.experimental_distribute_values_from_function(of_a_device)
-        results = self._strategy.run(lambda p: function(*fixed, *p), args=(parts,))
+        results = self._strategy.run(on_a_device, args=parts)
         return tf.nest.map_structure(
             lambda r: self._strategy.reduce(tf.distribute.ReduceOp.SUM, r, axis=None), results
         )
@@ -316,38 +391,41 @@ class Objective:
         strategy = getattr(self.model, "distribute_strategy", None)
         return strategy if strategy is not None and strategy.num_replicas_in_sync > 1 else None
 
-    def _complete(self, weights: Sequence[tf.Tensor], held: Any) -> list[tf.Tensor]:
-        chosen = dict(zip(self._selected, weights, strict=True))
-        fixed = iter(held[0])
-        return [chosen[i] if i in chosen else next(fixed) for i in range(len(self._all))]
+    def _without_data(self) -> Objective:
+        """Return what graphs need of this: they outlive it, and are not to keep data or models."""
+        bare = copy.copy(self)
+        bare._given = bare.model = bare._data = None  # type: ignore[assignment]
+        bare.start, bare.held, bare._rest = [], ([], []), []
+        bare._all = [None] * len(self._all)
+        return bare
 
-    def _loss_sum_of(self, predictions: Any, added: Any, y: Any, sample_weight: Any) -> tf.Tensor:
-        total = weighted_sum(self._loss(y, predictions), sample_weight)
-        if added:
-            examples = tf.cast(tf.reduce_sum(sample_weight), total.dtype)
-            total += tf.cast(tf.add_n(added), total.dtype) * examples
-        return total
-
-    def _batch_sums(self, weights: Any, held: Any, x: Any, y: Any, sample_weight: Any) -> Any:
-        if self.model is None:
-            total = self.loss_sum(weights, held, x, y, sample_weight)
-            return [tf.reshape(tf.cast(total, tf.float64), [1])]
-        predictions, added = self.forward(weights, held, x)
-        sums = [tf.cast(self._loss_sum_of(predictions, added, y, sample_weight), tf.float64)]
-        for metric in self._metrics.values():
-            values = one_each(metric(y, predictions))
-            sums.append(tf.cast(weighted_sum(values, sample_weight), tf.float64))
-        return [tf.stack(sums)]
+    @property
+    def _sums(self) -> Any:
+        return self.graph(("sums", self.takes_loss), type(self)._graph_sums)
 
     def _graph_sums(self, *arguments: Any) -> Any:
         return self.run(self._batch_sums, *arguments)
+
+    def _batch_sums(self, weights: Any, held: Any, x: Any, y: Any, sample_weight: Any) -> Any:
+        loss = self.traces.loss
+        if isinstance(loss, FunctionLoss):
+            total = self.loss_sum(weights, held, x, y, sample_weight)
+            return [tf.reshape(tf.cast(total, tf.float64), [1])]
+        with loss.at(self.complete(weights, held), held[1]) as model:
+            predictions = loss.call(model, x)
+            total = tf.zeros([], tf.float64)
+            if self.takes_loss:
+                total = loss.of_predictions(model, x, y, predictions, sample_weight)
+            sums = self.traces.metrics.sums(y, predictions, sample_weight)
+        return [tf.stack([tf.cast(s, tf.float64) for s in (total, *sums)])]
 
     def _graph_sums_and_gradient(self, *arguments: Any) -> Any:
         def on_a_device(weights: Any, held: Any, *batch: Any) -> Any:
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(weights)
                 value = self.loss_sum(weights, held, *batch)
-            return [value, *tape.gradient(value, weights, unconnected_gradients="zero")]
+            slopes = tape.gradient(value, weights, unconnected_gradients="zero")
+            return [value, *(tf.convert_to_tensor(slope) for slope in slopes)]
 
         return self.run(on_a_device, *arguments)
 
@@ -364,3 +442,8 @@ def as_tensors(weights: Any) -> list[tf.Tensor]:
             f"`model` must be a Keras model or a list of weights; got {type(weights).__name__}."
         )
     return [tf.convert_to_tensor(value_of(w)) for w in weights]
+
+
+def _largest(values: Vector) -> float:
+    finite = np.abs(values[np.isfinite(values)])
+    return float(finite.max(initial=0.0))

@@ -20,9 +20,11 @@ __all__ = ["FisherOperator"]
 class FisherOperator(CurvatureOperator):
     """The empirical Fisher matrix: the second moment of the gradients of single examples.
 
-    F = 1/N Σ_i g_i g_i' with g_i the gradient of example i's loss at its own label; with
-    `centered`, the covariance F - ∇f ∇f', whose diagonal is what Chaudhari et al. (2017) plot for
-    their largest network. Losses that layers add are left out.
+    F = 1/N Σ_i w_i g_i g_i' with g_i the gradient of example i's loss at its own label and w_i its
+    sample weight, 1 without. With `centered` it is the covariance, 1/N Σ_i w_i (g_i - m)(g_i - m)'
+    with m the weighted mean of the g_i, whose diagonal is what Chaudhari et al. (2017) plot for
+    their largest network. Losses that layers add are left out. Where Keras' loss of an example
+    depends on its batch by the number of steps that masks leave in it, so does g_i.
 
     Args:
         model: As for `HessianOperator`.
@@ -57,7 +59,7 @@ class FisherOperator(CurvatureOperator):
         return other
 
     def _check(self) -> None:
-        if not self._objective.has_examples or self._objective.loss_is_a_mean():
+        if not self._objective.has_examples or not self._objective.traces.loss.sees_examples:
             raise ValueError(
                 "The Fisher matrix needs the loss of each example: give data, and a loss that "
                 "returns one value for each."
@@ -67,28 +69,52 @@ class FisherOperator(CurvatureOperator):
         result = super()._columns(rows)
         if self.centered:
             if self._mean is None:
-                ones = tf.function(self._graph_mean_gradient, autograph=False)
-                sums = self._objective.sum_over_batches(ones, self._objective.start)
-                self._mean = self._objective.flatten(sums) / self._objective.count
+                graph = self._objective.graph("means", type(self)._graph_means, of=self)
+                *slopes, weights = self._objective.sum_over_batches(graph, self._objective.start)
+                # Scaled so that its outer product with itself is what has to be subtracted.
+                scale = np.sqrt(self._objective.count * float(weights))
+                self._mean = self._objective.flatten(slopes) / scale
             result -= np.outer(rows @ self._mean, self._mean)
         return result
 
-    def _graph_mean_gradient(self, *arguments: Any) -> Any:
+    def _graph_means(self, *arguments: Any) -> Any:
         def on_a_device(weights: Any, held: Any, x: Any, y: Any, sample_weight: Any) -> Any:
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(weights)
-                losses = self._objective.per_example_loss(weights, held, x, y)
-                total = tf.reduce_sum(losses * tf.cast(sample_weight, losses.dtype))
-            return tape.gradient(total, weights, unconnected_gradients="zero")
+                losses, counts = self._losses(weights, held, x, y, sample_weight)
+                total = tf.reduce_sum(losses * counts)
+            slopes = tape.gradient(total, weights, unconnected_gradients="zero")
+            return [*(tf.convert_to_tensor(slope) for slope in slopes), tf.reduce_sum(counts)]
 
         return self._objective.run(on_a_device, *arguments)
+
+    def _losses(
+        self, weights: Any, held: Any, x: Any, y: Any, sample_weight: Any
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return the loss of each example [n], and how many times each counts [n]."""
+        parts = tf.nest.flatten(sample_weight)
+        one_each = len(parts) == 1 and parts[0] is not None and _is_column(parts[0])
+        # Weights of the steps or pixels of an example belong to its loss.
+        inside = None if one_each else sample_weight
+        losses = self._objective.loss_of_each_example(weights, held, x, y, inside)
+        if not one_each:
+            return losses, tf.ones_like(losses)
+        return losses, tf.cast(tf.reshape(parts[0], [-1]), losses.dtype)
 
     def _product_on_a_device(
         self, weights: Any, vectors: Any, held: Any, x: Any, y: Any, sample_weight: Any
     ) -> list[tf.Tensor]:
+        counts: list[tf.Tensor] = []
+
+        def losses(weights: Any) -> tf.Tensor:
+            values, count = self._losses(weights, held, x, y, sample_weight)
+            counts.append(count)
+            return values
+
         return through_jacobian(
-            lambda w: self._objective.per_example_loss(w, held, x, y),
-            weights,
-            vectors,
-            lambda losses, tangents: [t * tf.cast(sample_weight, t.dtype) for t in tangents],
+            losses, weights, vectors, lambda _, tangents: [t * counts[0] for t in tangents]
         )
+
+
+def _is_column(weight: tf.Tensor) -> bool:
+    return weight.shape.rank == 1 or (weight.shape.rank == 2 and weight.shape[1] == 1)

@@ -51,8 +51,7 @@ class GaussNewtonOperator(CurvatureOperator):
                 outer.watch(predictions)
                 with tf.GradientTape() as inner:
                     inner.watch(predictions)
-                    losses = self._objective.loss_of_predictions(y, predictions)
-                    total = tf.reduce_sum(losses * tf.cast(sample_weight, losses.dtype))
+                    total = self._objective.loss_of_predictions(x, y, predictions, sample_weight)
                 slope = inner.gradient(total, predictions)
             return [
                 outer.gradient(slope, predictions, t, unconnected_gradients="zero")

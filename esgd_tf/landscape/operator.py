@@ -46,6 +46,9 @@ class CurvatureOperator:
         shape: (n, n).
         dtype: float64, whatever the model computes in: sums over batches are.
         matvecs: Products with a vector so far.
+        measured_at: Around which weights: "weights", those that the model holds or that were given;
+            "anchor", of a model that is trained by `EntropySGD` and is between two outer updates;
+            "mean", inside `evaluate_at(model, "mean")`; or "center", of a model of replicas.
     """
 
     dtype = np.dtype(np.float64)
@@ -62,10 +65,10 @@ class CurvatureOperator:
         self._objective = Objective(model, loss, data, batch_size=batch_size, variables=variables)
         self._objective.finite_start()
         self._check()
+        self.measured_at = self._objective.measured_at
         n = self._objective.size
         self.shape = (n, n)
         self.matvecs = 0
-        self._products: dict[int, Any] = {}  # a graph for each number of columns
 
     def _check(self) -> None:
         """Refuse an objective that has no such operator."""
@@ -81,9 +84,9 @@ class CurvatureOperator:
         if weights is None:
             other._objective = self._objective.reread()
         else:
-            other._objective = copy.copy(self._objective)
-            other._objective.start = self._objective.weights(weights)
+            other._objective = self._objective.moved_to(weights)
         other._objective.finite_start()
+        other.measured_at = other._objective.measured_at
         other.matvecs = 0
         return other
 
@@ -118,9 +121,8 @@ class CurvatureOperator:
                 stop = start + int(np.prod(shape))
                 vectors.append(tf.constant(padded[:, start:stop].reshape(full, *shape), dtype))
                 start = stop
-            product = self._products.setdefault(
-                full, tf.function(self._graph_product, reduce_retracing=True, autograph=False)
-            )
+            kind = type(self)
+            product = objective.graph((kind, full), kind._graph_product, of=self)
             sums = objective.sum_over_batches(product, objective.start, vectors)
             flat = np.concatenate([s.reshape(full, -1) for s in sums], axis=1)
             result[at : at + width] = flat[: len(block)]
@@ -238,24 +240,35 @@ class HessianOperator(CurvatureOperator):
         >>> H = HessianOperator(model, "sparse_categorical_crossentropy", (x, y))
         >>> eigenpairs(H, k=5).eigenvalues
 
+    The loss is the one that `model.evaluate` reports on the same data: with the loss weights,
+    masks, sample weights, reductions and added losses of Keras, and divided by the number of
+    examples. Where it matters how the data are cut into batches (masks, losses of a whole batch,
+    the reduction "sum"), it is that of these batches.
+
     The weights are those that the model has now; if it changes later, the operator does not
-    (`at()` follows it). Between two outer updates a model trained by `EntropySGD` holds the
-    Langevin weights: make the operator inside `esgd_tf.evaluate_at(model)`.
+    (`at()` follows it). Of a model that `EntropySGD` trains and that is between two outer updates
+    it is the anchor, not the Langevin weights; of `Replicas`, the center: see `measured_at`. A
+    network in mixed precision is measured with activations in float32.
 
     Args:
         model: A built Keras model, or a list of weights. Dropout is off; BatchNormalization uses
             its moving statistics.
-        loss: A Keras loss, its name, or a function of (y_true, y_pred); None for the compiled one.
-            With a list of weights a function of (weights, x, y), or of (weights).
-        data: (x, y) or (x, y, sample_weight) arrays, or a batched tf.data.Dataset that gives the
-            same batches at each pass. None with a loss of the weights alone.
-        batch_size: Examples at a time, for arrays; 512 if None. Bounds the memory needed.
+        loss: All that `compile` takes as a loss: a Keras loss, its name, a function of (y_true,
+            y_pred), or a list or dictionary of these, one for each output. None, the default, for
+            the compiled one with its `loss_weights`. With a list of weights a function of (weights,
+            x, y), or of (weights).
+        data: (x, y) or (x, y, sample_weight) arrays, or a batched tf.data.Dataset (or PyDataset)
+            that gives the same batches at each pass. None with a loss of the weights alone.
+        batch_size: Examples at a time, for arrays, >= 1. Bounds the memory needed. None, the
+            default, is 512, or 32 as in `evaluate` where it matters how data are cut.
         variables: The weights that are varied: None for all trainable ones, or a list of layers,
             variables or names, or a function of a variable.
 
     Raises:
-        ValueError: The data are empty or differ from pass to pass (a dataset that shuffles), the
-            loss is not finite at these weights, or `variables` names nothing.
+        ValueError: The data are empty or differ from pass to pass (a dataset that shuffles), or the
+            model's outputs do (a layer that draws random numbers), the loss is not finite at these
+            weights or is none that Keras could train, weights are float16 or bfloat16, or
+            `variables` names nothing.
     """
 
     def _product_on_a_device(

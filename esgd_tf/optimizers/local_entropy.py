@@ -240,6 +240,14 @@ class LocalEntropy(keras.optimizers.Optimizer):
         return tf.convert_to_tensor(self._loop.phase.value)
 
     @property
+    def held(self) -> str | None:
+        """What the model's variables hold: "langevin", "anchor" or "mean"; None if these coincide.
+
+        They coincide between two outer updates (phase 0), and are told apart eagerly only.
+        """
+        return self._swap.holds()
+
+    @property
     def scope(self) -> tf.Tensor:
         """The scope that acts now, a float64 scalar: gamma(t), but at most 1 / eta'.
 

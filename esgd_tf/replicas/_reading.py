@@ -67,6 +67,15 @@ class Reading:
         self.settle()
         return copy_of(self._center, self.build_model)
 
+    def center_model(self) -> keras.Model:
+        """Return the model that stands for the center, brought up to date: not a copy.
+
+        The next training step leaves it behind, and the next call brings it up to date again. Of
+        several processes, all must call this.
+        """
+        self.settle()
+        return self._center
+
     def replica(self, a: int) -> keras.Model:
         """Return replica a, at its anchor: a plain Keras model that training does not change.
 

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from esgd_tf.landscape import local_energy, pac_bayes_sigma
-from esgd_tf.landscape._metrics import error
+from esgd_tf.landscape._error import error_of
 from tests.landscape.problems import (
     cross_entropy,
     examples,
@@ -200,32 +200,36 @@ class TestError:
             "one-hot": np.eye(3, dtype="int32")[y],
             "smoothed": 0.9 * np.eye(3)[y] + 0.1 / 3,
         }
-        found = error(tf.constant(labels[shape]), tf.constant(scores))
+        found = error_of(None)(tf.constant(labels[shape]), tf.constant(scores))
         np.testing.assert_array_equal(found, [0, 0, 1, 0])
 
     @pytest.mark.parametrize("column", [False, True])
     def test_one_output(self, column):
         probabilities = tf.constant([[0.9], [0.49], [0.51], [0.1]])
         y = np.array([1, 1, 0, 0], "float32")
-        found = error(tf.constant(y[:, None] if column else y), probabilities)
+        found = error_of("binary_crossentropy")(
+            tf.constant(y[:, None] if column else y), probabilities
+        )
         np.testing.assert_array_equal(found, [0, 1, 1, 0])
 
     def test_as_many_examples_as_classes(self):
         """[n] labels are not one-hot because n is the number of classes."""
-        found = error(tf.constant([0, 1, 2]), tf.eye(3))
+        found = error_of(None)(tf.constant([0, 1, 2]), tf.eye(3))
         np.testing.assert_array_equal(found, [0, 0, 0])
 
     def test_each_pixel(self):
         scores = tf.constant(np.eye(3, dtype="float32")[[[0, 1], [2, 2]]])
         np.testing.assert_array_equal(
-            error(tf.constant([[0, 1], [0, 2]]), scores), [[0, 0], [1, 0]]
+            error_of(None)(tf.constant([[0, 1], [0, 2]]), scores), [[0, 0], [1, 0]]
         )
 
     def test_nan_is_no_prediction(self):
         scores = tf.constant([[np.nan, 1.0], [1.0, np.nan], [0.0, 1.0]])
-        np.testing.assert_array_equal(error(tf.constant([0, 0, 1]), scores), [np.nan, np.nan, 0])
+        np.testing.assert_array_equal(
+            error_of(None)(tf.constant([0, 0, 1]), scores), [np.nan, np.nan, 0]
+        )
         column = tf.constant([[np.nan], [0.2]])
-        np.testing.assert_array_equal(error(tf.constant([0, 1]), column), [np.nan, 1])
+        np.testing.assert_array_equal(error_of("bce")(tf.constant([0, 1]), column), [np.nan, 1])
 
 
 class TestArgumentsAndResult:
@@ -364,7 +368,7 @@ class TestPacBayesSigma:
             ({"rtol": -1e-3}, "`rtol` must be"),
             ({"samples": 1}, "`samples` must be"),
             ({"noise": "uniform"}, "`noise` must be"),
-            ({"metric": ["loss", error]}, "must be one"),
+            ({"metric": ["loss", "error"]}, "must be one"),
         ],
     )
     def test_bad_arguments(self, options, message):

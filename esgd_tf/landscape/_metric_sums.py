@@ -1,0 +1,81 @@
+"""What is averaged over the data beside the loss: the error rate, and functions of the user's.
+
+A metric is called as Keras calls one, and averaged as Keras' `weighted_metrics` are: a function of
+(y_true, y_pred) gives values, masks and sample weights weigh them, and their sum is divided by the
+sum of the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from esgd_tf.landscape._error import error_of
+
+__all__ = ["MetricSums"]
+
+
+class MetricSums:
+    """Sums of metrics over batches.
+
+    Args:
+        metrics: By name: "error", Keras losses and mean metrics, or functions of (y_true, y_pred).
+        loss: The loss of the model, which tells what an error is.
+    """
+
+    def __init__(self, metrics: Mapping[str, Any], loss: Any = None) -> None:
+        self._metrics = {name: _as_metric(name, one, loss) for name, one in metrics.items()}
+
+    def sums(self, y: Any, predictions: Any, sample_weight: Any) -> list[tf.Tensor]:
+        """In a graph: return two numbers for each metric, for a batch."""
+        sums: list[tf.Tensor] = []
+        for name, metric in self._metrics.items():
+            if sample_weight is not None and keras.tree.is_nested(sample_weight):
+                raise ValueError(
+                    f"The metric {name!r} cannot be weighted by sample weights for each output: "
+                    "leave the weights out, or measure one output."
+                )
+            zeros = [tf.zeros(v.shape, v.dtype) for v in metric.variables]
+            # Total and count of a mean.
+            sums += metric.stateless_update_state(
+                zeros, y, predictions, sample_weight=sample_weight
+            )
+        return sums
+
+    def results(self, sums: NDArray[np.float64]) -> dict[str, float]:
+        """Return the means by name, from sums over all batches."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means = sums[::2] / sums[1::2]
+        return dict(zip(self._metrics, means.tolist(), strict=True))
+
+
+def _as_metric(name: str, metric: Any, loss: Any) -> keras.metrics.Mean:
+    if isinstance(metric, str):  # "error": others have been refused
+        metric = error_of(loss)
+    if isinstance(metric, keras.losses.Loss):
+        return keras.metrics.MeanMetricWrapper(_values_of(metric), name=name)
+    if isinstance(metric, keras.metrics.MeanMetricWrapper):
+        return metric
+    if isinstance(metric, keras.metrics.Metric):
+        raise ValueError(
+            f"The metric {name!r} is a {type(metric).__name__}, which is not a mean over examples: "
+            "give a function of (y_true, y_pred), or a Keras metric that is one."
+        )
+    return keras.metrics.MeanMetricWrapper(metric, name=name)
+
+
+def _values_of(loss: keras.losses.Loss) -> Callable[[Any, Any], Any]:
+    """Return what a Keras loss gives before it is reduced."""
+
+    def values(y_true: Any, y_pred: Any) -> Any:
+        return loss.call(
+            keras.tree.map_structure(lambda t: tf.cast(t, loss.dtype), y_true),
+            keras.tree.map_structure(lambda t: tf.cast(t, loss.dtype), y_pred),
+        )
+
+    return values

@@ -1,0 +1,280 @@
+"""The loss that Keras trains, as a pure function of the weights of a model.
+
+For a batch of n examples, `model.compute_loss` returns what the model was compiled with: losses of
+one or several outputs with their weights, masks, sample weights and reductions, and what layers
+add. Keras' `evaluate` reports the mean of that over batches, each counted n times. So does this
+module: what it returns for a batch is n times Keras' value, and the sum over batches divided by the
+number of examples is what `evaluate` prints.
+
+The model is called with tensors in the place of its variables (`keras.StatelessScope`), dropout off
+and moving statistics fixed, so that nothing is written to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from esgd_tf.landscape._data import rows_of
+from esgd_tf.landscape._precision import in_full_precision
+
+__all__ = ["ModelLoss", "replicas_in_sync"]
+
+# Names for which Keras chooses a loss by the shapes.
+_BY_SHAPE = ("crossentropy", "ce")
+# Keras' losses that compare examples with each other, though they give a value for each.
+_ACROSS_A_BATCH = (keras.losses.Circle, keras.losses.circle)
+
+
+class ModelLoss:
+    """What Keras trains, for a batch at a time. It keeps no model alive, and no data.
+
+    Args:
+        model: A built Keras model.
+        loss: All that `compile` takes as a loss; None if there are only those that layers add.
+        loss_weights: As for `compile`.
+        compiled: Whether `loss` is the one that the model was compiled with: then a model with a
+            `compute_loss` of its own is asked.
+
+    Attributes:
+        depends_on_batches: Whether the value of a batch is more than the mean over its examples, so
+            that it matters how data are cut: masks, sums, losses of a whole batch, terms that
+            layers compute of activations. Known after the first trace.
+        sees_examples: Whether there is a loss of each example. Known after the first trace.
+        has_unknown_parts: Whether a loss is not Keras' own, so that it may look across a batch
+            without a sign of it.
+    """
+
+    def __init__(self, model: keras.Model, loss: Any, loss_weights: Any, compiled: bool) -> None:
+        self._model = weakref.ref(model)
+        overridden = type(model).compute_loss is not keras.Model.compute_loss
+        self._own_rule = compiled and overridden
+        self.depends_on_batches = self._own_rule
+        self.sees_examples = not self._own_rule
+        self.has_unknown_parts = self._own_rule
+        self._judge = None
+        if loss is not None and not self._own_rule:
+            self._judge = _judge(model, self._watched(loss), loss_weights)
+        self.has_loss = self._own_rule or self._judge is not None
+        self._takes_training = "training" in _arguments(type(model).call)
+
+    @property
+    def model(self) -> keras.Model:
+        """The model."""
+        model = self._model()
+        assert model is not None
+        return model
+
+    # ---- in a graph -----------------------------------------------------------------------------
+
+    def batch_sum(
+        self, weights: Sequence[Any], rest: Sequence[Any], x: Any, y: Any, sample_weight: Any
+    ) -> tf.Tensor:
+        """Return n times the loss of a batch.
+
+        Args:
+            weights: Tensors for the trainable variables.
+            rest: Tensors for the others.
+            x: Inputs.
+            y: Targets, or None.
+            sample_weight: As Keras takes it, or None.
+        """
+        with self.at(weights, rest) as model:
+            predictions = self.call(model, x)
+            return self.of_predictions(model, x, y, predictions, sample_weight)
+
+    @contextlib.contextmanager
+    def at(self, weights: Sequence[Any], rest: Sequence[Any]) -> Iterator[keras.Model]:
+        """Let the model have other weights inside the block, without writing to it."""
+        model = self.model
+        mapping = [
+            *zip(model.trainable_variables, weights, strict=True),
+            *zip(model.non_trainable_variables, rest, strict=True),
+        ]
+        with in_full_precision(model), keras.StatelessScope(mapping, collect_losses=True):
+            yield model
+
+    def call(self, model: keras.Model, x: Any) -> Any:
+        """Return the predictions as `evaluate` has them; inside `at`."""
+        return model(x, training=False) if self._takes_training else model(x)
+
+    def of_predictions(
+        self, model: keras.Model, x: Any, y: Any, predictions: Any, sample_weight: Any
+    ) -> tf.Tensor:
+        """Return n times the loss of a batch, with what layers have added; inside `at`."""
+        if self._own_rule:
+            options = {"training": False} if _takes_training(model.compute_loss) else {}
+            value = model.compute_loss(x, y, predictions, sample_weight, **options)
+            return _times_rows(value * replicas_in_sync(), x)
+        added = [tf.reduce_sum(value) for value in model.losses]
+        if model.losses and len(model.losses) > len(_regularization(model)):
+            self.depends_on_batches = True
+        parts = [_times_rows(value, x) for value in added]
+        if self._judge is not None:
+            parts.append(self.of_examples(x, y, predictions, sample_weight))
+        if not parts:
+            raise ValueError("There is no loss: give one, or compile the model with one.")
+        dtype = functools.reduce(_wider, (part.dtype for part in parts))
+        return tf.add_n([tf.cast(part, dtype) for part in parts])
+
+    def of_examples(self, x: Any, y: Any, predictions: Any, sample_weight: Any) -> tf.Tensor:
+        """Return n times the loss of a batch, without what layers add."""
+        if self._judge is None:
+            raise ValueError(
+                "This measure needs a loss of targets and predictions, and the model has none but "
+                "what its layers or its `compute_loss` add: give a loss."
+            )
+        if y is None:
+            raise ValueError("The data have no targets, and the loss needs some: give (x, y).")
+        if any(
+            getattr(t, "_keras_mask", None) is not None for t in keras.tree.flatten(predictions)
+        ):
+            self.depends_on_batches = True
+        value = self._judge.compute_loss(x, y, predictions, sample_weight)
+        return _times_rows(value * replicas_in_sync(), x)
+
+    def of_each_example(self, x: Any, y: Any, predictions: Any, sample_weight: Any) -> tf.Tensor:
+        """Return the parts of `of_examples` that are due to each example: [n], their sum is it.
+
+        Keras' reductions are linear in the weights of examples, so an example's part is the
+        derivative by its weight.
+        """
+        ones = tf.ones([rows_of(x)], keras.config.floatx())
+        with tf.GradientTape() as tape:
+            tape.watch(ones)
+            total = self.of_examples(x, y, predictions, _weighted(ones, sample_weight))
+        parts = tape.gradient(total, ones)
+        if parts is None:
+            self.sees_examples = False
+            return tf.zeros_like(ones)
+        return parts
+
+    # ---- below: our own -------------------------------------------------------------------------
+
+    def _watched(self, loss: Any) -> Any:
+        """Return losses that tell us, when they are called, how they look at a batch."""
+        return keras.tree.map_structure(self._watched_one, loss)
+
+    def _watched_one(self, loss: Any) -> Any:
+        if loss is None or (isinstance(loss, str) and loss.lower() in _BY_SHAPE):
+            return loss
+        if isinstance(loss, str):
+            try:
+                loss = keras.losses.get(loss)
+            except ValueError:
+                raise ValueError(f"Keras knows no loss named {loss!r}.") from None
+        if inspect.isclass(loss) and issubclass(loss, keras.losses.Loss):
+            loss = loss()
+        kind = type(loss) if isinstance(loss, keras.losses.Loss) else loss
+        self.has_unknown_parts |= not str(getattr(kind, "__module__", "")).startswith("keras.")
+        if kind in _ACROSS_A_BATCH:
+            self.depends_on_batches, self.sees_examples = True, False
+        if isinstance(loss, keras.losses.Loss):
+            return _WatchedLoss(loss, self)
+        if not callable(loss):
+            raise ValueError(
+                "`loss` must be a Keras loss, its name, or a function of (y_true, y_pred), or a "
+                f"list or dictionary of these, one for each output; got {loss!r}."
+            )
+
+        @functools.wraps(loss)
+        def watched(y_true: Any, y_pred: Any) -> Any:
+            values = loss(y_true, y_pred)
+            self.saw(values)
+            return values
+
+        return watched
+
+    def saw(self, values: Any) -> None:
+        """Take note of what a loss returned before it was reduced."""
+        if len(values.shape) == 0:
+            self.depends_on_batches, self.sees_examples = True, False
+        if getattr(values, "_keras_mask", None) is not None:
+            self.depends_on_batches = True
+
+
+class _WatchedLoss(keras.losses.Loss):
+    """A Keras loss that tells how it looks at a batch; its value is that of the one inside."""
+
+    def __init__(self, inner: keras.losses.Loss, owner: ModelLoss) -> None:
+        super().__init__(inner.name, inner.reduction, inner.dtype)
+        self._inner, self._owner = inner, owner
+        self._has_own_reduction = type(inner).__call__ is not keras.losses.Loss.__call__
+        if self._has_own_reduction:
+            owner.depends_on_batches, owner.sees_examples = True, False
+        elif inner.reduction not in ("sum_over_batch_size", "mean"):
+            owner.depends_on_batches = True
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        if self._has_own_reduction:
+            return self._inner(y_true, y_pred, sample_weight)
+        return super().__call__(y_true, y_pred, sample_weight)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        values = self._inner.call(y_true, y_pred)
+        self._owner.saw(values)
+        return values
+
+
+class _Judge(keras.Model):
+    """A model without layers: it is there for its `compute_loss`."""
+
+
+def _judge(model: keras.Model, loss: Any, loss_weights: Any) -> keras.Model:
+    judge = _Judge(name="judge")
+    names = getattr(model, "output_names", None)
+    if names is not None:
+        judge.output_names = list(names)
+    judge.compile(None, loss, loss_weights=loss_weights, jit_compile=False)
+    return judge
+
+
+def _weighted(ones: tf.Tensor, sample_weight: Any) -> Any:
+    """Return sample weights, each example's times one number."""
+
+    def times(weight: Any) -> tf.Tensor:
+        weight = tf.cast(weight, ones.dtype)
+        return weight * tf.reshape(ones, [-1] + [1] * (len(weight.shape) - 1))
+
+    return ones if sample_weight is None else keras.tree.map_structure(times, sample_weight)
+
+
+def replicas_in_sync() -> float:
+    """Return by what Keras divides a loss in the part of a batch that one device has."""
+    return float(tf.distribute.get_strategy().num_replicas_in_sync)
+
+
+def _times_rows(value: Any, x: Any) -> tf.Tensor:
+    value = tf.convert_to_tensor(value)
+    if value.shape.rank != 0:
+        raise ValueError(
+            f"The loss of a batch has the shape {tuple(value.shape)} and must be one number: give "
+            "the loss a reduction, such as 'sum_over_batch_size'."
+        )
+    return value * tf.cast(rows_of(x), value.dtype)
+
+
+def _wider(one: tf.DType, other: tf.DType) -> tf.DType:
+    return one if one.size >= other.size else other
+
+
+def _regularization(model: keras.Model) -> list[Any]:
+    return model._get_regularization_losses()
+
+
+def _takes_training(function: Callable[..., Any]) -> bool:
+    return "training" in _arguments(function)
+
+
+def _arguments(function: Callable[..., Any]) -> list[str]:
+    parameters = inspect.signature(function).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return [*parameters, "training"]
+    return list(parameters)

@@ -1,0 +1,98 @@
+"""Graphs of a network's loss, kept from one measure to the next.
+
+Tracing a large network takes longer than many passes through it, and every measure of the same
+network with the same loss needs the same graphs. They are kept as long as the model lives, and as
+long as it is the same: another `compile`, another loss, a layer frozen, or another setting of a
+layer (an activation, a regulariser) makes new ones.
+"""
+
+from __future__ import annotations
+
+import json
+import weakref
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import keras
+
+from esgd_tf.landscape._losses import FunctionLoss
+from esgd_tf.landscape._metric_sums import MetricSums
+from esgd_tf.landscape._model_loss import ModelLoss
+from esgd_tf.landscape._place import Place
+
+__all__ = ["Traces", "traces_of"]
+
+# Sets of graphs for each model: of a loss that is written anew at each call, only so many are kept.
+_KEPT = 4
+_known: weakref.WeakKeyDictionary[keras.Model, OrderedDict[Hashable, Traces]]
+_known = weakref.WeakKeyDictionary()
+
+
+class Traces:
+    """A loss, metrics, and the graphs traced of them.
+
+    Attributes:
+        loss: The loss, as a function of weights and a batch.
+        metrics: The metrics.
+        graphs: By what they compute.
+    """
+
+    def __init__(self, loss: ModelLoss | FunctionLoss, metrics: MetricSums) -> None:
+        self.loss, self.metrics = loss, metrics
+        self.graphs: dict[Hashable, Any] = {}
+        # What the key is made of by identity has to live as long as the key.
+        self.keeps: Any = None
+
+
+def traces_of(place: Place, loss: Any, metrics: Mapping[str, Any]) -> Traces:
+    """Return the graphs of a model's loss and metrics, those of an earlier call if they still hold.
+
+    Args:
+        place: Where the model is measured.
+        loss: What was given as the loss; None for what the model was compiled with.
+        metrics: By name.
+    """
+    model, weights = place.model, None
+    compiled = loss is None
+    if compiled:
+        loss, weights = place.loss, place.loss_weights
+    named = tuple(metrics.items())
+    key = (
+        _identities(loss), repr(weights), compiled, _identities(named), _settings(model),
+        id(getattr(model, "_compile_loss", None)),
+    )  # fmt: skip
+    of_model = _known.setdefault(model, OrderedDict())
+    if key in of_model:
+        of_model.move_to_end(key)
+        return of_model[key]
+    how = ModelLoss(model, loss, weights, compiled)
+    made = Traces(how, MetricSums(metrics, loss))
+    made.keeps = (loss, named, getattr(model, "_compile_loss", None))
+    of_model[key] = made
+    while len(of_model) > _KEPT:
+        of_model.popitem(last=False)
+    return made
+
+
+def _identities(structure: Any) -> tuple[Hashable, ...]:
+    """Return a key of a structure of losses: strings by their value, objects by identity."""
+    paths = keras.tree.flatten_with_path(structure)
+    return tuple(
+        (str(path), leaf if isinstance(leaf, str | float | int) else id(leaf))
+        for path, leaf in paths
+    )
+
+
+def _settings(model: keras.Model) -> Hashable:
+    """Return a key of what a graph of the model depends on beside its weights."""
+    strategy = getattr(model, "distribute_strategy", None)
+    layers = []
+    for layer in model._flatten_layers():
+        try:
+            config = json.dumps(layer.get_config(), default=repr, sort_keys=True)
+        except Exception:  # layers of users that cannot be written down
+            config = repr(layer)
+        layers.append((id(layer), hash(config)))
+    variables = tuple((id(v), v.trainable) for v in model.variables)
+    return hash((tuple(layers), variables, id(strategy), keras.config.floatx()))
