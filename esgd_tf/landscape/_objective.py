@@ -21,6 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from esgd_tf.landscape import _place
 from esgd_tf.landscape._data import FixedData, cut_rows, rows_of
+from esgd_tf.landscape._devices import on_all_devices
+from esgd_tf.landscape._layout import Layout, value_of
 from esgd_tf.landscape._losses import FunctionLoss
 from esgd_tf.landscape._metric_sums import MetricSums
 from esgd_tf.landscape._model_loss import ModelLoss
@@ -38,7 +40,7 @@ _SAME = 1e-5
 _KERAS_BATCH_SIZE = 32
 
 
-class Objective:
+class Objective(Layout):
     """f and its gradient at any weights, over all the data, and what is needed to build on them.
 
     Args:
@@ -183,47 +185,6 @@ class Objective:
         other.measured_at = "weights"
         return other
 
-    def weights(self, weights: Sequence[Any] | ArrayLike | None = None) -> list[tf.Tensor]:
-        """Return weights as a list of tensors of the model's shapes and dtypes.
-
-        Args:
-            weights: A list of arrays, a flat vector of `size` numbers, or None for those that the
-                model had when this objective was made.
-        """
-        if weights is None:
-            return self.start
-        if isinstance(weights, list | tuple):
-            shapes = [tuple(np.shape(value_of(w))) for w in weights]
-            if shapes != self.shapes:
-                raise ValueError(
-                    f"The weights have shapes {shapes}, and the network needs {self.shapes}."
-                )
-            return [
-                tf.cast(value_of(w), dtype)
-                if tf.is_tensor(value_of(w))
-                else tf.constant(np.asarray(w), dtype)
-                for w, dtype in zip(weights, self.dtypes, strict=True)
-            ]
-        return self.unflatten(np.asarray(weights))
-
-    def flatten(self, tensors: Sequence[Any]) -> Vector:
-        """Return a list of arrays as one float64 vector [size]."""
-        return np.concatenate([np.asarray(t, np.float64).ravel() for t in tensors] or [np.zeros(0)])
-
-    def unflatten(self, vector: ArrayLike) -> list[tf.Tensor]:
-        """Return a vector [size] as a list of tensors."""
-        vector = np.asarray(vector)
-        if vector.shape != (self.size,):
-            raise ValueError(
-                f"The vector has shape {vector.shape}, and there are {self.size:,} weights."
-            )
-        tensors, at = [], 0
-        for shape, dtype in zip(self.shapes, self.dtypes, strict=True):
-            count = int(np.prod(shape))
-            tensors.append(tf.constant(vector[at : at + count].reshape(shape), dtype))
-            at += count
-        return tensors
-
     # ---- means over the data ------------------------------------------------------------------
 
     @property
@@ -358,32 +319,7 @@ class Objective:
         """
         if self._strategy is None:
             return function(*arguments)
-        devices = self._strategy.num_replicas_in_sync
-        *fixed, x, y, sample_weight = arguments
-        batch = (x, y, sample_weight)
-        given = [t for t in tf.nest.flatten(batch) if t is not None]
-        rows = rows_of(x)
-
-        def of_a_device(context: Any) -> Any:
-            index = context.replica_id_in_sync_group
-            start, stop = rows * index // devices, rows * (index + 1) // devices
-            # A device for which no row is left takes one all the same, which counts 0 times: the
-            # mean of nothing is not a number.
-            counts = tf.cast(stop > start, tf.float32)
-            return counts, [cut_rows(t, start, tf.maximum(stop, start + 1)) for t in given]
-
-        def on_a_device(counts: tf.Tensor, parts: list[Any]) -> Any:
-            rest = iter(parts)
-            mine = tf.nest.map_structure(lambda t: None if t is None else next(rest), batch)
-            return tf.nest.map_structure(
-                lambda r: r * tf.cast(counts, r.dtype), function(*fixed, *mine)
-            )
-
-        parts = self._strategy.experimental_distribute_values_from_function(of_a_device)
-        results = self._strategy.run(on_a_device, args=parts)
-        return tf.nest.map_structure(
-            lambda r: self._strategy.reduce(tf.distribute.ReduceOp.SUM, r, axis=None), results
-        )
+        return on_all_devices(self._strategy, function, *arguments)
 
     # ---- below: our own -----------------------------------------------------------------------
 
@@ -428,11 +364,6 @@ class Objective:
             return [value, *(tf.convert_to_tensor(slope) for slope in slopes)]
 
         return self.run(on_a_device, *arguments)
-
-
-def value_of(variable: Any) -> Any:
-    """Return what a Keras variable holds; anything else as it is."""
-    return variable.value if isinstance(variable, keras.Variable) else variable
 
 
 def as_tensors(weights: Any) -> list[tf.Tensor]:

@@ -1,0 +1,77 @@
+"""Weights as a list of tensors, and as one vector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["Layout", "value_of"]
+
+Vector = NDArray[np.float64]
+
+
+class Layout:
+    """The shapes of the weights that something is a function of, and their order in a vector.
+
+    Attributes:
+        start: The weights to begin with.
+        shapes: Of each.
+        dtypes: Of each.
+        size: n, the number of all numbers in them.
+    """
+
+    start: list[tf.Tensor]
+    shapes: list[tuple[int, ...]]
+    dtypes: list[tf.DType]
+    size: int
+
+    def weights(self, weights: Sequence[Any] | ArrayLike | None = None) -> list[tf.Tensor]:
+        """Return weights as a list of tensors of the model's shapes and dtypes.
+
+        Args:
+            weights: A list of arrays, a flat vector of `size` numbers, or None for those that the
+                model had when this objective was made.
+        """
+        if weights is None:
+            return self.start
+        if isinstance(weights, list | tuple):
+            shapes = [tuple(np.shape(value_of(w))) for w in weights]
+            if shapes != self.shapes:
+                raise ValueError(
+                    f"The weights have shapes {shapes}, and the network needs {self.shapes}."
+                )
+            return [
+                tf.cast(value_of(w), dtype)
+                if tf.is_tensor(value_of(w))
+                else tf.constant(np.asarray(w), dtype)
+                for w, dtype in zip(weights, self.dtypes, strict=True)
+            ]
+        return self.unflatten(np.asarray(weights))
+
+    def flatten(self, tensors: Sequence[Any]) -> Vector:
+        """Return a list of arrays as one float64 vector [size]."""
+        return np.concatenate([np.asarray(t, np.float64).ravel() for t in tensors] or [np.zeros(0)])
+
+    def unflatten(self, vector: ArrayLike) -> list[tf.Tensor]:
+        """Return a vector [size] as a list of tensors."""
+        vector = np.asarray(vector)
+        if vector.shape != (self.size,):
+            raise ValueError(
+                f"The vector has shape {vector.shape}, and there are {self.size:,} weights."
+            )
+        tensors, at = [], 0
+        for shape, dtype in zip(self.shapes, self.dtypes, strict=True):
+            count = int(np.prod(shape))
+            tensors.append(tf.constant(vector[at : at + count].reshape(shape), dtype))
+            at += count
+        return tensors
+
+
+def value_of(variable: Any) -> Any:
+    """Return what a Keras variable holds; anything else as it is."""
+    return variable.value if isinstance(variable, keras.Variable) else variable
