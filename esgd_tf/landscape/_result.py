@@ -16,7 +16,15 @@ __all__ = ["Result", "axes"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Result:
-    """The base of all results. Arrays in them are read-only."""
+    """The base of all results. Arrays in them are read-only.
+
+    Attributes:
+        measured_at: Whose weights were measured: "weights", those that the model held or that were
+            given; "anchor", of a model that `EntropySGD` trains and that is between two outer
+            updates; "mean", inside `evaluate_at(model, "mean")`; "center", of `Replicas`.
+    """
+
+    measured_at: str = dataclasses.field(default="weights", kw_only=True)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
