@@ -142,15 +142,19 @@ class Objective(Layout):
     def _look_at_a_batch(self, data: Any, batch_size: int | None) -> None:
         """Refuse layers that draw at random, and cut the data as `evaluate` does if it matters."""
         batch = self._data.first()
-        one, other = (self._of_a_batch(batch) for _ in range(2))
-        if not np.allclose(one, other, rtol=_SAME, atol=_SAME * _largest(one), equal_nan=True):
-            raise ValueError(
-                "Two passes over the same data give different losses, so the model draws random "
-                "numbers though it is not in training (a layer that calls tf.random?), and its "
-                "loss is not a function of the weights: give it a seed of its own, or leave the "
-                "layer out."
-            )
         cuts = self._data.is_arrays and batch_size is None and self._data.count > _KERAS_BATCH_SIZE
+        if self.traces.is_function and not (cuts and self.traces.loss.has_unknown_parts):
+            one = np.zeros(1)
+        else:
+            one, other = (self._of_a_batch(batch) for _ in range(2))
+            if not np.allclose(one, other, rtol=_SAME, atol=_SAME * _largest(one), equal_nan=True):
+                raise ValueError(
+                    "Two passes over the same data give different losses, so the model draws "
+                    "random numbers though it is not in training (a layer that calls tf.random?), "
+                    "and its loss is not a function of the weights: give it a seed of its own, or "
+                    "leave the layer out."
+                )
+            self.traces.is_function = True
         if cuts and self._depends_on_batches(batch, one):
             self._data = FixedData(data, _KERAS_BATCH_SIZE, for_model=True)
 

@@ -29,18 +29,19 @@ def in_full_precision(model: keras.Model) -> Iterator[None]:
     Args:
         model: A Keras model; one without mixed precision stays as it is.
     """
+    # The attribute: setting the property would write into a policy that layers share by a map.
     mixed = [
-        (layer, layer.dtype_policy)
+        (layer, layer._dtype_policy)
         for layer in model._flatten_layers()
         if layer.compute_dtype in _HALF and layer.variable_dtype not in _HALF
     ]
     try:
-        for layer, policy in mixed:
-            layer.dtype_policy = policy.variable_dtype
+        for layer, _ in mixed:
+            layer._dtype_policy = keras.DTypePolicy(layer.variable_dtype)
         yield
     finally:
         for layer, policy in mixed:
-            layer.dtype_policy = policy
+            layer._dtype_policy = policy
 
 
 def refuse_half_weights(variables: list[Any]) -> None:

@@ -3,7 +3,8 @@
 Tracing a large network takes longer than many passes through it, and every measure of the same
 network with the same loss needs the same graphs. They are kept as long as the model lives, and as
 long as it is the same: another `compile`, another loss, a layer frozen, or another setting of a
-layer (an activation, a regulariser) makes new ones.
+layer (an activation, a regulariser) makes new ones. What no setting shows, such as an attribute
+that the `call` of a layer reads, is seen after the next `compile` only, as with `fit`.
 """
 
 from __future__ import annotations
@@ -36,11 +37,13 @@ class Traces:
         loss: The loss, as a function of weights and a batch.
         metrics: The metrics.
         graphs: By what they compute.
+        is_function: Whether the loss has been seen to be the same at two passes over the same data.
     """
 
     def __init__(self, loss: ModelLoss | FunctionLoss, metrics: MetricSums) -> None:
         self.loss, self.metrics = loss, metrics
         self.graphs: dict[Hashable, Any] = {}
+        self.is_function = False
         # What the key is made of by identity has to live as long as the key.
         self.keeps: Any = None
 
@@ -87,12 +90,15 @@ def _identities(structure: Any) -> tuple[Hashable, ...]:
 def _settings(model: keras.Model) -> Hashable:
     """Return a key of what a graph of the model depends on beside its weights."""
     strategy = getattr(model, "distribute_strategy", None)
-    layers = []
-    for layer in model._flatten_layers():
-        try:
-            config = json.dumps(layer.get_config(), default=repr, sort_keys=True)
-        except Exception:  # layers of users that cannot be written down
-            config = repr(layer)
-        layers.append((id(layer), hash(config)))
-    variables = tuple((id(v), v.trainable) for v in model.variables)
-    return hash((tuple(layers), variables, id(strategy), keras.config.floatx()))
+    layers = tuple((id(layer), _config(layer)) for layer in model._flatten_layers())
+    variables = tuple(
+        (id(v), v.trainable, _config(getattr(v, "regularizer", None))) for v in model.variables
+    )
+    return hash((layers, variables, id(strategy), keras.config.floatx()))
+
+
+def _config(thing: Any) -> Hashable:
+    try:
+        return hash(json.dumps(thing.get_config(), default=repr, sort_keys=True))
+    except Exception:  # what users write need not be able to describe itself
+        return repr(thing)
