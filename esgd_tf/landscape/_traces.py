@@ -61,9 +61,11 @@ def traces_of(place: Place, loss: Any, metrics: Mapping[str, Any]) -> Traces:
     if compiled:
         loss, weights = place.loss, place.loss_weights
     named = tuple(metrics.items())
+    # Each `compile` makes a new one.
+    tracker = getattr(model, "_loss_tracker", None)
     key = (
         _identities(loss), repr(weights), compiled, _identities(named), _settings(model),
-        id(getattr(model, "_compile_loss", None)),
+        id(tracker),
     )  # fmt: skip
     of_model = _known.setdefault(model, OrderedDict())
     if key in of_model:
@@ -71,7 +73,7 @@ def traces_of(place: Place, loss: Any, metrics: Mapping[str, Any]) -> Traces:
         return of_model[key]
     how = ModelLoss(model, loss, weights, compiled)
     made = Traces(how, MetricSums(metrics, loss))
-    made.keeps = (loss, named, getattr(model, "_compile_loss", None))
+    made.keeps = (loss, named, tracker)
     of_model[key] = made
     while len(of_model) > _KEPT:
         of_model.popitem(last=False)

@@ -120,11 +120,30 @@ class TestDropped:
     def test_another_loss_and_another_compile(self):
         model, (x, y) = network(), examples(50, dtype="float32")
         targets = np.eye(4, dtype="float32")[y]
-        for loss in ("mse", "mae", keras.losses.Huber(0.1), "mse"):
-            model.compile(loss=loss, loss_weights=[0.5])
+        settings = [("mse", 0.5), ("mae", 0.5), ("mse", 0.25), (keras.losses.Huber(0.1), 0.5)]
+        for loss, weight in [*settings, *settings]:
+            model.compile(loss=loss, loss_weights=[weight])
             found = HessianOperator(model, None, (x, targets), batch_size=50).loss()
             expected = model.evaluate(x, targets, batch_size=50, verbose=0)
             assert found == pytest.approx(expected, rel=1e-6)
+
+    def test_what_no_setting_shows_is_seen_after_compile(self):
+        """As with `fit`, whose graph is kept until then."""
+
+        class Scaled(keras.Model):
+            factor = 1.0
+
+            def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+                return self.factor * keras.ops.mean(y_pred**2)
+
+        x, y = examples(20, dtype="float32")
+        inner = network()
+        model = Scaled(inner.inputs, inner.outputs)
+        model.compile()
+        before = HessianOperator(model, None, (x, y)).loss()
+        model.factor = 3.0
+        model.compile()
+        assert HessianOperator(model, None, (x, y)).loss() == pytest.approx(3 * before)
 
     def test_losses_written_anew_at_each_call_do_not_pile_up(self):
         from esgd_tf.landscape import _traces
