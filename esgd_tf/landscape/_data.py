@@ -21,7 +21,7 @@ import tensorflow as tf
 # What `fit` and `evaluate` cut arrays with: floats become floatx, sparse and ragged arrays work.
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
 
-__all__ = ["Batch", "FixedData", "cut_rows", "rows_of"]
+__all__ = ["Batch", "FixedData", "cut_rows", "first_line", "rows_of"]
 
 # (x, y, sample_weight), each a tensor, a structure of tensors, or None.
 Batch = tuple[Any, Any, Any]
@@ -107,7 +107,7 @@ class FixedData:
             try:
                 cut = ArrayDataAdapter(*arrays, batch_size=int(size)).get_tf_dataset()
             except (ValueError, TypeError) as reason:
-                raise ValueError(f"{_KINDS}. Keras says: {_first_line(reason)}") from reason
+                raise ValueError(f"{_KINDS}. Keras says: {first_line(reason)}") from reason
             self._list = [_triple(element) for element in cut]
         else:
             self._list = [
@@ -242,7 +242,7 @@ def _tensor(value: Any) -> tf.Tensor:
         return tf.convert_to_tensor(value)
     except (TypeError, ValueError) as reason:
         raise ValueError(
-            f"The data hold a {type(value).__name__} that is no array: {_first_line(reason)}"
+            f"The data hold a {type(value).__name__} that is no array: {first_line(reason)}"
         ) from reason
 
 
@@ -296,5 +296,6 @@ def _fingerprint(element: Any) -> int:
     return crc
 
 
-def _first_line(reason: Exception) -> str:
+def first_line(reason: Exception) -> str:
+    """Return the first line of an error's message."""
     return str(reason).strip().splitlines()[0]

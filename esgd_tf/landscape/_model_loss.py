@@ -22,11 +22,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from esgd_tf.landscape._data import rows_of
+from esgd_tf.landscape._data import first_line, rows_of
 from esgd_tf.landscape._precision import in_full_precision
 
 __all__ = ["ModelLoss", "replicas_in_sync"]
 
+# What Keras raises where targets, predictions, weights and losses do not fit each other.
+_KERAS_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError, tf.errors.OpError)
 # Names for which Keras chooses a loss by the shapes.
 _BY_SHAPE = ("crossentropy", "ce")
 # Keras' losses that compare examples with each other, though they give a value for each.
@@ -137,7 +139,15 @@ class ModelLoss:
             getattr(t, "_keras_mask", None) is not None for t in keras.tree.flatten(predictions)
         ):
             self.depends_on_batches = True
-        value = self._judge.compute_loss(x, y, predictions, sample_weight)
+        try:
+            value = self._judge.compute_loss(x, y, predictions, sample_weight)
+        except _KERAS_ERRORS as reason:
+            shapes = f"predictions {_shapes(predictions)}, targets {_shapes(y)}"
+            if sample_weight is not None:
+                shapes += f", sample weights {_shapes(sample_weight)}"
+            raise ValueError(
+                f"Keras cannot compute the loss of these data ({shapes}): {first_line(reason)}"
+            ) from reason
         return _times_rows(value * replicas_in_sync(), x)
 
     def of_each_example(self, x: Any, y: Any, predictions: Any, sample_weight: Any) -> tf.Tensor:
@@ -249,6 +259,12 @@ def _weighted(ones: tf.Tensor, sample_weight: Any) -> Any:
 def replicas_in_sync() -> float:
     """Return by what Keras divides a loss in the part of a batch that one device has."""
     return float(tf.distribute.get_strategy().num_replicas_in_sync)
+
+
+def _shapes(structure: Any) -> str:
+    return ", ".join(
+        str(getattr(t, "shape", type(t).__name__)) for t in keras.tree.flatten(structure)
+    )
 
 
 def _times_rows(value: Any, x: Any) -> tf.Tensor:

@@ -11,7 +11,7 @@ Sums over a batch are taken in float32 or wider, sums over batches in float64.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -20,7 +20,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
 from esgd_tf.landscape import _place
-from esgd_tf.landscape._data import FixedData, cut_rows, rows_of
+from esgd_tf.landscape._data import FixedData, cut_rows, first_line, rows_of
 from esgd_tf.landscape._devices import on_all_devices
 from esgd_tf.landscape._layout import Layout, value_of
 from esgd_tf.landscape._losses import FunctionLoss
@@ -172,7 +172,7 @@ class Objective(Layout):
         return not np.allclose(apart, whole[0], rtol=_SAME)
 
     def _of_a_batch(self, batch: Any) -> Vector:
-        return np.asarray(self._sums(self.start, self.held, *batch)[0], np.float64)
+        return self.sum_over([batch], self._sums, self.start)[0]
 
     # ---- weights ------------------------------------------------------------------------------
 
@@ -253,9 +253,22 @@ class Objective(Layout):
             function: Of (*arguments, held, x, y, sample_weight); returns a list of tensors.
             *arguments: Weights, and what else the function takes before the batch.
         """
+        return self.sum_over(self._data.batches(), function, *arguments)
+
+    def sum_over(
+        self, batches: Iterable[Any], function: Callable[..., Any], *arguments: Any
+    ) -> list[Vector]:
+        """Do the same for some batches."""
         sums: list[Vector] = []
-        for batch in self._data.batches():
-            parts = [np.asarray(t, np.float64) for t in function(*arguments, self.held, *batch)]
+        for batch in batches:
+            try:
+                results = function(*arguments, self.held, *batch)
+            except tf.errors.InvalidArgumentError as reason:
+                # A label beyond the classes, an index beyond an Embedding's table, ...
+                raise ValueError(
+                    f"The model or its loss cannot be computed on these data: {first_line(reason)}"
+                ) from reason
+            parts = [np.asarray(t, np.float64) for t in results]
             sums = parts if not sums else [s + p for s, p in zip(sums, parts, strict=True)]
         return sums
 
