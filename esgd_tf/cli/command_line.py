@@ -48,7 +48,9 @@ class CommandLine:
         at_least: int = 1,
         at_most: int | None = 1,
         outlives_output: bool = False,
+        stopped: str | None = None,
     ) -> None:
+        self._stopped = {} if stopped is None else {"stopped": stopped}
         self._name, self._words, self._summary = name, words, summary
         self._examples = examples
         self._at_least, self._at_most = at_least, at_most
@@ -126,6 +128,7 @@ class CommandLine:
             see=f"python3 -m esgd_tf {self._name} --help",
             debug=asks_for_traceback(argv),
             outlives_output=self._outlives_output,
+            **self._stopped,
         )
 
     def help_text(self) -> str:

@@ -21,7 +21,7 @@ from esgd_tf.cli.streams import OutputError, standard_streams
 from esgd_tf.data.errors import DataError
 from esgd_tf.training.errors import CheckpointError, ClusterError, RunFolderError, StrategyError
 
-__all__ = ["BAD_FLAGS", "FAILED", "STOPPED", "asks_for_traceback", "enter"]
+__all__ = ["BAD_FLAGS", "FAILED", "STOPPED", "asks_for_traceback", "enter", "reason_of"]
 
 FAILED, BAD_FLAGS, STOPPED = 1, 2, 130
 
@@ -75,6 +75,11 @@ def enter(
             if debug:
                 traceback.print_exc()
             return _complain(name, stopped, STOPPED)
+
+
+def reason_of(error: Exception) -> str:
+    """Return what to say of an exception that does not end the command: a sentence."""
+    return _sentence(error, None)[0]
 
 
 def _sentence(error: Exception, see: str | None) -> tuple[str, int]:

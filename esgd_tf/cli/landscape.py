@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from esgd_tf.cli.command_line import CommandLine
+from esgd_tf.cli.door import reason_of
 from esgd_tf.cli.parsers import FlagError
 from esgd_tf.cli.startup import start_tensorflow
 from esgd_tf.cli.stored_run import StoredRun
@@ -50,6 +52,8 @@ def main(argv: Sequence[str]) -> int:
         ["runs/momentum runs/entropy-sgd", "RUN RUN --density --samples 4096 --out wide",
          "RUN --plane --split test"],
         at_most=None,
+        stopped="Stopped; measures that were done are in the folder of --out, where landscape.json "
+        "says which are missing.",
     )  # fmt: skip
     for name, what in MEASURES.items():
         line.switch(name, False, what)
@@ -113,7 +117,10 @@ def _landscape(fv: Any, words: list[str]) -> None:
     from esgd_tf.cli.landscape_measures import Measures
     from esgd_tf.cli.landscape_report import Report
 
-    report = Report(runs, fv)
+    pairs = [(runs[0], run) for run in runs[1:]] if "interpolate" in chosen else []
+    plan = [(run.name, name) for run in runs for name in chosen if name != "interpolate"]
+    plan += [(_pair(*pair), "interpolate") for pair in pairs]
+    report = Report(runs, fv, plan, out)
     measures = Measures(fv, sigmas, gammas, threshold, step_size)
     networks = []
     for run, checkpoint in zip(runs, checkpoints, strict=True):
@@ -123,28 +130,47 @@ def _landscape(fv: Any, words: list[str]) -> None:
             print(report.header(network))
         measures.check_fits(networks[0], network)
         for name in chosen:
-            if name == "interpolate":
-                continue
-            report.add(run, name, _timed(name, run, getattr(measures, name), network))
-    if "interpolate" in chosen:
-        for network in networks[1:]:
-            pair = f"{networks[0].run.name} to {network.run.name}"
-            report.add(
-                network.run,
-                "interpolate",
-                _timed("interpolate", network.run, measures.interpolate, networks[0], network),
-                label=pair,
-            )
+            if name != "interpolate":
+                _measure(report, fv, run, run.name, name, getattr(measures, name), network)
+    for (first, other), network in zip(pairs, networks[1:], strict=False):
+        label = _pair(first, other)
+        _measure(
+            report, fv, other, label, "interpolate", measures.interpolate, networks[0], network
+        )
     print(report.tables())
-    written = report.write(out)
+    written = [*report.save(), *report.draw()]
     print("\nwritten:\n" + "\n".join(f"  {path}" for path in written))
+    if report.failed:
+        raise RunFolderError(report.failures())
 
 
-def _timed(name: str, run: StoredRun, function: Callable[..., Any], *arguments: Any) -> Any:
+def _measure(
+    report: Any,
+    fv: Any,
+    run: StoredRun,
+    label: str,
+    name: str,
+    function: Callable[..., Any],
+    *arguments: Any,
+) -> None:
+    """Measure, and write down what was found, or why it was not, before anything else is done."""
     start = time.perf_counter()
-    result = function(*arguments)
-    print(f"  {name:<14}{run.name}: {time.perf_counter() - start:.0f} s", flush=True)
-    return result
+    try:
+        result = function(*arguments)
+    except Exception as error:
+        # The other measures, which may have taken hours, are not to be lost by it.
+        if fv.debug:
+            traceback.print_exc()
+        print(f"  {name:<14}{label}: failed", flush=True)
+        report.fail(label, name, reason_of(error))
+    else:
+        print(f"  {name:<14}{label}: {time.perf_counter() - start:.0f} s", flush=True)
+        report.add(run, name, result, label)
+    report.save()
+
+
+def _pair(first: StoredRun, other: StoredRun) -> str:
+    return f"{first.name} to {other.name}"
 
 
 def _open(words: Sequence[str]) -> list[StoredRun]:

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,16 +34,42 @@ class _Entry:
 
 
 class Report:
-    """Collects results; runs that differ in nothing but the seed share a color."""
+    """Collects results; runs that differ in nothing but the seed share a color.
 
-    def __init__(self, runs: Sequence[StoredRun], fv: Any) -> None:
-        self._runs, self._fv = list(runs), fv
+    Args:
+        runs: Those that are measured.
+        fv: The flags.
+        plan: What is going to be measured: the label of a run or of two, and the measure.
+        out: Folder for the files.
+
+    Attributes:
+        failed: What could not be measured, of the plan, and why.
+    """
+
+    def __init__(
+        self, runs: Sequence[StoredRun], fv: Any, plan: Sequence[tuple[str, str]], out: Path
+    ) -> None:
+        self._runs, self._fv, self._plan, self._out = list(runs), fv, list(plan), out
         self._entries: list[_Entry] = []
+        self.failed: dict[tuple[str, str], str] = {}
         self._kinds = list(dict.fromkeys(kind_of(run) for run in runs))
 
-    def add(self, run: StoredRun, measure: str, result: Any, label: str | None = None) -> None:
+    def add(self, run: StoredRun, measure: str, result: Any, label: str) -> None:
         """Add what was measured of a run."""
-        self._entries.append(_Entry(run, label or run.name, measure, result))
+        self._entries.append(_Entry(run, label, measure, result))
+
+    def fail(self, label: str, measure: str, reason: str) -> None:
+        """Take note of a measure that failed."""
+        self.failed[label, measure] = reason
+
+    def failures(self) -> str:
+        """Return a sentence about what failed."""
+        ((label, measure), reason), *more = self.failed.items()
+        others = f" {len(more)} more failed." if more else ""
+        return (
+            f"--{measure} of {label} failed: {reason.rstrip('.')}.{others} The other measures are "
+            f"in {self._out}."
+        )
 
     def header(self, network: Measured) -> str:
         """Say what is measured, before it is."""
@@ -166,17 +193,26 @@ class Report:
 
     # ---- files --------------------------------------------------------------------------------
 
-    def write(self, out: Path) -> list[Path]:
-        """Write landscape.json, landscape.csv and a picture of each measure.
+    def save(self) -> list[Path]:
+        """Write landscape.json and landscape.csv, with what has been measured so far.
 
         Returns:
             The paths.
         """
-        out.mkdir(parents=True, exist_ok=True)
-        written = [out / "landscape.json", out / "landscape.csv"]
+        self._out.mkdir(parents=True, exist_ok=True)
+        written = [self._out / "landscape.json", self._out / "landscape.csv"]
         flags = {name: self._fv[name].value for name in self._fv}
+        # Counted, for two runs may have the same name.
+        missing = list(
+            (Counter(self._plan) - Counter((e.label, e.measure) for e in self._entries)).elements()
+        )
         document = {
             "settings": {k: v for k, v in flags.items() if k not in ("help", "out", "debug")},
+            # So that half a report does not look whole.
+            "missing": [
+                {"label": label, "measure": measure, "reason": self.failed.get((label, measure))}
+                for label, measure in missing
+            ],
             "results": [
                 {
                     "run": str(e.run.folder.path),
@@ -196,8 +232,17 @@ class Report:
             writer.writerow(_COLUMNS)
             for e in self._entries:
                 writer.writerows((e.label, e.measure, *row) for row in ROWS[e.measure](e.result))
+        return written
+
+    def draw(self) -> list[Path]:
+        """Write a picture of each measure.
+
+        Returns:
+            The paths.
+        """
+        written = []
         for measure in dict.fromkeys(e.measure for e in self._entries):
-            path = out / f"{measure}.png"
+            path = self._out / f"{measure}.png"
             entries = [e for e in self._entries if e.measure == measure]
             figure = picture(measure, list(self._shown(entries)))
             with replaced_when_whole(path) as partial:

@@ -10,6 +10,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
+from esgd_tf.landscape import _place
+from esgd_tf.landscape._layout import value_of
 from esgd_tf.landscape._metrics import measured, named_metrics, splits_of
 
 __all__ = ["Array", "Settle", "Surface", "Values", "between", "pick"]
@@ -62,6 +64,7 @@ class Surface:
         self.first = next(iter(self.splits.values()))
         self._settle, self._copy = settle, None
         if settle is not None:
+            model = self.first.model if isinstance(model, keras.Model) else model
             self._copy = _copy_of(model)
             twins = {id(v): c for v, c in zip(model.variables, self._copy.variables, strict=True)}
             self._twins = tuple(
@@ -72,13 +75,24 @@ class Surface:
     def empty(self, count: int) -> Values:
         return {split: {name: np.empty(count) for name in self.names} for split in self.splits}
 
-    def parts(self, weights: Any) -> tuple[Array, list[Array]]:
-        """Return the trainable weights as a vector, and the other variables as a list."""
-        objective = self.first
+    def parts(self, weights: Any) -> tuple[Array, list[Array], str]:
+        """Return the trainable weights as a vector, the other variables as a list, and the place.
+
+        The place is what `measured_at` says: of a network that is being trained by local entropy,
+        its anchor is taken, and of replicas their center.
+
+        Raises:
+            ValueError: The weights do not fit, or are not finite.
+        """
+        objective, name = self.first, "weights"
         model, others = objective.model, [np.asarray(t) for t in objective.held[1]]
         if isinstance(weights, keras.Model):
+            place = _place.find(weights)
+            name = place.name
             # By their order: which are frozen there, and which seeds it has, does not matter.
-            weights = [np.asarray(v) for v in weights.weights]
+            weights = [
+                np.asarray(place.values.get(id(v), value_of(v))) for v in place.model.weights
+            ]
             if model is not None and len(weights) != len(model.weights):
                 raise ValueError(
                     f"The other network has {len(weights)} weights, and the model "
@@ -102,7 +116,10 @@ class Surface:
                 np.asarray(given.get(id(v), own))
                 for v, own in zip(model.non_trainable_variables, others, strict=True)
             ]
-        return objective.flatten(objective.weights(weights)), others
+        flat = objective.flatten(objective.weights(weights))
+        if not np.all(np.isfinite(flat)):
+            raise ValueError("The weights of a network hold NaN or infinity: nothing to measure.")
+        return flat, others, name
 
     def measure(
         self,

@@ -148,7 +148,7 @@ def along(
     progress: bool | None,
 ) -> Interpolation:
     """Measure one line; a surface serves for many lines, and is traced once."""
-    (a, others_a), (b, others_b) = surface.parts(weights_a), surface.parts(weights_b)
+    (a, others_a, at_a), (b, others_b, at_b) = surface.parts(weights_a), surface.parts(weights_b)
     norms = np.linalg.norm(a), np.linalg.norm(b)
     values = surface.empty(len(c))
     slopes = {split: np.empty(len(c)) for split in surface.splits} if surface.takes_gradient else {}
@@ -169,4 +169,5 @@ def along(
         norm=norm,
         distance=float(np.linalg.norm(a - b)),
         kind=kind,
+        measured_at=at_a if at_a == at_b else f"{at_a} and {at_b}",
     )

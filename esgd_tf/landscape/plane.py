@@ -173,7 +173,7 @@ def plane(
         raise ValueError(f"`normalization` must be filter, layer or None; got {normalization!r}.")
     surface = Surface(model, loss, data, metric, batch_size, settle)
     objective = surface.first
-    w, others = surface.parts(model if center is None else center)
+    w, others, name = surface.parts(model if center is None else center)
     path = None
     if trajectory is not None and len(trajectory) > 0:
         path = np.stack([surface.parts(one)[0] for one in trajectory]) - w
@@ -211,6 +211,7 @@ def plane(
         trajectory=coordinates,
         explained=explained,
         normalization=normalization,
+        measured_at=name,
     )
 
 

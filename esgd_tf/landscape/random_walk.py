@@ -160,4 +160,5 @@ def random_walk(
         step_size=float(step_size),
         kind=kind,
         end=ends,
+        measured_at=objective.measured_at,
     )

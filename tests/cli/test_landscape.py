@@ -122,12 +122,12 @@ def test_tables_fit_a_terminal_and_compare_the_runs(everything):
     assert "* the chains have not converged" in printed
 
 
-def test_seeds_of_one_experiment_share_a_color(runs):
+def test_seeds_of_one_experiment_share_a_color(runs, tmp_path):
     from esgd_tf.cli.landscape_report import Report, _Entry
     from esgd_tf.cli.stored_run import StoredRun
 
     stored = [StoredRun.open(run) for run in runs]
-    report = Report(stored, None)
+    report = Report(stored, None, [], tmp_path)
     entries = [_Entry(run, run.name, "sharpness", None) for run in stored]
     shown = list(report._shown(entries))
     assert [s.color for s in shown] == ["C0", "C1", "C0"]
@@ -171,3 +171,73 @@ def test_other_refusals(runs, finished, tmp_path, capsys):
     assert "is a file; name a folder" in refused(capsys, 2, runs[0], "--out", tmp_path / "file")
     assert esgd_tf("landscape", runs[0], finished, "--interpolate", *QUICK) == 1
     assert "there is no line between them" in capsys.readouterr().err
+
+
+def fails_with(monkeypatch, measure, error, *, of="sgd-1"):
+    """Let a measure of a run fail."""
+    from esgd_tf.cli.landscape_measures import Measures
+
+    before = getattr(Measures, measure)
+
+    def failing(self, measured):
+        if measured.run.name == of:
+            raise error
+        return before(self, measured)
+
+    monkeypatch.setattr(Measures, measure, failing)
+
+
+def missing_in(out):
+    document = json.loads((out / "landscape.json").read_text())
+    found = {(r["label"], r["measure"]) for r in document["results"]}
+    missing = {(m["label"], m["measure"]): m["reason"] for m in document["missing"]}
+    assert not found & set(missing)
+    return found, missing
+
+
+class TestWhatIsLeftOfAReport:
+    """A measure that fails, or Ctrl-C, costs none that is done."""
+
+    COMMAND = ("--random_walk", "--density", "--sharpness", *QUICK)
+
+    @pytest.mark.parametrize(
+        ("error", "words"),
+        [
+            (MemoryError("The basis takes 300 GiB."), "takes 300 GiB"),
+            (TypeError("unhashable"), "unforeseen went wrong (TypeError: unhashable)"),
+        ],
+        ids=["foreseen", "unforeseen"],
+    )
+    def test_a_measure_that_fails(self, runs, tmp_path, monkeypatch, capsys, error, words):
+        fails_with(monkeypatch, "sharpness", error)
+        out = tmp_path / "wide"
+        assert esgd_tf("landscape", *runs[:2], *self.COMMAND, "--out", out) == 1
+        captured = capsys.readouterr()
+        sentence = captured.err.strip().splitlines()[-1]
+        assert "--sharpness of sgd-1 failed" in sentence
+        assert words in sentence
+        assert "Traceback" not in captured.err
+        assert "random walks" in captured.out
+        found, missing = missing_in(out)
+        assert len(found) == 5
+        assert list(missing) == [("sgd-1", "sharpness")]
+        assert words in missing["sgd-1", "sharpness"]
+        # A picture of the run that was measured.
+        assert (out / "sharpness.png").stat().st_size > 0
+
+    def test_ctrl_c(self, runs, tmp_path, monkeypatch, capsys):
+        fails_with(monkeypatch, "random_walk", KeyboardInterrupt())
+        out = tmp_path / "wide"
+        assert esgd_tf("landscape", *runs[:2], *self.COMMAND, "--out", out) == 130
+        assert "says which are missing" in capsys.readouterr().err
+        found, missing = missing_in(out)
+        assert {m for _, m in found if _ == "esgd-1"} == {"density", "sharpness", "random_walk"}
+        assert missing == {("sgd-1", "random_walk"): None}
+        with (out / "landscape.csv").open() as file:
+            rows = {(row["run"], row["measure"]) for row in csv.DictReader(file)}
+        assert rows == found
+
+    def test_nothing_is_missing_of_a_whole_report(self, everything):
+        found, missing = missing_in(everything[0])
+        assert not missing
+        assert len(found) == 2 * (len(MEASURES) - 1) + 1

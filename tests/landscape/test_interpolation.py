@@ -414,7 +414,7 @@ class TestResult:
     def test_fields(self):
         found = self.found()
         written = json.loads(json.dumps(found.to_dict()))
-        assert set(written) == {
+        assert set(written) == {"measured_at", 
             "coefficients", "values", "gradient_norm", "norm", "distance", "kind"
         }  # fmt: skip
         assert written["coefficients"] == THREE
@@ -435,3 +435,43 @@ class TestResult:
         assert ax.get_ylabel() == "error"
         alone = interpolate([np.zeros(1)], -np.ones(1), np.ones(1), loss=two_wells).plot()
         assert alone.get_legend() is None
+
+
+class TestWhoseWeights:
+    def test_networks_in_training_are_taken_at_their_anchors(self):
+        """And the plane through one, too: x' is nowhere on it."""
+        from esgd_tf import EntropySGD, evaluate_at
+        from esgd_tf.landscape import plane
+
+        x, y = examples(40, dtype="float32")
+        networks = [mlp(seed=1), mlp(seed=2)]
+        for network in networks:
+            network.compile(EntropySGD(0.1, langevin_steps=5, noise=0.1), cross_entropy())
+            for _ in range(3):
+                network.train_on_batch(x, y)
+        found = interpolate(networks[0], *networks, [0.0, 1.0], data=(x, y), metric="loss")
+        through = plane(networks[0], data=(x, y), metric="loss", points=3)
+        with pytest.warns(UserWarning, match="Langevin weights"):
+            before = [network.evaluate(x, y, verbose=0) for network in networks]
+        expected = []
+        for network in networks:
+            with evaluate_at(network):
+                expected.append(network.evaluate(x, y, verbose=0))
+        assert found.measured_at == through.measured_at == "anchor"
+        assert found.to_dict()["measured_at"] == "anchor"
+        np.testing.assert_allclose(found.values["data"]["loss"], expected, rtol=1e-5)
+        assert through.values["data"]["loss"][1, 1] == pytest.approx(expected[0], rel=1e-5)
+        assert abs(before[0] - expected[0]) > 1e-3
+
+    def test_weights_that_are_not_finite_are_refused(self):
+        model = mlp()
+        bad = [np.full(v.shape, np.nan) for v in model.trainable_variables]
+        with pytest.raises(ValueError, match="NaN or infinity"):
+            interpolate(model, model, bad, loss=cross_entropy(), data=examples(dtype="float32"))
+
+    def test_a_barrier_over_what_was_not_finite_is_no_barrier_of_zero(self):
+        model, (x, y) = mlp(), examples(dtype="float32")
+        far = [1e38 * np.ones(v.shape) for v in model.trainable_variables]
+        found = interpolate(model, model, far, [0.0, 0.5, 1.0], loss=cross_entropy(), data=(x, y))
+        assert not np.isfinite(found.values["data"]["loss"]).all()
+        assert not np.isfinite(found.barrier())

@@ -331,7 +331,14 @@ class TestResult:
     def test_fields(self):
         found = bowl(trajectory=[E1])
         written = json.loads(json.dumps(found.to_dict()))
-        assert set(written) == {"grids", "values", "trajectory", "explained", "normalization"}
+        assert set(written) == {
+            "measured_at",
+            "grids",
+            "values",
+            "trajectory",
+            "explained",
+            "normalization",
+        }
         assert np.shape(written["values"]["data"]["loss"]) == (5, 5)
         assert np.shape(written["grids"]) == (2, 5)
         for array in (found.grids[0], found.values["data"]["loss"], found.directions):
