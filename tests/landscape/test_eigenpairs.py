@@ -124,7 +124,8 @@ class TestEigenpairs:
         pairs = eigenpairs(hessian(), 2)
         written = json.loads(json.dumps(pairs.to_dict()))
         assert set(written) == {
-            "eigenvalues", "residuals", "converged", "scale", "which", "tol", "matvecs"
+            "eigenvalues", "residuals", "converged", "scale", "which", "tol", "matvecs",
+            "measured_at",
         }  # fmt: skip
         assert pairs.plot().get_ylabel()
         with pytest.raises(ValueError, match="read-only"):

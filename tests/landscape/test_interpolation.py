@@ -414,7 +414,7 @@ class TestResult:
     def test_fields(self):
         found = self.found()
         written = json.loads(json.dumps(found.to_dict()))
-        assert set(written) == {"measured_at", 
+        assert set(written) == {"measured_at",
             "coefficients", "values", "gradient_norm", "norm", "distance", "kind"
         }  # fmt: skip
         assert written["coefficients"] == THREE

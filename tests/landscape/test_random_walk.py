@@ -246,7 +246,7 @@ class TestResult:
     def test_fields(self):
         found = random_walk(*bowl(2), threshold=0.5, step_size=0.3, max_steps=500, walks=3)
         written = json.loads(json.dumps(found.to_dict()))
-        assert set(written) == {"measured_at", 
+        assert set(written) == {"measured_at",
             "losses", "distances", "escape_steps", "acceptance", "threshold", "step_size", "kind"
         }  # fmt: skip
         assert written["threshold"] == 0.5

@@ -97,9 +97,10 @@ class TestToDict:
             "numbers": [0.0, 1.0, 2.0],
             "by_split": {"train": {"loss": [0.0, 1.0]}, "5": 7},
             "several": [[1.0, 1.0], [[0.0]]],
-            "inner": {"numbers": [True, False]},
+            "inner": {"numbers": [True, False], "measured_at": "weights"},
             "scalar": 0.5,
             "name": None,
+            "measured_at": "weights",
         }
         written = outer().to_dict()
         assert written == expected

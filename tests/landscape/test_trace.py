@@ -30,7 +30,9 @@ class TestTrace:
 
     def test_result(self):
         found = trace(hessian(), 30)
-        assert set(found.to_dict()) == {"estimate", "standard_error", "matvecs"}
+        assert set(found.to_dict()) == {
+            "estimate", "standard_error", "matvecs", "measured_at"
+        }  # fmt: skip
         found.plot()
         with pytest.raises(ValueError, match="at least 6"):
             trace(hessian(), 5)
