@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NoReturn
 
-__all__ = ["free_memory", "require", "rows_that_fit"]
+__all__ = ["free_memory", "gib", "refuse", "require", "rows_that_fit"]
 
 # Of what is free, the part that is taken: the network and the products need some as well.
 _SHARE = 0.8
@@ -33,10 +34,16 @@ def require(needed: int, what: str, instead: str) -> None:
         MemoryError: There are fewer.
     """
     free = free_memory()
-    if free is not None and needed > free:
-        raise MemoryError(
-            f"{what} takes {_gib(needed)} GiB and {_gib(free)} GiB of memory are free: {instead}."
-        )
+    if free is not None and needed > _SHARE * free:
+        refuse(needed, what, instead)
+
+
+def refuse(needed: int, what: str, instead: str) -> NoReturn:
+    """Raise the MemoryError of `require`."""
+    raise MemoryError(
+        f"{what} takes {gib(needed)} GiB and {gib(free_memory() or 0)} GiB of memory are free, of "
+        f"which {_SHARE:.0%} may be taken: {instead}."
+    )
 
 
 def rows_that_fit(each: int, rows: int, multiple: int = 1) -> int:
@@ -58,6 +65,7 @@ def rows_that_fit(each: int, rows: int, multiple: int = 1) -> int:
     return fit - fit % multiple if fit > multiple else fit
 
 
-def _gib(number: float) -> str:
-    gib = number / 2**30
-    return f"{gib:,.1f}" if gib >= 0.05 else f"{gib:.2g}"
+def gib(number: float) -> str:
+    """Return bytes as a number of GiB to read."""
+    size = number / 2**30
+    return f"{size:,.1f}" if size >= 0.05 else f"{size:.2g}"

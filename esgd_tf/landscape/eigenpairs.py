@@ -87,7 +87,8 @@ def eigenpairs(
     is missing, and ends when its outermost Ritz value θ, with its residual r, fulfils θ + r <= λ +
     tol scale for the innermost λ of the k. That proves that some eigenvalue of the complement lies
     within r of θ, and makes it very unlikely, but not impossible, that another one lies beyond. A
-    small matrix (n <= 20 or so) is computed whole, and then nothing is left to chance.
+    small matrix (n <= 12, or 32 for SA and BE, or 2 k + 2) is computed whole, and then nothing is
+    left to chance.
 
     Args:
         operator: What to take them of.
@@ -183,7 +184,7 @@ def _check_arguments(
 def _basis_size(n: int, k: int, which: str) -> int:
     """Return the vectors of ARPACK's basis."""
     # Outliers at the upper end come soon: with a small basis they are noticed soon, too.
-    return min(n, max(2 * k + 2, 12 if which in ("LA", "LM") else 20))
+    return min(n, max(2 * k + 2, 12 if which in ("LA", "LM") else 32))
 
 
 def _by_arpack(
@@ -199,9 +200,7 @@ def _by_arpack(
 ) -> tuple[Array, float]:
     """Return the vectors that converged, and an estimate of the largest |λ|.
 
-    Args:
-        start: A random vector after one step of power iteration.
-        scale: The length that it had then.
+    `start` is a random vector after one step of power iteration, `scale` the length it had then.
     """
     from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
