@@ -61,8 +61,8 @@ class RandomWalk(Result):
     def mean_escape_step(self) -> tuple[float, float]:
         """The mean escape step and its standard error; NaN unless every walk escaped.
 
-        Two standard errors, which have Student's factor, hold the mean in about 93 of 100 from ten
-        walks on; escape steps are skewed, so that it is fewer (85 to 90) with three to nine.
+        Two standard errors, which have Student's factor for the number of walks, hold the mean in
+        89 to 95 of 100: escape steps are skewed, most of all in few dimensions.
         """
         steps = self.escape_steps.astype(np.float64)
         if np.any(steps < 0):
