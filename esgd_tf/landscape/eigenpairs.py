@@ -117,7 +117,7 @@ def eigenpairs(
     ends = {"LA": (0, k), "SA": (k, 0), "BE": (k // 2, k - k // 2)}.get(which)
     before = operator.matvecs
     rng = np.random.default_rng(seed)
-    ncv = _basis_size(n, k, which)
+    ncv = _basis_size(n, k, which, max_matvecs)
     _memory.require(
         8 * n * (ncv + 5 * k + 8), f"A search for {k:,} eigenpairs of {n:,} weights",
         "take a smaller `k`, or select layers with `variables`",
@@ -177,14 +177,18 @@ def _check_arguments(
         raise ValueError(f"`method` must be lanczos or lobpcg; got {method!r}.")
     if method == "lobpcg" and which not in ("LA", "SA"):
         raise ValueError(f"LOBPCG finds LA or SA only; for {which} use method='lanczos'.")
-    if max_matvecs is not None and not max_matvecs >= 1:
-        raise ValueError(f"`max_matvecs` must be a positive number or None; got {max_matvecs!r}.")
+    integer = isinstance(max_matvecs, int | np.integer) and not isinstance(max_matvecs, bool)
+    if max_matvecs is not None and not (integer and max_matvecs >= 1):
+        raise ValueError(f"`max_matvecs` must be a positive integer or None; got {max_matvecs!r}.")
 
 
-def _basis_size(n: int, k: int, which: str) -> int:
+def _basis_size(n: int, k: int, which: str, max_matvecs: int | None) -> int:
     """Return the vectors of ARPACK's basis."""
     # Outliers at the upper end come soon: with a small basis they are noticed soon, too.
-    return min(n, max(2 * k + 2, 12 if which in ("LA", "LM") else 32))
+    size = 12 if which in ("LA", "LM") else 32
+    if max_matvecs is not None:  # It always fills the basis, and once more what it throws away.
+        size = min(size, max_matvecs // 3)
+    return min(n, max(2 * k + 2, size))
 
 
 def _by_arpack(

@@ -188,7 +188,7 @@ class _Columns:
             error = np.abs(part @ vector - product[at : at + len(part)])
             size = np.linalg.norm(part, axis=1)
             # Rounding of float32, of the row itself and of the sums that it comes from.
-            bound = 1e-3 * (size + np.linalg.norm(product) / np.sqrt(len(vector)))
+            bound = 1e-3 * (size + np.linalg.norm(product)) / np.sqrt(len(vector))
             bad += int(np.sum(~(error <= bound)))
         if bad:
             raise ValueError(

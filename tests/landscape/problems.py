@@ -125,7 +125,8 @@ class MatrixOperator(CurvatureOperator):
 
     def _columns(self, rows):
         self.matvecs += len(rows)
-        return rows @ self.matrix
+        with np.errstate(invalid="ignore"):
+            return rows @ self.matrix
 
     def loss(self):
         return 0.0
