@@ -144,7 +144,7 @@ def eigenpairs(
             vectors, scale = _by_arpack(linear, start, scale, k, end, ncv, tol, max_matvecs, rng)
         found = Found(linear, vectors, k, ends)
         scale = float(np.abs(found.values).max(initial=scale))
-        floor = np.finfo(np.float32).eps * scale if tol == 0 else tol * scale
+        floor = scale * (float(np.finfo(np.float32).eps) if tol == 0 else float(tol))
         if not whole:
             spent = operator.matvecs - before
             left = None if max_matvecs is None else max(max_matvecs - spent, _CHECK)

@@ -172,7 +172,7 @@ class TestMultiplicities:
     @pytest.mark.parametrize("which", ["LA", "SA", "LM", "BE"])
     def test_every_eigenvalue_as_often_as_it_is_there(self, spectrum, which):
         values = SPECTRA[spectrum]
-        for k in (1, 2, 3, 8, 30, 59, 60):
+        for k in (1, 2, 3, 8, 59):
             h = MatrixOperator(symmetric(values))
             pairs = eigenpairs(h, k, which, tol=1e-8, seed=k)
             found = pairs.eigenvalues
