@@ -16,6 +16,8 @@ def _spectrum(results: Any) -> Iterator[Row]:
     for end, pairs in results.items():
         ranked = enumerate(zip(pairs.eigenvalues, pairs.residuals, strict=True), start=1)
         for rank, (value, residual) in ranked:
+            if math.isnan(value):  # not found within the limit of products
+                continue
             yield "", f"{end} eigenvalue", rank, value, residual
 
 

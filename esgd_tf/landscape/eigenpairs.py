@@ -1,4 +1,9 @@
-"""A few eigenvalues and eigenvectors of a curvature operator, by SciPy."""
+"""A few eigenvalues and eigenvectors of a curvature operator, by SciPy.
+
+ARPACK, which searches one Krylov space, finds one vector of each eigenspace. So what it has found
+is checked, and where eigenvalues are missing (those of a layer that is linear come several times)
+they are found in the complement: see `_complement.py`.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from esgd_tf.landscape import _memory
+from esgd_tf.landscape._complement import Found, complete
 from esgd_tf.landscape._progress import progress_bar
 from esgd_tf.landscape._result import Result, axes
-from esgd_tf.landscape._vectors import Array, random_unit
+from esgd_tf.landscape._vectors import Array, finite, random_unit
 from esgd_tf.landscape.operator import CurvatureOperator
 
 if TYPE_CHECKING:
@@ -22,13 +29,16 @@ __all__ = ["Eigenpairs", "eigenpairs"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Eigenpairs(Result):
-    """Eigenpairs at an end (or both) of a spectrum.
+    """Eigenpairs at an end (or both) of a spectrum: always k entries.
 
     Attributes:
-        eigenvalues: [k], descending.
-        eigenvectors: [n, k], orthonormal columns. Not part of `to_dict`.
-        residuals: [k], ‖H v - λ v‖, from one more product each.
-        converged: [k], whether residual <= tol scale.
+        eigenvalues: [k], descending. NaN where the search ended before it was found; those stand
+            on the inner side: last, but first for "SA", and between the two ends for "BE".
+        eigenvectors: [n, k], orthonormal columns, or NaN. Not part of `to_dict`.
+        residuals: [k], ‖H v - λ v‖, from one more product each; NaN where there is no pair.
+        converged: [k], whether residual <= tol scale, and no eigenvalue further out by more than
+            tol scale is missing, as far as the check tells (see `eigenpairs`). False where there
+            is no pair.
         scale: The largest |λ| found, or estimated by some steps of power iteration.
         which: The end of the spectrum.
         tol: The relative tolerance asked for.
@@ -72,29 +82,91 @@ def eigenpairs(
     trained network would take thousands of products. Here all are measured against the largest
     |λ|: ARPACK gets the operator shifted by an estimate of it (which changes no Lanczos vector).
 
+    Then the complement of what was found is searched, from another random vector, for eigenvalues
+    that are further out: an eigenvalue of multiplicity 7 is found seven times. The search adds what
+    is missing, and ends when its outermost Ritz value θ, with its residual r, fulfils θ + r <= λ +
+    tol scale for the innermost λ of the k. That proves that some eigenvalue of the complement lies
+    within r of θ, and makes it very unlikely, but not impossible, that another one lies beyond. A
+    small matrix (n <= 12, or 32 for SA and BE, or 2 k + 2) is computed whole, and then nothing is
+    left to chance.
+
     Args:
         operator: What to take them of.
-        k: How many, 1 <= k < n.
+        k: How many, 1 <= k <= n.
         which: "LA" largest, "SA" smallest (most negative), "LM" largest in magnitude, "BE" from
             both ends (one more from the upper one if k is odd).
         tol: Relative tolerance. A float32 model does not reach much below 1e-6.
         method: "lanczos" (`scipy.sparse.linalg.eigsh`) or "lobpcg", which multiplies k columns at
             once and knows only LA and SA.
-        max_matvecs: Stop after about so many products, with what there is; None leaves the limit
-            to SciPy.
+        max_matvecs: Stop after about so many products, with what there is, >= 1; None leaves the
+            limit to SciPy.
         seed: Of the start vector.
         progress: Whether to show a bar; None for "on a terminal".
 
     Returns:
         The pairs, with their residuals. Where SciPy stopped at `max_matvecs`, those that had come
-        to an end by then: they may be fewer than k.
+        to an end by then, and NaN for the others.
 
     Raises:
-        ValueError: `k` or `which` is out of range.
+        ValueError: An argument is out of range, or a product is not finite.
+        MemoryError: The vectors do not fit into the memory that is free.
     """
-    from scipy.sparse.linalg import lobpcg
-
     n = operator.shape[0]
+    _check_arguments(n, k, which, tol, method, max_matvecs)
+    k = int(k)
+    ends = {"LA": (0, k), "SA": (k, 0), "BE": (k // 2, k - k // 2)}.get(which)
+    before = operator.matvecs
+    rng = np.random.default_rng(seed)
+    ncv = _basis_size(n, k, which, max_matvecs)
+    _memory.require(
+        8 * n * (ncv + 5 * k + 8), f"A search for {k:,} eigenpairs of {n:,} weights",
+        "take a smaller `k`, or select layers with `variables`",
+    )  # fmt: skip
+    with progress_bar(None, "eigenpairs", progress) as bar:
+        linear = _watched(operator, bar)
+        # Too small for the methods: the matrix itself.
+        whole = ncv >= n or (method == "lobpcg" and 5 * k > n)
+        scale, start = 0.0, random_unit(rng, n)
+        if not whole:
+            start = linear @ start
+            scale = float(np.linalg.norm(start))
+        if whole:
+            vectors = np.linalg.eigh(_symmetric(linear @ np.eye(n)))[1]
+        elif scale == 0:
+            # A random vector has a part in every eigenspace, so that this is the matrix 0, as the
+            # Hessian of a loss that is 0 to the last digit: every vector is an eigenvector.
+            whole, vectors = True, np.linalg.qr(rng.standard_normal((n, k)))[0]
+        elif method == "lobpcg":
+            vectors = _by_lobpcg(linear, k, which, tol * scale, max_matvecs, rng)
+        else:
+            end = "LA" if which == "BE" and k == 1 else which
+            start /= scale
+            vectors, scale = _by_arpack(linear, start, scale, k, end, ncv, tol, max_matvecs, rng)
+        found = Found(linear, vectors, k, ends)
+        scale = float(np.abs(found.values).max(initial=scale))
+        floor = scale * (float(np.finfo(np.float32).eps) if tol == 0 else float(tol))
+        if not whole:
+            spent = operator.matvecs - before
+            left = None if max_matvecs is None else max(max_matvecs - spent, _CHECK)
+            complete(found, floor, left, rng)
+    values, vectors, residuals, sure = found.best(floor)
+    if whole:
+        sure = np.full(k, True)
+    return Eigenpairs(
+        eigenvalues=values,
+        eigenvectors=vectors,
+        residuals=residuals,
+        converged=sure & (residuals <= floor),
+        scale=scale,
+        which=which,
+        tol=float(tol),
+        matvecs=operator.matvecs - before,
+    )
+
+
+def _check_arguments(
+    n: int, k: Any, which: str, tol: float, method: str, max_matvecs: int | None
+) -> None:
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= n:
         raise ValueError(f"`k` must be an integer from 1 to {n:,}; got {k!r}.")
     if which not in ("LA", "SA", "LM", "BE"):
@@ -105,117 +177,102 @@ def eigenpairs(
         raise ValueError(f"`method` must be lanczos or lobpcg; got {method!r}.")
     if method == "lobpcg" and which not in ("LA", "SA"):
         raise ValueError(f"LOBPCG finds LA or SA only; for {which} use method='lanczos'.")
-    before = operator.matvecs
-    rng = np.random.default_rng(seed)
-    scale = 0.0
-    with progress_bar(None, "eigenpairs", progress) as bar:
-        linear = _watched(operator, bar)
-        if k > n - 1 or n < 10 or (method == "lobpcg" and 5 * k > n):
-            # Too small for either method: the matrix itself.
-            values, vectors = np.linalg.eigh(_symmetric(linear @ np.eye(n)))
-            chosen = _end(values, k, which)
-            values, vectors = values[chosen], vectors[:, chosen]
-        elif method == "lobpcg":
-            steps = 500 if max_matvecs is None else max(max_matvecs // k, 1)
-            size = np.linalg.norm(linear @ random_unit(rng, n))  # its tolerance is absolute
-            values, vectors = _quiet(
-                lobpcg, linear, rng.standard_normal((n, k)), largest=which == "LA",
-                tol=tol * size or None, maxiter=steps,
-            )  # fmt: skip
-        else:
-            values, vectors, scale = _by_arpack(linear, k, which, tol, max_matvecs, rng)
-        order = np.argsort(values)[::-1]
-        values, vectors = values[order], vectors[:, order]
-        residuals = np.zeros(0)
-        if len(values):
-            residuals = np.linalg.norm(linear @ vectors - vectors * values, axis=0)
-    scale = float(np.abs(values).max(initial=scale))
-    floor = np.finfo(np.float32).eps * scale if tol == 0 else tol * scale
-    return Eigenpairs(
-        eigenvalues=values,
-        eigenvectors=vectors,
-        residuals=residuals,
-        converged=residuals <= floor,
-        scale=scale,
-        which=which,
-        tol=float(tol),
-        matvecs=operator.matvecs - before,
-    )
+    integer = isinstance(max_matvecs, int | np.integer) and not isinstance(max_matvecs, bool)
+    if max_matvecs is not None and not (integer and max_matvecs >= 1):
+        raise ValueError(f"`max_matvecs` must be a positive integer or None; got {max_matvecs!r}.")
+
+
+def _basis_size(n: int, k: int, which: str, max_matvecs: int | None) -> int:
+    """Return the vectors of ARPACK's basis."""
+    # Outliers at the upper end come soon: with a small basis they are noticed soon, too.
+    size = 12 if which in ("LA", "LM") else 32
+    if max_matvecs is not None:  # It always fills the basis, and once more what it throws away.
+        size = min(size, max_matvecs // 3)
+    return min(n, max(2 * k + 2, size))
 
 
 def _by_arpack(
-    linear: Any, k: int, which: str, tol: float, max_matvecs: int | None, rng: np.random.Generator
-) -> tuple[Array, Array, float]:
-    """Return the pairs that converged, and the shift, an estimate of the largest |λ|."""
-    from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
+    linear: Any,
+    start: Array,
+    scale: float,
+    k: int,
+    which: str,
+    ncv: int,
+    tol: float,
+    max_matvecs: int | None,
+    rng: np.random.Generator,
+) -> tuple[Array, float]:
+    """Return the vectors that converged, and an estimate of the largest |λ|.
 
-    n = linear.shape[0]
-    start, shift, sign = random_unit(rng, n), 0.0, 1.0
+    `start` is a random vector after one step of power iteration, `scale` the length it had then.
+    """
+    from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+
+    n, shift, sign = linear.shape[0], 0.0, 1.0
     if which != "LM":
         # A few steps of power iteration tell the order of magnitude, and that is enough.
-        v = start
-        for _ in range(_POWER_STEPS):
-            product = linear @ v
-            shift = float(np.linalg.norm(product))
-            v = product / (shift or 1.0)
-        if which == "LA":
-            start = v if shift else start  # the same Krylov space, some steps on
+        shift = scale
+        for _ in range(_POWER_STEPS - 1):
+            product = linear @ start
+            length = float(np.linalg.norm(product))
+            if length == 0:
+                break
+            shift, start = length, product / length
+        if which != "LA":
+            # At the other end it would be poor: another one.
+            start = random_unit(rng, n)
         if which == "SA":
             sign = -1.0
     shifted = LinearOperator(
         (n, n), matvec=lambda v: sign * (linear @ v) + shift * np.ravel(v), dtype=np.float64
     )
-    # Outliers at the upper end come soon: with a small basis they are noticed soon, too.
-    ncv = min(n, max(2 * k + 2, 12 if which in ("LA", "LM") else 20))
     limit = None
     if max_matvecs is not None:
-        limit = max((max_matvecs - _POWER_STEPS - ncv) // (ncv - k) + 1, 1)
+        limit = max((max_matvecs - _POWER_STEPS - ncv - k - _CHECK) // (ncv - k) + 1, 1)
     try:
-        values, vectors = eigsh(
+        _, vectors = eigsh(
             # Shifted by the scale, an eigenvalue is at most twice as large.
             shifted, k, which="LA" if which == "SA" else which, tol=tol / 2, v0=start, ncv=ncv,
             # ARPACK draws another vector where the space that it searches has come to its end.
             maxiter=limit, rng=rng,
         )  # fmt: skip
     except ArpackNoConvergence as stopped:
-        values, vectors = stopped.eigenvalues, stopped.eigenvectors
-    except ArpackError:
-        if np.any(linear @ start):
-            raise
-        # It takes no operator that is 0, as the Hessian of a loss that is 0 to the last digit.
-        values, vectors = np.full(k, sign * shift), np.eye(n, k)
-    return sign * (values - shift), vectors, shift
+        vectors = stopped.eigenvectors
+    return vectors, max(scale, shift)
 
 
 _POWER_STEPS = 4
+# The products that a check may take in any case.
+_CHECK = 10
+
+
+def _by_lobpcg(
+    linear: Any, k: int, which: str, tol: float, max_matvecs: int | None, rng: np.random.Generator
+) -> Array:
+    from scipy.sparse.linalg import lobpcg
+
+    steps = 500 if max_matvecs is None else max(max_matvecs // k, 1)
+    with warnings.catch_warnings():
+        # It warns of what `residuals` and `converged` tell.
+        warnings.simplefilter("ignore")
+        _, vectors = lobpcg(
+            linear, rng.standard_normal((linear.shape[0], k)), largest=which == "LA",
+            tol=tol or None, maxiter=steps,
+        )  # fmt: skip
+    return vectors
 
 
 def _watched(operator: CurvatureOperator, bar: Any) -> Any:
     from scipy.sparse.linalg import LinearOperator
 
     def product(v: Array) -> Array:
-        result = operator @ v
+        result = finite(operator @ v)
         bar.update(1 if v.ndim == 1 else v.shape[1])
         return result
 
     return LinearOperator(
         operator.shape, matvec=lambda v: product(np.ravel(v)), matmat=product, dtype=operator.dtype
     )
-
-
-def _quiet(solver: Any, *arguments: Any, **options: Any) -> tuple[Array, Array]:
-    """LOBPCG warns of what `residuals` and `converged` tell."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return solver(*arguments, **options)
-
-
-def _end(values: Array, k: int, which: str) -> NDArray[np.intp]:
-    """Return the indices of k of the ascending eigenvalues."""
-    if which == "LM":
-        return np.argsort(np.abs(values))[-k:]
-    low = {"SA": k, "BE": k // 2}.get(which, 0)
-    return np.r_[:low, len(values) - (k - low) : len(values)]
 
 
 def _symmetric(matrix: Array) -> Array:

@@ -22,7 +22,12 @@ from numpy.typing import ArrayLike
 from esgd_tf.landscape.full_spectrum import FullSpectrum
 from esgd_tf.landscape.local_entropy import LocalEntropyEstimate, checked_gammas
 from esgd_tf.landscape.operator import CurvatureOperator
-from esgd_tf.landscape.spectral_density import SpectralDensity, lanczos, spectral_density
+from esgd_tf.landscape.spectral_density import (
+    SpectralDensity,
+    lanczos,
+    probes_that_fit,
+    spectral_density,
+)
 
 __all__ = ["laplace_local_entropy"]
 
@@ -52,10 +57,13 @@ def laplace_local_entropy(
 
     Returns:
         The estimate; NaN at scopes where H + γ is not positive definite. The standard error is
-        that of the density over its probes.
+        that of the density over its probes, widened as there (`SpectralDensity.mean`): two of them
+        hold the value of all eigenvalues in 93 to 97 of 100, but for the error of the quadrature.
+        NaN with one probe.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: An argument is out of range, or a product or the gradient is not finite.
+        MemoryError: As in `spectral_density`.
     """
     gammas = checked_gammas(gammas)
     beta = float(inverse_temperature)
@@ -84,6 +92,9 @@ def laplace_local_entropy(
     else:
         exact = False
     slope = operator.gradient()
+    if not np.all(np.isfinite(slope)):
+        raise ValueError("The gradient at these weights is not finite: there is nothing to expand.")
+    probes_that_fit(operator, 1, min(num_steps, n))
     length = np.linalg.norm(slope)
     # g'(H + γ)^{-1} g for all γ at once: the Gauss quadrature of g's own spectral measure.
     (rule,) = lanczos(operator, slope[None] / (length or 1.0), min(num_steps, n))

@@ -7,6 +7,11 @@ with E the error rate or the loss over all the data. In a wide valley it stays s
 noise does not see the scale of the weights, which means nothing in a network with rectifiers or
 BatchNormalization.
 
+The z come in antithetic pairs, z and -z: what is odd in z, such as the slope of E at w, cancels in
+the mean of a pair, and with it most of the spread at small σ. (At an exact minimum, where nothing
+is odd, a pair tells no more than one of the two.) Pairs are independent of each other, and errors
+come from the spread of their means.
+
 Source: Pittorino et al., "Entropic gradient descent algorithms and wide flat minima", ICLR 2021,
 arXiv 2006.07897 (the local energy); Jiang et al., "Fantastic generalization measures and where to
 find them", ICLR 2020 (the search for σ).
@@ -16,24 +21,31 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from esgd_tf.landscape._metrics import Metric, measured, named_metrics, splits_of
-from esgd_tf.landscape._objective import Objective, Selection
+from esgd_tf.landscape._noise import (
+    Array,
+    Disturbance,
+    Noise,
+    checked_samples,
+    jackknife,
+    normal,
+    pairs,
+)
+from esgd_tf.landscape._objective import Selection
 from esgd_tf.landscape._progress import progress_bar
 from esgd_tf.landscape._result import Result, axes
+from esgd_tf.landscape._vectors import standard_error
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["LocalEnergy", "PacBayesSigma", "local_energy", "pac_bayes_sigma"]
-
-Noise = Literal["multiplicative", "additive"]
-Array = NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,8 +56,11 @@ class LocalEnergy(Result):
         sigmas: [s].
         reference: E(w) by split and metric.
         increase: δE [s] by split and metric.
-        standard_error: Of the increase [s], by split and metric.
-        samples: Number of z, the same ones at each sigma, for each split and metric.
+        standard_error: Of the increase [s], by split and metric: from the spread of the pairs of z,
+            with Student's factor for their number. Two of them hold the increase in 93 to 97 of 100
+            from ten pairs on, and in about 90 where few weights make nearly all of it. NaN with a
+            single pair.
+        samples: Number of z, pairs of z and -z, the same ones at each sigma, split and metric.
         noise: "multiplicative" or "additive".
     """
 
@@ -107,7 +122,8 @@ def local_energy(
             "error", a single output is the probability of class 1, and NaN is no prediction: the
             error is NaN too.
         sigmas: [s] strengths of the noise, >= 0.
-        samples: Number of z, >= 2.
+        samples: Number of z, that is of networks that are evaluated at each sigma, >= 2. They come
+            in pairs: an odd number is rounded up.
         noise: "multiplicative" or "additive".
         loss: For metric "loss": as for `HessianOperator`; None for the compiled one.
         batch_size: Examples at a time, for arrays; 512 if None.
@@ -121,7 +137,7 @@ def local_energy(
     sigmas = np.atleast_1d(np.array(sigmas, np.float64))
     if sigmas.ndim != 1 or not sigmas.size or not np.all(np.isfinite(sigmas) & (sigmas >= 0)):
         raise ValueError(f"`sigmas` must be a list of numbers >= 0; got {sigmas.tolist()}.")
-    _check_samples(samples, noise)
+    samples = checked_samples(samples, noise)
     metrics = named_metrics(metric)
     energies = {}
     for split, part in splits_of(data).items():
@@ -129,13 +145,13 @@ def local_energy(
             model, loss, part, metrics, batch_size=batch_size, variables=variables
         )
     reference = {split: evaluate() for split, (_, evaluate) in energies.items()}
-    disturb = _Disturbance(next(iter(energies.values()))[0], noise)
+    disturb = Disturbance(next(iter(energies.values()))[0], noise)
     values = {
         split: {name: np.zeros((samples, len(sigmas))) for name in metrics} for split in energies
     }
     with progress_bar(samples * len(sigmas), "local energy", progress) as bar:
         for k in range(samples):
-            z = _normal(seed, k, disturb.size)
+            z = normal(seed, k, disturb.size)
             for s, sigma in enumerate(sigmas):
                 weights = disturb(sigma, z)
                 for split, (_, evaluate) in energies.items():
@@ -150,7 +166,7 @@ def local_energy(
             for split, by_name in values.items()
         },
         standard_error={
-            split: {name: _standard_error(v) for name, v in by_name.items()}
+            split: {name: standard_error(pairs(v)) for name, v in by_name.items()}
             for split, by_name in values.items()
         },
         samples=samples,
@@ -164,18 +180,23 @@ class PacBayesSigma(Result):
 
     Attributes:
         sigma: The largest sigma whose expected increase is at most the bound.
-        standard_error: Of sigma: that of the increase over the slope of the increase at sigma, by
-            central differences of 10 %. NaN if not bracketed.
-        increase: The expected increase there.
-        increase_error: Its standard error.
+        standard_error: Of sigma, by the jackknife over pairs of z, with Student's factor for their
+            number and with the bias. Two of them hold the sigma of the expectation in 93 to 97 of
+            100 (up to 98 with few pairs). NaN if not bracketed, or with a single pair.
+        bias: By how much sigma is likely to be too large, by the jackknife: with few z, large rises
+            that are rare are missing more often than not. `sigma - bias` has less of it, and more
+            spread. NaN where `standard_error` is.
+        increase: The mean increase over the z there.
+        increase_error: Its standard error, as in `LocalEnergy`.
         bound: What it was to stay below.
-        samples: Number of z.
+        samples: Number of z, pairs of z and -z.
         noise: "multiplicative" or "additive".
         bracketed: False if even `max_sigma` stays below the bound; sigma is then `max_sigma`.
     """
 
     sigma: float
     standard_error: float
+    bias: float
     increase: float
     increase_error: float
     bound: float
@@ -218,7 +239,7 @@ def pac_bayes_sigma(
         data: Data as for `HessianOperator`.
         metric: As for `local_energy`, one.
         bound: Of the increase, > 0.
-        samples: Number of z, >= 2.
+        samples: Number of z, as for `local_energy`, >= 2.
         noise: "additive" or "multiplicative".
         max_sigma: Where the search gives up, > 0.
         rtol: Relative accuracy of sigma, > 0.
@@ -236,7 +257,7 @@ def pac_bayes_sigma(
     for name, number in (("bound", bound), ("max_sigma", max_sigma), ("rtol", rtol)):
         if not (np.isfinite(number) and number > 0):
             raise ValueError(f"`{name}` must be a positive number; got {number}.")
-    _check_samples(samples, noise)
+    samples = checked_samples(samples, noise)
     metrics = named_metrics(metric)
     if len(metrics) != 1:
         raise ValueError("`metric` must be one: sigma is searched for each alone.")
@@ -244,21 +265,24 @@ def pac_bayes_sigma(
     objective, evaluate = measured(
         model, loss, data, metrics, batch_size=batch_size, variables=variables
     )
-    reference, disturb = evaluate()[name], _Disturbance(objective, noise)
+    reference, disturb = evaluate()[name], Disturbance(objective, noise)
     if not np.isfinite(reference):
         raise ValueError(f"The {name} at the weights of the model is {reference}.")
     seen: dict[float, Array] = {}
 
-    def increase(sigma: float) -> float:
+    def rises_at(sigma: float) -> Array:
         if sigma not in seen:
             rises = np.empty(samples)
             for k in range(samples):
-                weights = disturb(sigma, _normal(seed, k, disturb.size))
+                weights = disturb(sigma, normal(seed, k, disturb.size))
                 rises[k] = evaluate(weights)[name] - reference
                 bar.update(1)
             # A network of NaN is a bad one; inf orders it.
             seen[sigma] = np.where(np.isnan(rises), np.inf, rises)
-        return float(seen[sigma].mean())
+        return seen[sigma]
+
+    def increase(sigma: float) -> float:
+        return float(rises_at(sigma).mean())
 
     with progress_bar(None, "sigma", progress) as bar:
         high = 1e-3 * max_sigma
@@ -270,7 +294,7 @@ def pac_bayes_sigma(
             low, high = low / 2, low
             if low < 1e-12 * max_sigma:
                 raise ValueError(f"No sigma keeps the increase of {name} below {bound}.")
-        sigma, slope = high, float("nan")
+        sigma, error, bias = high, float("nan"), float("nan")
         if bracketed:
             sigma = brentq(
                 lambda s: min(increase(s) - bound, 1e6 * bound),
@@ -283,42 +307,16 @@ def pac_bayes_sigma(
             before, beyond = 0.9 * sigma, 1.1 * sigma
             if not np.isfinite(increase(beyond)):
                 beyond = sigma
-            slope = (increase(beyond) - increase(before)) / (beyond - before)
-    spread = float(_standard_error(seen[sigma]))
+            around = [rises_at(s) for s in (before, sigma, beyond)]
+            error, bias = jackknife(bound, sigma, beyond / before, *map(pairs, around))
     return PacBayesSigma(
         sigma=float(sigma),
-        standard_error=spread / slope if slope > 0 else float("nan"),
+        standard_error=error,
+        bias=bias,
         increase=increase(sigma),
-        increase_error=spread,
+        increase_error=float(standard_error(pairs(seen[sigma]))),
         bound=float(bound),
         samples=samples,
         noise=noise,
         bracketed=bool(bracketed),
     )
-
-
-class _Disturbance:
-    """Weights plus noise, as lists that an objective takes."""
-
-    def __init__(self, objective: Objective, noise: str) -> None:
-        self._objective, self.size = objective, objective.size
-        self._start = objective.flatten(objective.start)
-        self._scale = self._start if noise == "multiplicative" else np.ones(1)
-
-    def __call__(self, sigma: float, z: Array) -> Any:
-        return self._objective.unflatten(self._start + sigma * z * self._scale)
-
-
-def _normal(seed: int, sample: int, size: int) -> Array:
-    return np.random.default_rng([seed, sample]).standard_normal(size)
-
-
-def _standard_error(values: Array) -> Array:
-    return values.std(axis=0, ddof=1) / np.sqrt(len(values))
-
-
-def _check_samples(samples: int, noise: str) -> None:
-    if isinstance(samples, bool) or not isinstance(samples, int | np.integer) or samples < 2:
-        raise ValueError(f"`samples` must be an integer of at least 2; got {samples!r}.")
-    if noise not in ("multiplicative", "additive"):
-        raise ValueError(f"`noise` must be multiplicative or additive; got {noise!r}.")

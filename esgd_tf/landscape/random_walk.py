@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from esgd_tf.landscape._objective import Objective, Selection
 from esgd_tf.landscape._progress import progress_bar
 from esgd_tf.landscape._result import Result, axes
+from esgd_tf.landscape._vectors import standard_error
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,12 +59,15 @@ class RandomWalk(Result):
 
     @property
     def mean_escape_step(self) -> tuple[float, float]:
-        """The mean escape step and its standard error; NaN unless every walk escaped."""
+        """The mean escape step and its standard error; NaN unless every walk escaped.
+
+        Two standard errors, which have Student's factor for the number of walks, hold the mean in
+        89 to 95 of 100: escape steps are skewed, most of all in few dimensions.
+        """
         steps = self.escape_steps.astype(np.float64)
         if np.any(steps < 0):
             return float("nan"), float("nan")
-        spread = steps.std(ddof=1) / np.sqrt(len(steps)) if len(steps) > 1 else np.nan
-        return float(steps.mean()), float(spread)
+        return float(steps.mean()), float(standard_error(steps))
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the loss of each walk against its steps."""

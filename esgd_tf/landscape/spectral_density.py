@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from esgd_tf.landscape import _memory
 from esgd_tf.landscape._progress import progress_bar
 from esgd_tf.landscape._result import Result, axes
-from esgd_tf.landscape._vectors import Array, random_unit
+from esgd_tf.landscape._vectors import Array, finite, random_unit, standard_error
 from esgd_tf.landscape.operator import CurvatureOperator
 
 if TYPE_CHECKING:
@@ -74,6 +75,10 @@ class SpectralDensity(Result):
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the density smoothed by a Gaussian, and its standard error over probes.
 
+        What is estimated is the density of the eigenvalues smoothed by the same Gaussian; about the
+        error see `mean`. Where the bandwidth is less than the distance of nodes, the quadrature is
+        off by more.
+
         Args:
             grid: [g], where.
             bandwidth: Standard deviation of the Gaussian; None for 1 % of the range of the nodes.
@@ -93,6 +98,12 @@ class SpectralDensity(Result):
     def mean(self, function: Any) -> tuple[float, float]:
         """Return the mean of function(λ) over all eigenvalues, and its standard error.
 
+        Two standard errors hold the mean in 93 to 97 of 100, however few the probes: they have
+        Student's factor. It is less where one or two eigenvalues are nearly all of the mean (about
+        85 of 100 with few probes), and nothing is said of the error of the quadrature, which is
+        none for polynomials of a degree below twice the number of steps and small for functions
+        that are smooth over the distance of nodes.
+
         Args:
             function: Of an array of nodes.
         """
@@ -102,7 +113,8 @@ class SpectralDensity(Result):
     def fraction_below(self, magnitude: float) -> tuple[float, float]:
         """Return the fraction of eigenvalues with |λ| < magnitude, and its standard error.
 
-        It is that of the quadrature: near 0, nodes lie further apart than eigenvalues.
+        It is that of the quadrature: near 0, nodes lie further apart than eigenvalues. The error is
+        that over probes only, as in `mean`; what the quadrature does to a step is not in it.
         """
         return self.mean(lambda t: (np.abs(t) < magnitude).astype(np.float64))
 
@@ -114,8 +126,7 @@ class SpectralDensity(Result):
                 for p in range(count)
             ]
         )
-        error = parts.std(axis=0, ddof=1) / np.sqrt(count) if count > 1 else np.nan * parts[0]
-        return parts.mean(axis=0), error
+        return parts.mean(axis=0), standard_error(parts)
 
     def plot(self, ax: Axes | None = None, bandwidth: float | None = None) -> Axes:
         """Draw the smoothed density on a logarithmic scale, with two standard errors."""
@@ -143,9 +154,11 @@ def spectral_density(
 ) -> SpectralDensity:
     """Estimate the density of eigenvalues by stochastic Lanczos quadrature.
 
-    All probes advance together, so that their products share gradients. Each new vector is
-    orthogonalised twice against all before it; without, copies of converged eigenvalues appear. A
-    probe whose recurrence breaks down has found an invariant subspace: its quadrature is exact.
+    Probes advance together, so that their products share gradients: all of them, or as many at a
+    time as fit into the free memory, at 8 bytes x num_steps x n each. (The result is the same, but
+    for rounding.) Each new vector is orthogonalised twice against all before it; without, copies of
+    converged eigenvalues appear. A probe whose recurrence breaks down has found an invariant
+    subspace: its quadrature is exact.
 
     Args:
         operator: What to take it of.
@@ -155,7 +168,8 @@ def spectral_density(
         progress: Whether to show a bar; None for "on a terminal".
 
     Raises:
-        ValueError: A number is out of range.
+        ValueError: A number is out of range, or a product is not finite.
+        MemoryError: The vectors of a single probe do not fit into the memory that is free.
     """
     n = operator.shape[0]
     for name, value in (("num_probes", num_probes), ("num_steps", num_steps)):
@@ -163,9 +177,13 @@ def spectral_density(
             raise ValueError(f"`{name}` must be a positive integer; got {value!r}.")
     before = operator.matvecs
     rng = np.random.default_rng(seed)
-    start = np.stack([random_unit(rng, n) for _ in range(num_probes)])
-    with progress_bar(min(num_steps, n), "Lanczos steps", progress) as bar:
-        rules = lanczos(operator, start, min(num_steps, n), bar)
+    steps, rules = min(num_steps, n), []
+    together = probes_that_fit(operator, num_probes, steps)
+    groups = -(-num_probes // together)
+    with progress_bar(groups * steps, "Lanczos steps", progress) as bar:
+        for at in range(0, num_probes, together):
+            start = [random_unit(rng, n) for _ in range(min(together, num_probes - at))]
+            rules += lanczos(operator, np.stack(start), steps, bar)
     low = min(rules, key=lambda rule: rule.nodes[0])
     high = max(rules, key=lambda rule: rule.nodes[-1])
     return SpectralDensity(
@@ -188,6 +206,25 @@ class QuadratureRule:
     residuals: Array  # ‖H y - θ y‖ of each Ritz pair
 
 
+def probes_that_fit(operator: CurvatureOperator, probes: int, steps: int) -> int:
+    """Return how many probes can advance together in the memory that is free.
+
+    Raises:
+        MemoryError: Not even one.
+    """
+    n = operator.shape[0]
+    # The basis, and a few vectors beside it.
+    together = _memory.rows_that_fit(8 * n * (steps + 6), probes, operator.block_size)
+    if not together:
+        fit = max(_memory.rows_that_fit(8 * n, steps + 6) - 6, 0)
+        instead = f"`num_steps={fit}` would fit" if fit else "no number of steps fits"
+        _memory.refuse(
+            8 * n * (steps + 6), f"A probe of {steps:,} Lanczos steps for {n:,} weights",
+            f"{instead}; or select layers with `variables`",
+        )  # fmt: skip
+    return together
+
+
 def lanczos(
     operator: CurvatureOperator, start: Array, num_steps: int, bar: Any = None
 ) -> list[QuadratureRule]:
@@ -195,13 +232,14 @@ def lanczos(
     from scipy.linalg import eigh_tridiagonal
 
     probes, n = start.shape
-    basis = np.zeros((probes, num_steps, n))
+    # Not zeros: where a recurrence ends early, the rest is never touched.
+    basis = np.empty((probes, num_steps, n))
     alphas, betas = np.zeros((probes, num_steps)), np.zeros((probes, num_steps))
     lengths = np.full(probes, num_steps)
     current, active = start.copy(), np.arange(probes)
     for step in range(num_steps):
         basis[active, step] = current
-        products = (operator @ current.T).T
+        products = finite(operator @ current.T).T
         following = []
         for p, product in zip(active, products, strict=True):
             q = basis[p, : step + 1]

@@ -148,7 +148,9 @@ class Measures:
             found = landscape.eigenpairs(
                 operator, k, which, tol=1e-3, max_matvecs=_MAX_PRODUCTS, seed=s.seed, progress=False
             )
-            order = slice(None) if which == "LA" else slice(None, None, -1)
+            order = np.arange(k) if which == "LA" else np.arange(k)[::-1]
+            # Those that were not found in so many products are left out.
+            order = order[np.isfinite(found.eigenvalues[order])]
             row[name] = found.eigenvalues[order].tolist()
             row[f"{name}_residuals"] = found.residuals[order].tolist()
             row[f"{name}_converged"] = found.converged[order].tolist()

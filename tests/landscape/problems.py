@@ -5,6 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from esgd_tf.landscape import HessianOperator
+from esgd_tf.landscape.operator import CurvatureOperator
 
 # A bulk, and outliers on both sides.
 SPECTRUM = np.concatenate([[-3.0, -1.0], np.linspace(-0.1, 0.1, 34), [1.0, 2.0, 4.0, 8.0]])
@@ -109,3 +110,39 @@ def softmax_regression_hessian(w, x, classes, y=None):
 def hessian(eigenvalues=SPECTRUM, dtype="float64"):
     """Return the operator of a quadratic with the given eigenvalues."""
     return HessianOperator(*quadratic(symmetric(eigenvalues), dtype=dtype))
+
+
+class MatrixOperator(CurvatureOperator):
+    """A matrix with the face of a curvature operator, for what needs hundreds of runs.
+
+    It is that of f(w) = 1/2 w'A w + b'w at w = 0.
+    """
+
+    def __init__(self, matrix, slope=None):
+        self.matrix = np.asarray(matrix, np.float64)
+        self.slope = np.zeros(len(self.matrix)) if slope is None else slope
+        self.shape, self.matvecs = self.matrix.shape, 0
+
+    def _columns(self, rows):
+        self.matvecs += len(rows)
+        with np.errstate(invalid="ignore"):
+            return rows @ self.matrix
+
+    def loss(self):
+        return 0.0
+
+    def gradient(self):
+        return self.slope
+
+
+def not_finite(n=40, value=np.nan):
+    """Return an operator whose products are not finite."""
+    matrix = np.eye(n)
+    matrix[3, 3] = value
+    return MatrixOperator(matrix)
+
+
+def held(values, errors, truth):
+    """Return the fraction of estimates that two of their standard errors hold the truth of."""
+    values, errors = np.asarray(values), np.asarray(errors)
+    return np.mean(np.abs(values - truth) <= 2 * errors)

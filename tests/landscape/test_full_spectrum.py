@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 
 from esgd_tf.landscape import HessianOperator, eigenpairs, full_spectrum, spectral_density, trace
-from tests.landscape.problems import SPECTRUM, cross_entropy, examples, hessian, mlp
+from tests.landscape.problems import (
+    SPECTRUM,
+    MatrixOperator,
+    cross_entropy,
+    examples,
+    hessian,
+    mlp,
+    not_finite,
+    symmetric,
+)
 
 # The function of that name hides the module.
 module = sys.modules["esgd_tf.landscape.full_spectrum"]
@@ -79,6 +88,147 @@ class TestFullSpectrum:
         asymmetry = np.abs(matrix - matrix.T).max() / np.abs(matrix).max()
         assert module._symmetrise(matrix, block=16) == pytest.approx(asymmetry, rel=0.5)
         np.testing.assert_array_equal(matrix, expected)
+
+
+VALUES = np.linspace(-60, 70, 300)
+
+
+def begun(path, done=256, values=VALUES, dtype="float64"):
+    """Leave the columns of an unfinished computation, and return its operator."""
+    h = MatrixOperator(symmetric(values))
+    columns = module._Columns(h, np.dtype(dtype), path)
+    while columns.done < done:
+        columns.advance(h)
+    del columns
+    return MatrixOperator(h.matrix)
+
+
+class TestFilesOfOthers:
+    """Whatever is at the path: it is ours and whole, or it stays as it is."""
+
+    @pytest.mark.parametrize("name", ["columns.npy", "columns.npy.json"])
+    def test_a_file_is_left_alone(self, tmp_path, name):
+        path, theirs = tmp_path / "columns.npy", tmp_path / name
+        theirs.write_bytes(b"years of work")
+        with pytest.raises(ValueError, match="give another path"):
+            full_spectrum(hessian(), path=path)
+        assert theirs.read_bytes() == b"years of work"
+        assert list(tmp_path.iterdir()) == [theirs]
+
+    def test_an_array_of_the_right_shape_is_left_alone(self, tmp_path):
+        path = tmp_path / "columns.npy"
+        np.save(path, np.zeros((40, 40)))
+        with pytest.raises(ValueError, match="no unfinished matrix"):
+            full_spectrum(hessian(), path=path)
+        assert np.load(path).shape == (40, 40)
+
+    @pytest.mark.parametrize(
+        "text", ["", "{", "[]", "{}", '{"done": 3}', '{"what": "a song", "done": 0, "probe": []}']
+    )
+    def test_notes_that_are_none(self, tmp_path, text):
+        path = tmp_path / "columns.npy"
+        h = begun(path)
+        note = tmp_path / "columns.npy.json"
+        before = path.read_bytes()
+        note.write_text(text)
+        with pytest.raises(ValueError, match="is no note of `full_spectrum`, or a damaged one"):
+            full_spectrum(h, path=path)
+        assert note.read_text() == text
+        assert path.read_bytes() == before
+
+    def test_what_is_no_file(self, tmp_path):
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "a.npy.json").mkdir()
+        (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+        for name in ("folder", "a.npy", "link"):
+            with pytest.raises(ValueError, match="is no file"):
+                full_spectrum(hessian(), path=tmp_path / name)
+        assert len(list(tmp_path.iterdir())) == 3
+
+    def test_files_of_the_same_beginning_stay(self, tmp_path):
+        others = [tmp_path / "columns.npy.json.part", tmp_path / "columns.npy.part"]
+        for other in others:
+            other.write_text("mine")
+        full_spectrum(hessian(), path=tmp_path / "columns.npy")
+        assert sorted(tmp_path.iterdir()) == sorted(others)
+        assert all(other.read_text() == "mine" for other in others)
+
+
+class TestDamage:
+    @pytest.mark.parametrize("left", [0, 10, 200, 0.5, 0.999])
+    def test_cut_short(self, tmp_path, left):
+        """NumPy would lengthen it with zeros, and the smallest eigenvalue would be another."""
+        path = tmp_path / "columns.npy"
+        h = begun(path)
+        size = path.stat().st_size
+        with path.open("r+b") as file:
+            file.truncate(int(left * size) if isinstance(left, float) else left)
+        with pytest.raises(ValueError, match="is damaged"):
+            full_spectrum(h, path=path)
+        assert path.stat().st_size < size
+
+    @pytest.mark.parametrize("rows", [slice(3, 4), slice(100, 256)])
+    @pytest.mark.parametrize("change", [0.0, 1.1, np.nan])
+    def test_other_numbers(self, tmp_path, rows, change):
+        path = tmp_path / "columns.npy"
+        h = begun(path)
+        matrix = np.load(path, mmap_mode="r+")
+        matrix[rows] *= change
+        matrix.flush()
+        with pytest.raises(ValueError, match="of its 256 columns are not those") as caught:
+            full_spectrum(h, path=path)
+        bad = int(str(caught.value).split(" of its")[0].split()[-1])
+        # A few are nearly orthogonal to the vector that they are tried with.
+        assert 0.9 * (rows.stop - rows.start) <= bad <= rows.stop - rows.start
+        assert path.exists()
+
+    def test_other_dtype_or_size(self, tmp_path):
+        path = tmp_path / "columns.npy"
+        h = begun(path)
+        with pytest.raises(ValueError, match="another operator"):
+            full_spectrum(h, path=path, dtype="float32")
+        with pytest.raises(ValueError, match="another operator"):
+            full_spectrum(hessian(), path=path)
+        # The note is right, and the file is another's.
+        np.save(path, np.zeros((300, 300), "float32"))
+        with pytest.raises(ValueError, match="is damaged"):
+            full_spectrum(h, path=path)
+
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    @pytest.mark.parametrize("done", [0, 256, 300])
+    def test_whole_ones_go_on(self, tmp_path, done, dtype):
+        path = tmp_path / "columns.npy"
+        h = begun(path, done, dtype=dtype)
+        full = full_spectrum(h, path=path, dtype=dtype)
+        np.testing.assert_allclose(
+            full.eigenvalues, VALUES, atol=1e-9 if dtype == "float64" else 1e-3
+        )
+        assert h.matvecs == 300 - done + 1
+        assert list(tmp_path.iterdir()) == []
+
+    def test_note_without_its_file_begins_anew(self, tmp_path):
+        path = tmp_path / "columns.npy"
+        h = begun(path)
+        path.unlink()
+        columns = module._Columns(h, np.dtype("float64"), path)
+        assert columns.done == 0
+        # And says so at once: interrupted here, nothing is taken for done.
+        assert json.loads((tmp_path / "columns.npy.json").read_text())["done"] == 0
+
+    def test_disk_that_is_full(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(module, "_free_memory", lambda: None)
+        with pytest.raises(MemoryError, match="on disk and"):
+            module._refuse_if_too_large(10**9, np.dtype("float64"), tmp_path / "columns.npy")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_not_finite(tmp_path, value):
+    for path in (None, tmp_path / "columns.npy"):
+        with pytest.raises(ValueError, match="not finite"):
+            full_spectrum(not_finite(value=value), path=path)
+    large = MatrixOperator(np.diag(np.full(5, 1e39)))
+    with np.errstate(over="ignore"), pytest.raises(ValueError, match="not finite"):
+        full_spectrum(large, dtype="float32")
 
 
 @pytest.mark.usefixtures("float64")

@@ -5,10 +5,12 @@ import json
 import keras
 import numpy as np
 import pytest
+import scipy.stats
 import tensorflow as tf
 
 from esgd_tf.landscape import local_energy, pac_bayes_sigma
 from esgd_tf.landscape._error import error_of
+from esgd_tf.landscape._vectors import student_factor
 from tests.landscape.problems import (
     cross_entropy,
     examples,
@@ -32,10 +34,19 @@ def energy(matrix=A, at=W, **options):
 
 
 def noise(seed, samples, size):
-    """Return the z that are drawn: each with a seed of its own, so that more samples only add."""
-    return np.stack(
-        [np.random.default_rng([seed, k]).standard_normal(size) for k in range(samples)]
-    )
+    """Return the z that are drawn: each pair with a seed of its own; more samples only add."""
+    pairs = [
+        np.random.default_rng([seed, k]).standard_normal(size) for k in range((samples + 1) // 2)
+    ]
+    return np.stack([sign * z for z in pairs for sign in (1, -1)])
+
+
+def spread_of(rises):
+    """Return the standard error from pairs of neighbours, with Student's factor."""
+    means = np.reshape(rises, (-1, 2, *np.shape(rises)[1:])).mean(axis=1)
+    m = len(means)
+    factor = scipy.stats.t.ppf(scipy.stats.norm.cdf(2), m - 1) / 2
+    return factor * np.std(means, axis=0, ddof=1) / np.sqrt(m)
 
 
 def network(n=60, **options):
@@ -71,20 +82,21 @@ class TestQuadratic:
         scores = (value - sigmas**2 / 2 * np.trace(m)) / spread
         assert np.abs(scores).max() < 4
         assert 0.6 < scores[:, 1].std() < 1.6
-        # The variance of 1/2 σ² z'Mz + σ z'v is σ⁴/2 tr M² + σ² v'v.
-        variance = sigmas**4 / 2 * np.trace(m @ m) + sigmas**2 * (v @ v)
-        np.testing.assert_allclose((spread**2).mean(0), variance / samples, rtol=0.25)
+        # The variance of 1/2 σ² z'Mz + σ z'v is σ⁴/2 tr M² + σ² v'v, and a pair is without v.
+        assert v @ v > 1
+        variance = sigmas**4 / 2 * np.trace(m @ m) * student_factor(samples // 2) ** 2
+        np.testing.assert_allclose((spread**2).mean(0), variance / (samples // 2), rtol=0.25)
         assert found[0].reference == {"data": {"loss": pytest.approx(W @ A @ W / 2)}}
 
     @pytest.mark.parametrize("kind", ["additive", "multiplicative"])
     def test_each_sample_has_its_own_noise_and_all_sigmas_share_it(self, kind):
         sigmas = np.array([0.0, 0.3, 1.0])
         steps = noise(5, 7, 12) * (W if kind == "multiplicative" else 1)
+        assert len(steps) == 8  # pairs
         rises = [[s * d @ A @ W + s**2 * d @ A @ d / 2 for s in sigmas] for d in steps]
         value, spread = energy(noise=kind, sigmas=sigmas, samples=7, seed=5).curve()
         np.testing.assert_allclose(value, np.mean(rises, axis=0), atol=1e-12)
-        expected = np.std(rises, axis=0, ddof=1) / np.sqrt(7)
-        np.testing.assert_allclose(spread, expected, atol=1e-12)
+        np.testing.assert_allclose(spread, spread_of(rises), atol=1e-12)
         assert value[0] == 0
         assert spread[0] == 0
 
@@ -133,7 +145,7 @@ class TestNetwork:
                 value, spread = found.curve(split, name)
                 assert found.reference[split][name] == pytest.approx(start, abs=1e-6)
                 assert value[1] == pytest.approx(np.mean(rises), abs=1e-6)
-                assert spread[1] == pytest.approx(np.std(rises, ddof=1) / np.sqrt(5), abs=1e-6)
+                assert spread[1] == pytest.approx(spread_of(rises), abs=1e-5)
                 assert value[0] == spread[0] == 0
         assert found.curve()[0] is found.increase["train"]["error"]
         assert found.curve(metric="error")[0][1] > 0.05
@@ -290,16 +302,18 @@ class TestPacBayesSigma:
         scores = np.array([(f.sigma - exact) / f.standard_error for f in found])
         assert np.abs(scores).max() < 4
         assert 0.6 < scores.std() < 1.6
-        # The increase has the relative error sqrt(2 / 12 / 15), sigma half of it.
+        # The increase of 8 pairs has the relative error sqrt(2 / 12 / 8), sigma half of it.
         stated = np.mean([f.standard_error for f in found])
-        assert stated == pytest.approx(exact * np.sqrt(2 / 12 / 15) / 2, rel=0.15)
+        expected = student_factor(8) * exact * np.sqrt(2 / 12 / 8) / 2
+        assert stated == pytest.approx(expected, rel=0.15)
         for f in found:
             assert f.bracketed
             assert f.increase <= bound == f.bound
             assert f.increase == pytest.approx(bound, rel=3e-3)
             assert f.increase_error == pytest.approx(
-                2 * f.standard_error * bound / f.sigma, rel=0.01
+                2 * f.standard_error * bound / f.sigma, rel=0.1
             )
+            assert f.samples == 16
 
     def test_is_where_the_increase_of_the_local_energy_is_the_bound(self):
         for kind in ("additive", "multiplicative"):
@@ -351,10 +365,11 @@ class TestPacBayesSigma:
     def test_overflow_is_a_large_increase(self):
         """The search begins where f is NaN or infinite, and ends close to that."""
         loss = lambda w: -tf.reduce_sum(tf.math.log(1 - w[0] ** 2))  # noqa: E731
-        found = pac_bayes_sigma([np.zeros(3)], None, loss=loss, samples=3, bound=0.9, max_sigma=1e4)
+        options = {"samples": 20, "bound": 0.9, "max_sigma": 1e4}
+        found = pac_bayes_sigma([np.zeros(3)], None, loss=loss, **options)
         assert found.bracketed
         assert 0.3 < found.sigma < 1
-        rises = [-np.log(1 - (found.sigma * z) ** 2).sum() for z in noise(0, 3, 3)]
+        rises = [-np.log(1 - (found.sigma * z) ** 2).sum() for z in noise(0, 20, 3)]
         assert found.increase == pytest.approx(np.mean(rises))
         assert found.increase <= 0.9
         assert 0 < found.standard_error < 1

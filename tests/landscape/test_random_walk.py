@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from esgd_tf.landscape import random_walk
+from esgd_tf.landscape._vectors import student_factor
 from tests.landscape.problems import (
     cross_entropy,
     examples,
@@ -78,7 +79,8 @@ class TestFree:
             *bowl(n, 2.0), threshold=radius**2, step_size=step, walks=walks, max_steps=200, seed=n
         )
         mean, error = found.mean_escape_step
-        assert error == pytest.approx(found.escape_steps.std(ddof=1) / np.sqrt(walks))
+        plain = found.escape_steps.std(ddof=1) / np.sqrt(walks)
+        assert error == pytest.approx(student_factor(walks) * plain)
 
         rng, replicas = np.random.default_rng(1000 + n), 40_000
         w, alive, times = np.zeros((replicas, n)), np.ones(replicas, bool), np.zeros(replicas)

@@ -4,10 +4,27 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from esgd_tf.landscape import HessianOperator, spectral_density
+from esgd_tf.landscape import (
+    FullSpectrum,
+    HessianOperator,
+    _memory,
+    eigenpairs,
+    full_spectrum,
+    laplace_local_entropy,
+    spectral_density,
+    trace,
+)
 from esgd_tf.landscape.spectral_density import lanczos
-from tests.landscape.problems import SPECTRUM, hessian, quadratic, symmetric
+from tests.landscape.problems import (
+    SPECTRUM,
+    MatrixOperator,
+    hessian,
+    not_finite,
+    quadratic,
+    symmetric,
+)
 
 
 class TestDensity:
@@ -98,3 +115,86 @@ class TestDensity:
         found = spectral_density(hessian(), 2, 5)
         assert json.loads(json.dumps(found.to_dict()))["size"] == 40
         assert found.plot().get_yscale() == "log"
+
+
+class TestMemory:
+    """A probe of 20 steps for 40 weights takes 8 x 40 x 26 = 8,320 bytes."""
+
+    @pytest.mark.parametrize(("fit", "times"), [(1, 19), (3, 7), (8, 3), (11, 3), (18, 2), (19, 1)])
+    def test_in_groups_it_is_the_same(self, monkeypatch, fit, times):
+        h = MatrixOperator(symmetric(SPECTRUM))
+        whole = spectral_density(h, 19, 20, seed=3)
+        steps, real = [], MatrixOperator._columns
+        monkeypatch.setattr(
+            MatrixOperator, "_columns",
+            lambda self, rows: (steps.append(len(rows)), real(self, rows))[1],
+        )  # fmt: skip
+        monkeypatch.setattr(_memory, "free_memory", lambda: fit * 8_320 / 0.8 + 1)
+        found = spectral_density(h, 19, 20, seed=3)
+        assert len(steps) == 20 * times
+        # Whole blocks of products, where it can be.
+        assert max(steps) == (fit if fit < 8 or fit == 19 else fit - fit % 8)
+        assert found.matvecs == whole.matvecs == 19 * 20
+        np.testing.assert_array_equal(found.probes, whole.probes)
+        np.testing.assert_allclose(found.nodes, whole.nodes, atol=1e-9)
+        np.testing.assert_allclose(found.weights, whole.weights, atol=1e-9)
+
+    def test_blocks_of_products_give_the_same_bits(self, monkeypatch):
+        """Through TensorFlow, in whole blocks."""
+        h = hessian()
+        whole = spectral_density(h, 16, 6, seed=3)
+        monkeypatch.setattr(_memory, "free_memory", lambda: 8 * 40 * 12 * 8 / 0.8 + 1)
+        np.testing.assert_array_equal(spectral_density(h, 16, 6, seed=3).nodes, whole.nodes)
+
+    def test_says_what_would_fit(self, monkeypatch):
+        monkeypatch.setattr(_memory, "free_memory", lambda: 8_320)
+        with pytest.raises(MemoryError, match=r"20 Lanczos steps for 40 weights .*`num_steps=14`"):
+            spectral_density(hessian(), 2, 20)
+        spectral_density(hessian(), 2, 14)
+        with pytest.raises(MemoryError, match=r"20 Lanczos steps .*`num_steps=14`"):
+            laplace_local_entropy(
+                hessian(), spectrum=FullSpectrum(np.ones(40), 0.0), num_steps=20
+            )  # fmt: skip
+        monkeypatch.setattr(_memory, "free_memory", lambda: 1_000)
+        with pytest.raises(MemoryError, match="no number of steps fits; or select layers"):
+            spectral_density(hessian(), 2, 20)
+
+    def test_where_the_system_does_not_tell(self, monkeypatch):
+        monkeypatch.setattr(_memory, "free_memory", lambda: None)
+        assert spectral_density(hessian(), 3, 4).matvecs == 12
+
+    def test_rows_that_fit(self, monkeypatch):
+        monkeypatch.setattr(_memory, "free_memory", lambda: 1000)
+        assert [_memory.rows_that_fit(100, r, 4) for r in (3, 8, 9, 50)] == [3, 8, 8, 8]
+        assert _memory.rows_that_fit(300, 9, 4) == 2
+        assert _memory.rows_that_fit(801, 9) == 0
+        monkeypatch.undo()
+        free = _memory.free_memory()
+        assert free is None or 2**20 < free < 2**50
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_not_finite(value):
+    h = not_finite(value=value)
+    for measure in (
+        lambda: spectral_density(h, 2, 5),
+        lambda: h.diagonal_estimate(10),
+        lambda: laplace_local_entropy(h),
+        lambda: laplace_local_entropy(
+            MatrixOperator(np.eye(40), np.full(40, value)), num_steps=5, num_probes=2
+        ),
+    ):
+        with pytest.raises(ValueError, match="not finite"):
+            measure()
+
+
+def test_of_a_network_whose_second_derivative_is_infinite():
+    """|x|^1.5 at 0: loss and gradient are 0."""
+
+    def loss(weights):
+        return tf.reduce_sum(tf.abs(weights[0] - 1.0) ** 1.5)
+
+    h = HessianOperator([np.ones(30)], loss)
+    for measure in (trace, spectral_density, full_spectrum, eigenpairs):
+        with pytest.raises(ValueError, match="no finite second derivative at these weights"):
+            measure(h)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from esgd_tf.landscape import trace
-from tests.landscape.problems import SPECTRUM, hessian
+from esgd_tf.landscape import _memory, trace
+from tests.landscape.problems import SPECTRUM, MatrixOperator, hessian, not_finite, symmetric
 
 
 class TestTrace:
@@ -36,3 +36,59 @@ class TestTrace:
         found.plot()
         with pytest.raises(ValueError, match="at least 6"):
             trace(hessian(), 5)
+
+
+class TestFewProducts:
+    @pytest.mark.parametrize("n", [5, 6, 30])
+    @pytest.mark.parametrize("factor", [2.0, -1.0, 0.0])
+    def test_multiple_of_one(self, n, factor):
+        """Nothing is random about it, whatever the seed."""
+        for seed in range(20):
+            h = MatrixOperator(factor * np.eye(n))
+            found = trace(h, 6, seed=seed)
+            assert found.estimate == pytest.approx(factor * n, abs=1e-12)
+            assert found.standard_error == pytest.approx(0, abs=1e-12)
+            assert found.matvecs == h.matvecs <= 6
+
+    def test_an_error_of_zero_is_no_chance(self):
+        """Random signs agree by chance; what is drawn from a sphere does not."""
+        h = MatrixOperator(np.diag([10.0, 0, 0, 0, 0, 0, 1]))
+        for seed in range(200):
+            found = trace(h, 6, seed=seed)
+            assert found.standard_error > 0
+
+    @pytest.mark.parametrize("num_matvecs", [40, 41, 99])
+    def test_as_many_products_as_weights(self, num_matvecs):
+        h = MatrixOperator(symmetric(SPECTRUM))
+        found = trace(h, num_matvecs)
+        assert found.estimate == pytest.approx(SPECTRUM.sum(), abs=1e-12)
+        assert found.standard_error == 0
+        assert found.matvecs == h.matvecs == 40
+
+    @pytest.mark.parametrize("num_matvecs", [6, 7, 11, 12, 17, 29, 30, 31, 39])
+    def test_takes_as_many_as_it_may(self, num_matvecs):
+        h = MatrixOperator(symmetric(SPECTRUM))
+        assert trace(h, num_matvecs).matvecs == h.matvecs == num_matvecs
+
+    def test_has_no_bias(self):
+        found = [trace(MatrixOperator(symmetric(SPECTRUM)), 14, seed=s) for s in range(1500)]
+        values = np.array([f.estimate for f in found])
+        assert abs(values.mean() - SPECTRUM.sum()) < 4 * values.std() / np.sqrt(len(values))
+
+    @pytest.mark.parametrize("num_matvecs", [6.5, True, "many", 5])
+    def test_bad_numbers(self, num_matvecs):
+        with pytest.raises(ValueError, match="`num_matvecs` must be an integer of at least 6"):
+            trace(hessian(), num_matvecs)
+
+    @pytest.mark.parametrize("num_matvecs", [6, 30, 99])
+    def test_not_finite(self, num_matvecs):
+        for value in (np.nan, np.inf):
+            with pytest.raises(ValueError, match="not finite"):
+                trace(not_finite(value=value), num_matvecs)
+
+    def test_memory(self, monkeypatch):
+        monkeypatch.setattr(_memory, "free_memory", lambda: 15_000)
+        with pytest.raises(MemoryError, match=r"10 columns for 40 weights .* `num_matvecs`"):
+            trace(hessian(), 30)
+        monkeypatch.setattr(_memory, "free_memory", lambda: 30_000)
+        trace(hessian(), 30)

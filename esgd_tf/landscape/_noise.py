@@ -1,0 +1,87 @@
+"""Gaussian noise on weights, in pairs, and what its spread says of the results.
+
+Sources: Hammersley and Morton, "A new Monte Carlo technique: antithetic variates", 1956 (pairs);
+Efron and Stein, "The jackknife estimate of variance", 1981.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esgd_tf.landscape._objective import Objective
+from esgd_tf.landscape._vectors import student_factor
+
+__all__ = ["Array", "Disturbance", "Noise", "checked_samples", "jackknife", "normal", "pairs"]
+
+Noise = Literal["multiplicative", "additive"]
+Array = NDArray[np.float64]
+
+
+def jackknife(
+    bound: float, sigma: float, ratio: float, before: Array, here: Array, beyond: Array
+) -> tuple[float, float]:
+    """Return the standard error of sigma, with its bias, and the bias.
+
+    Without pair i the increase meets the bound elsewhere: it is taken for a power of sigma around
+    here, which for a quadratic it is.
+
+    Args:
+        bound: Of the increase.
+        sigma: Where the mean of all pairs meets it.
+        ratio: Of the sigmas around it, > 1.
+        before: [m] increases of the pairs at the lower sigma.
+        here: [m], at sigma.
+        beyond: [m], at the upper sigma.
+    """
+    count = len(here)
+    if count < 2:
+        return float("nan"), float("nan")
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        low, middle, high = (
+            np.append((a.sum() - a) / (count - 1), a.mean()) for a in (before, here, beyond)
+        )
+        power = np.log(high / low) / np.log(ratio)
+        roots = sigma * (bound / middle) ** (1 / power)
+    *without, of_all = np.where(power > 0, roots, np.nan)
+    # Where one pair is all of the increase, there is no sigma without it: others must do.
+    rest = np.array([root for root in without if np.isfinite(root)])
+    if len(rest) < 2 or not np.isfinite(of_all):
+        return float("nan"), float("nan")
+    bias = float((count - 1) * (rest.mean() - of_all))
+    spread = np.sqrt((count - 1) * rest.var())
+    return float(np.hypot(student_factor(count) * spread, bias)), bias
+
+
+class Disturbance:
+    """Weights plus noise, as lists that an objective takes."""
+
+    def __init__(self, objective: Objective, noise: str) -> None:
+        self._objective, self.size = objective, objective.size
+        self._start = objective.flatten(objective.start)
+        self._scale = self._start if noise == "multiplicative" else np.ones(1)
+
+    def __call__(self, sigma: float, z: Array) -> Any:
+        return self._objective.unflatten(self._start + sigma * z * self._scale)
+
+
+def normal(seed: int, sample: int, size: int) -> Array:
+    """Return z, of which every second is minus the one before."""
+    z = np.random.default_rng([seed, sample // 2]).standard_normal(size)
+    return -z if sample % 2 else z
+
+
+def pairs(values: Array) -> Array:
+    """Return the means of pairs [m, ...] of values [2 m, ...]."""
+    return (values[::2] + values[1::2]) / 2
+
+
+def checked_samples(samples: int, noise: str) -> int:
+    """Return the number of samples, made even, or raise a ValueError."""
+    if isinstance(samples, bool) or not isinstance(samples, int | np.integer) or samples < 2:
+        raise ValueError(f"`samples` must be an integer of at least 2; got {samples!r}.")
+    if noise not in ("multiplicative", "additive"):
+        raise ValueError(f"`noise` must be multiplicative or additive; got {noise!r}.")
+    return int(samples) + int(samples) % 2
