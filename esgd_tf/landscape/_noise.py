@@ -60,6 +60,7 @@ class Disturbance:
 
     def __init__(self, objective: Objective, noise: str) -> None:
         self._objective, self.size = objective, objective.size
+        self.measured_at = objective.measured_at
         self._start = objective.flatten(objective.start)
         self._scale = self._start if noise == "multiplicative" else np.ones(1)
 

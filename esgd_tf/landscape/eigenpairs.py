@@ -161,6 +161,7 @@ def eigenpairs(
         which=which,
         tol=float(tol),
         matvecs=operator.matvecs - before,
+        measured_at=operator.measured_at,
     )
 
 

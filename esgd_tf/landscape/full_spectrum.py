@@ -93,7 +93,7 @@ def full_spectrum(
     # In Fortran's order, which the transpose of a symmetric matrix is, LAPACK makes no copy.
     eigenvalues = eigvalsh(matrix.T, overwrite_a=True, check_finite=False, driver="evr")
     columns.remove()
-    return FullSpectrum(eigenvalues.astype(np.float64), asymmetry)
+    return FullSpectrum(eigenvalues.astype(np.float64), asymmetry, measured_at=operator.measured_at)
 
 
 class _Columns:

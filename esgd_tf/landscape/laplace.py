@@ -134,4 +134,5 @@ def laplace_local_entropy(
         burn_in=0,
         samples=0,
         converged=True,
+        measured_at=operator.measured_at,
     )

@@ -117,10 +117,12 @@ def local_energy(
     Args:
         model: A built Keras model, or a list of weights (then `metric` is "loss").
         data: Data as for `HessianOperator`, or several by name: {"train": ..., "test": ...}.
-        metric: "error" (the fraction of wrong classes), "loss", a Keras loss, a function of
-            (y_true, y_pred) that returns a value for each example, or a list of these. For
-            "error", a single output is the probability of class 1, and NaN is no prediction: the
-            error is NaN too.
+        metric: "error" (the fraction of wrong classes), "loss", a Keras loss, a Keras metric that
+            is a mean, a function of (y_true, y_pred) that returns a value for each example, or a
+            list of these. Metrics are called and weighted as Keras' `weighted_metrics` are. What is
+            an error depends on the loss: the largest output, or for binary losses an output above
+            0.5 (above 0 for logits and for hinge losses); a loss of regression has none. NaN is no
+            prediction: the error is NaN too.
         sigmas: [s] strengths of the noise, >= 0.
         samples: Number of z, that is of networks that are evaluated at each sigma, >= 2. They come
             in pairs: an odd number is rounded up.
@@ -171,6 +173,7 @@ def local_energy(
         },
         samples=samples,
         noise=noise,
+        measured_at=disturb.measured_at,
     )
 
 
@@ -319,4 +322,5 @@ def pac_bayes_sigma(
         samples=samples,
         noise=noise,
         bracketed=bool(bracketed),
+        measured_at=objective.measured_at,
     )

@@ -239,7 +239,25 @@ def local_entropy(
         burn_in=int(burn_in),
         samples=int(samples),
         converged=converged,
+        measured_at=objective.measured_at,
     )
+
+
+def _values_and_slopes(objective: Objective, lists: Any, held: Any, *batch: Any) -> Any:
+    """In a graph: return the losses of several lists of weights, and then all their gradients."""
+
+    def on_a_device(lists: Any, held: Any, *batch: Any) -> Any:
+        values, slopes = [], []
+        for weights in lists:
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(weights)
+                value = objective.loss_sum(weights, held, *batch)
+            values.append(value)
+            found = tape.gradient(value, weights, unconnected_gradients="zero")
+            slopes += [tf.convert_to_tensor(slope) for slope in found]
+        return values + slopes
+
+    return objective.run(on_a_device, lists, held, *batch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,7 +279,7 @@ class _Landscape:
     def __init__(self, objective: Objective, chains: int) -> None:
         self._objective, self._chains = objective, chains
         self._start = objective.flatten(objective.start)
-        self._graph = tf.function(self._sums, reduce_retracing=True, autograph=False)
+        self._graph = objective.graph("chains", _values_and_slopes)
 
     def __call__(self, displacements: Array) -> tuple[Array, Array]:
         objective = self._objective
@@ -274,19 +292,6 @@ class _Landscape:
             for c in range(self._chains)
         ]
         return values / objective.count, np.stack(slopes) / objective.count
-
-    def _sums(self, lists: Any, held: Any, *batch: Any) -> Any:
-        def on_a_device(lists: Any, held: Any, *batch: Any) -> Any:
-            values, slopes = [], []
-            for weights in lists:
-                with tf.GradientTape(watch_accessed_variables=False) as tape:
-                    tape.watch(weights)
-                    value = self._objective.loss_sum(weights, held, *batch)
-                values.append(value)
-                slopes += tape.gradient(value, weights, unconnected_gradients="zero")
-            return values + slopes
-
-        return self._objective.run(on_a_device, lists, held, *batch)
 
     def target(self, beta: float, gamma: float) -> Any:
         """Return U = β (f + γ/2 ‖d‖²) and its gradient, as `Chains` wants them."""

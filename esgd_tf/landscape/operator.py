@@ -213,7 +213,9 @@ class CurvatureOperator:
                     squares += off * (sample - mean)
                 bar.update(rows)
         error = np.sqrt(squares / (num_probes - 1) / num_probes)
-        return DiagonalEstimate(mean, student_factor(int(num_probes)) * error, num_probes)
+        return DiagonalEstimate(
+            mean, student_factor(int(num_probes)) * error, num_probes, measured_at=self.measured_at
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -194,6 +194,7 @@ def spectral_density(
         lower_residual=float(low.residuals[0]),
         upper_residual=float(high.residuals[-1]),
         matvecs=operator.matvecs - before,
+        measured_at=operator.measured_at,
     )
 
 

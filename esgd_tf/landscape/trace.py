@@ -103,7 +103,12 @@ def trace(
 
         if exact:
             parts = [forms(np.eye(len(b), n, b.start)) for b in _blocks(n, operator)]
-            return Trace(float(np.concatenate(parts).sum()), 0.0, operator.matvecs - before)
+            return Trace(
+                float(np.concatenate(parts).sum()),
+                0.0,
+                operator.matvecs - before,
+                measured_at=operator.measured_at,
+            )
         q = np.zeros((n, size), order="F")
         for block in _blocks(size, operator):
             columns = operator @ random_signs(rng, (len(block), n)).T
@@ -119,7 +124,12 @@ def trace(
             samples.append(forms(z))
     found = np.concatenate(samples)
     estimate = sum(float(part.sum()) for part in inside) + float(found.mean())
-    return Trace(estimate, float(standard_error(found)), operator.matvecs - before)
+    return Trace(
+        estimate,
+        float(standard_error(found)),
+        operator.matvecs - before,
+        measured_at=operator.measured_at,
+    )
 
 
 def _blocks(count: int, operator: CurvatureOperator) -> list[range]:
