@@ -52,6 +52,7 @@ class CurvatureOperator:
     """
 
     dtype = np.dtype(np.float64)
+    measured_at = "weights"
 
     def __init__(
         self,
