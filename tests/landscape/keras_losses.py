@@ -15,7 +15,7 @@ from keras.src.losses import ALL_OBJECTS_DICT
 from esgd_tf.landscape import HessianOperator
 from tests.landscape.problems import same_state, state
 
-N, BATCH = 7, 3  # batches of 3, 3 and 1
+N, BATCH = 5, 3  # batches of 3 and 2
 
 
 @dataclasses.dataclass(frozen=True)

@@ -50,11 +50,11 @@ def cases(rows):
 
 
 def quick(params):
-    """Return of each loss the plain case, and one of every kind of each shape and weighting."""
+    """Return of each loss each setting, of each kind each shape, of each shape each weighting."""
     seen = set()
     for param in params:
         row, options, shape, weighting = param.values
-        new = {(row.name, repr(options)), (row.kind, shape), (row.name, "w", weighting)}
+        new = {(row.name, repr(options)), (row.kind, shape), (shape, weighting)}
         if not new <= seen:
             yield param
             seen |= new
