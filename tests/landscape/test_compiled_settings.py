@@ -154,7 +154,7 @@ class TestNoTargets:
     def test_the_other_matrices_say_why_not(self):
         model, (x, _) = self.autoencoder(), examples((2,))
         for kind in (GaussNewtonOperator, FisherOperator):
-            with pytest.raises(ValueError, match="give a loss|give data, and a loss"):
+            with pytest.raises(ValueError, match=r"give a loss|give data, and a loss"):
                 kind(model, data=(x,)) @ np.ones(sum(w.size for w in model.get_weights()))
 
     def test_a_loss_of_targets_needs_some(self):
@@ -227,7 +227,7 @@ class TestOverriddenComputeLoss:
         model(np.zeros((1, 3)))
         model.compile(loss="mse")
         for kind in (GaussNewtonOperator, FisherOperator):
-            with pytest.raises(ValueError, match="give a loss|give data, and a loss"):
+            with pytest.raises(ValueError, match=r"give a loss|give data, and a loss"):
                 kind(model, data=data) @ np.ones(8)
 
 

@@ -99,7 +99,7 @@ class TestMixed:
     def test_large_losses_are_finite(self, policy):
         """A sum over a batch in float16 ends at 65,504."""
         model = network(policy)
-        x, y = data()
+        x, _ = data()
         targets = np.full((N, 3), 100.0, "float32")
         h = HessianOperator(model, "mse", (x, targets), batch_size=N)
         twin = HessianOperator(network("float32"), "mse", (x, targets), batch_size=N)
@@ -111,13 +111,13 @@ class TestMixed:
         found = []
         for model in (mixed, twin):
             w = model.get_weights()
-            path = interpolate(model, w, [2 * v for v in w], [0.0, 0.5], data=data(64))
+            path = interpolate(
+                model, w, [2 * v for v in w], [0.0, 0.5], data=data(64), metric="loss"
+            )
             noise = local_energy(model, data(64), "loss", samples=2, sigmas=[0.1])
             climb = sharpness(model, data=data(64), max_steps=2)
-            found.append(
-                [*path.gradient_norm["data"], climb.perturbed_loss]
-                + list(np.ravel(noise.to_dict()["mean"]["data"]["loss"]))
-            )
+            increase = np.ravel(noise.increase["data"]["loss"])
+            found.append([*path.gradient_norm["data"], climb.perturbed_loss, *increase])
         np.testing.assert_allclose(found[0], found[1], rtol=1e-4)
 
 
