@@ -162,6 +162,7 @@ class TestClasses:
         x = rng.standard_normal((N, 6)).astype("float32")
         y = rng.integers(0, 3, (N, 2))
         (w,) = weights_for(weighting, shape, n=N)
+        w = w[:, None] if w.ndim == 1 else w  # Keras takes no (n,) for values (n, t)
         model = outputs_as_given(shape=shape)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         wrong = (x.reshape(N, 2, 3).argmax(-1) != y).astype(float)
@@ -266,6 +267,8 @@ class TestMetricsOfTheUser:
         whole = {"n": (), "n1": (1,), "nc": (3,), "ntc": (2, 3)}[shape]
         model = network(whole)
         data = (*examples(whole, n=7), *weights_for(weighting, whole, n=7))
+        if len(whole) == 2 and weighting != "none":
+            data = (*data[:2], data[2][:, None])  # Keras takes no (n,) for values (n, t)
         kept = metric
         if isinstance(metric, keras.losses.Loss):
             kept = keras.metrics.MeanMetricWrapper(metric.call, name="mae")
