@@ -172,8 +172,12 @@ def examples(shape, kind="real", n=N, seed=1):
     return x, np.abs(y) + 0.5 if kind == "positive" else y
 
 
-def weights_for(weighting, shape, n=N, seed=2):
-    """Return sample weights; "each" is one for each step or pixel."""
+def weights_for(weighting, shape, n=N, seed=2, fitting=False):
+    """Return sample weights; "each" is one for each step or pixel.
+
+    With `fitting`, those of examples get axes of length 1 for steps and pixels: Keras takes no (n,)
+    for losses (n, t).
+    """
     rng = np.random.default_rng(seed)
     if weighting == "none":
         return ()
@@ -181,6 +185,8 @@ def weights_for(weighting, shape, n=N, seed=2):
     weights = rng.uniform(0.2, 2.0, whole).astype("float32")
     if weighting == "zeros":
         weights[1::2] = 0.0
+    if fitting and weighting in ("n", "n1", "zeros") and len(shape) > 1:
+        weights = weights.reshape(n, *[1] * (len(shape) - 1))
     return (weights,)
 
 

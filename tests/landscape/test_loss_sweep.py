@@ -118,7 +118,7 @@ class TestEveryLoss:
     def test_reductions(self, name, reduction, weighting):
         row = BY_NAME[name]
         model = network((2, 3), row.kind)
-        data = (*examples((2, 3), row.kind), *weights_for(weighting, (2, 3)))
+        data = (*examples((2, 3), row.kind), *weights_for(weighting, (2, 3), fitting=True))
         model.compile(loss=row.make(reduction=reduction), run_eagerly=True)
         if reduction is None:
             with pytest.raises(ValueError, match="give the loss a reduction"):

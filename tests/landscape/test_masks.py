@@ -66,7 +66,7 @@ class TestMasks:
     def test_of_each_step(self, masking, weighting, batch_size):
         model = reader(masking, sequences=True)
         data = sentences(sequences=True)
-        data += weights_for(weighting, (5, 3))
+        data += weights_for(weighting, (5, 3), fitting=True)
         model.compile(loss="sparse_categorical_crossentropy", run_eagerly=True)
         agrees(model, data, batch_size=batch_size)
 
@@ -108,7 +108,7 @@ class TestMasks:
         x[:, 0] = np.abs(x[:, 0]) + 0.1  # a first step that counts
         y = rng.standard_normal((N, 4, 2)).astype("float32")
         model.compile(loss=loss, run_eagerly=True)
-        agrees(model, (x, y, *weights_for(weighting, (4, 2))))
+        agrees(model, (x, y, *weights_for(weighting, (4, 2), fitting=True)))
 
     @pytest.mark.parametrize("shape", ["nc", "ntc", "nhwc"])
     @pytest.mark.parametrize("weighting", ["none", "n", "zeros", "each"])
@@ -120,7 +120,7 @@ class TestMasks:
         y.flat[::3] = ignored
         if weighting == "each" and len(whole) < 2:
             weighting = "n1"
-        data = (x, y, *weights_for(weighting, whole))
+        data = (x, y, *weights_for(weighting, whole, fitting=True))
         loss = keras.losses.SparseCategoricalCrossentropy(ignore_class=ignored)
         model.compile(loss=loss, run_eagerly=True)
         agrees(model, data)

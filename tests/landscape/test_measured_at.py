@@ -239,7 +239,7 @@ def results(model):
         "diagonal": h.diagonal_estimate(4),
         "sharpness": sharpness(model, max_steps=2, **options),
         "local_energy": local_energy(model, data(), "loss", samples=2, sigmas=[0.1]),
-        "random_walk": random_walk(model, threshold=0.1, max_steps=3, **options),
+        "random_walk": random_walk(model, threshold=9.0, max_steps=3, **options),
     }
 
 

@@ -78,7 +78,7 @@ class TestOwnLosses:
     def test_value_and_gradient(self, name, shape, weighting):
         whole = ANY_SHAPE[shape]
         model = network(whole)
-        data = (*examples(whole), *weights_for(weighting, whole))
+        data = (*examples(whole), *weights_for(weighting, whole, fitting=True))
         model.compile(loss=OWN[name], run_eagerly=True)
         agrees(model, data)
         agrees(model, data, loss=OWN[name])

@@ -199,7 +199,7 @@ class TestTracedAnew:
         model = network()
         plain = self.loss(model)
         layer = model.get_layer("last")
-        layer.kernel_regularizer = keras.regularizers.L2(0.5)
+        layer.kernel.regularizer = keras.regularizers.L2(0.5)  # where Keras looks for it
         kernel = layer.kernel.numpy()
         assert self.loss(model) == pytest.approx(plain + 0.5 * np.sum(kernel**2), rel=1e-5)
 
