@@ -140,7 +140,7 @@ class FixedData:
             return True
         known = list | tuple | Mapping | np.ndarray | tf.Tensor | tf.RaggedTensor | tf.SparseTensor
         return (
-            not isinstance(source, known)
+            not isinstance(source, known | str | bytes)
             and isinstance(source, Iterable)
             and not hasattr(source, "__array__")
         )
@@ -266,7 +266,15 @@ def _as_arrays(part: Any) -> Any:
     if not hasattr(part, "shape"):
         if not hasattr(part, "__array__"):
             raise ValueError(f"{_KINDS}; got a {type(part).__name__} in them.")
-        return np.asarray(part)
+        part = np.asarray(part)
+    if isinstance(part, np.ndarray) and part.dtype.kind in "OUS":
+        # Keras knows strings as tensors.
+        try:
+            return tf.constant(part.astype(object), tf.string)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"The data hold an array of what are no numbers: {part[:1]!r}"
+            ) from None
     return part
 
 

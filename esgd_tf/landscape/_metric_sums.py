@@ -56,7 +56,7 @@ class MetricSums:
 
 def _as_metric(name: str, metric: Any, loss: Any) -> keras.metrics.Mean:
     if isinstance(metric, str):  # "error": others have been refused
-        metric = error_of(loss)
+        return keras.metrics.MeanMetricWrapper(error_of(loss), name=name)
     if isinstance(metric, keras.losses.Loss):
         return keras.metrics.MeanMetricWrapper(_values_of(metric), name=name)
     if isinstance(metric, keras.metrics.MeanMetricWrapper):
@@ -66,7 +66,38 @@ def _as_metric(name: str, metric: Any, loss: Any) -> keras.metrics.Mean:
             f"The metric {name!r} is a {type(metric).__name__}, which is not a mean over examples: "
             "give a function of (y_true, y_pred), or a Keras metric that is one."
         )
-    return keras.metrics.MeanMetricWrapper(metric, name=name)
+    return keras.metrics.MeanMetricWrapper(_on_like_shapes(metric), name=name)
+
+
+def _on_like_shapes(metric: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Return a metric of the user's that gets targets of the predictions' rank.
+
+    Keras' own metrics see to that; a difference of [n] and [n, 1] would be one of all pairs.
+    """
+
+    def values(y_true: Any, y_pred: Any) -> Any:
+        if (
+            not (keras.tree.is_nested(y_true) or keras.tree.is_nested(y_pred))
+            and y_true is not None
+        ):
+            y_true, y_pred = _of_like_rank(y_true, y_pred)
+        return metric(y_true, y_pred)
+
+    return values
+
+
+def _of_like_rank(y_true: tf.Tensor, y_pred: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Drop or add a last axis of length 1, as Keras' losses do."""
+    more = len(y_true.shape) - len(y_pred.shape)
+    if more == 1 and y_true.shape[-1] == 1:
+        if len(y_pred.shape) == 1:
+            return y_true, y_pred[:, None]
+        return tf.squeeze(y_true, -1), y_pred
+    if more == -1 and y_pred.shape[-1] == 1:
+        if len(y_true.shape) == 1:
+            return y_true[:, None], y_pred
+        return y_true, tf.squeeze(y_pred, -1)
+    return y_true, y_pred
 
 
 def _values_of(loss: keras.losses.Loss) -> Callable[[Any, Any], Any]:
