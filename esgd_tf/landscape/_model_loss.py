@@ -24,6 +24,7 @@ import tensorflow as tf
 
 from esgd_tf.landscape._data import rows_of
 from esgd_tf.landscape._precision import in_full_precision
+from esgd_tf.landscape._second_derivatives import twice_differentiable
 
 __all__ = ["ModelLoss", "replicas_in_sync"]
 
@@ -98,7 +99,8 @@ class ModelLoss:
             *zip(model.trainable_variables, weights, strict=True),
             *zip(model.non_trainable_variables, rest, strict=True),
         ]
-        with in_full_precision(model), keras.StatelessScope(mapping, collect_losses=True):
+        scope = keras.StatelessScope(mapping, collect_losses=True)
+        with in_full_precision(model), twice_differentiable(model), scope:
             yield model
 
     def call(self, model: keras.Model, x: Any) -> Any:

@@ -25,6 +25,7 @@ from esgd_tf.landscape._losses import FunctionLoss
 from esgd_tf.landscape._metric_sums import MetricSums
 from esgd_tf.landscape._model_loss import ModelLoss
 from esgd_tf.landscape._precision import refuse_half_weights
+from esgd_tf.landscape._second_derivatives import dense
 from esgd_tf.landscape._selection import Selection, select, select_indices
 from esgd_tf.landscape._traces import Traces, traces_of
 
@@ -258,6 +259,10 @@ class Objective:
 
     # ---- for those who build their own sums ---------------------------------------------------
 
+    def first_batch(self) -> Any:
+        """Return (x, y, sample_weight) of the first batch."""
+        return self._data.first()
+
     def graph(self, key: Any, function: Callable[..., Any], *, of: Any = None) -> Any:
         """Return a traced function, the same one at the next call for the same model and loss.
 
@@ -301,6 +306,15 @@ class Objective:
         complete = self.complete(weights, held)
         return self.traces.loss.batch_sum(complete, held[1], x, y, sample_weight)
 
+    def gradient_sum(
+        self, weights: Sequence[tf.Tensor], held: Any, x: Any, y: Any, sample_weight: Any
+    ) -> list[tf.Tensor]:
+        """In a graph: return the gradient of `loss_sum`."""
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(weights)
+            value = self.loss_sum(weights, held, x, y, sample_weight)
+        return tape.gradient(value, weights, unconnected_gradients="zero")
+
     def loss_of_each_example(
         self, weights: Sequence[tf.Tensor], held: Any, x: Any, y: Any, sample_weight: Any
     ) -> tf.Tensor:
@@ -328,7 +342,7 @@ class Objective:
 
     def complete(self, weights: Sequence[tf.Tensor], held: Any) -> list[tf.Tensor]:
         """Return the weights that are selected and those that are not, in the model's order."""
-        chosen = dict(zip(self._selected, weights, strict=True))
+        chosen = dict(zip(self._selected, dense(weights), strict=True))
         fixed = iter(held[0])
         return [chosen[i] if i in chosen else next(fixed) for i in range(len(self._all))]
 
