@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from esgd_tf.landscape._patches import Functions, settings
 
-__all__ = ["in_float64", "wide"]
+__all__ = ["in_float64", "is_in_float64", "wide"]
 
 
 @contextlib.contextmanager
@@ -32,6 +32,11 @@ def in_float64(model: keras.Model | None) -> Iterator[None]:
     ]
     with settings(policies), _without_narrowing():
         yield
+
+
+def is_in_float64() -> bool:
+    """Whether this thread is inside `in_float64`."""
+    return _without_narrowing.active
 
 
 def wide(structure: Any) -> Any:

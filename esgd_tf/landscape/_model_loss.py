@@ -23,6 +23,7 @@ import keras
 import tensorflow as tf
 
 from esgd_tf.landscape._data import rows_of
+from esgd_tf.landscape._float64 import is_in_float64
 from esgd_tf.landscape._precision import in_full_precision
 from esgd_tf.landscape._second_derivatives import twice_differentiable
 
@@ -148,7 +149,7 @@ class ModelLoss:
         Keras' reductions are linear in the weights of examples, so an example's part is the
         derivative by its weight.
         """
-        ones = tf.ones([rows_of(x)], keras.config.floatx())
+        ones = tf.ones([rows_of(x)], "float64" if is_in_float64() else keras.config.floatx())
         with tf.GradientTape() as tape:
             tape.watch(ones)
             total = self.of_examples(x, y, predictions, _weighted(ones, sample_weight))

@@ -259,10 +259,6 @@ class Objective:
 
     # ---- for those who build their own sums ---------------------------------------------------
 
-    def first_batch(self) -> Any:
-        """Return (x, y, sample_weight) of the first batch."""
-        return self._data.first()
-
     def graph(self, key: Any, function: Callable[..., Any], *, of: Any = None) -> Any:
         """Return a traced function, the same one at the next call for the same model and loss.
 

@@ -71,6 +71,11 @@ class Functions:
         self._replacements = replacements
         self._thread = threading.local()
 
+    @property
+    def active(self) -> bool:
+        """Whether this thread is in the block."""
+        return getattr(self._thread, "depth", 0) > 0
+
     @contextlib.contextmanager
     def __call__(self) -> Iterator[None]:
         """Let the functions be the other ones inside the block."""
@@ -88,7 +93,7 @@ class Functions:
     def _switch(self, before: Callable[..., Any], other: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(before)
         def either(*arguments: Any, **options: Any) -> Any:
-            if getattr(self._thread, "depth", 0):
+            if self.active:
                 return other(before, *arguments, **options)
             return before(*arguments, **options)
 

@@ -28,6 +28,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from esgd_tf.landscape._float64 import is_in_float64
 from esgd_tf.landscape._patches import Functions, settings
 
 __all__ = ["dense", "twice_differentiable"]
@@ -94,7 +95,12 @@ def _softsign(before: Callable[..., Any], features: Any, name: str | None = None
 
 
 def _resize(
-    before: Callable[..., Any], images: Any, size: Any, method: Any = "bilinear", *rest: Any, **kept: Any
+    before: Callable[..., Any],
+    images: Any,
+    size: Any,
+    method: Any = "bilinear",
+    *rest: Any,
+    **kept: Any,
 ) -> tf.Tensor:
     """See `tf.image.resize`."""
     images = tf.convert_to_tensor(images)
@@ -104,9 +110,12 @@ def _resize(
     def resized(x: tf.Tensor) -> tf.Tensor:
         return before(x, size, method, *rest, **kept)
 
+    if is_in_float64():
+        # The operations round to float32.
+        return _by_matrices(resized, images)
     if str(getattr(method, "value", method)) == "area":
         # Not even a first derivative is there.
-        return _linear(resized, _by_matrices(resized), images)
+        return _linear(resized, lambda g, x: _by_matrices(resized, x, g), images)
     return _linear(resized, _by_gradient(resized), images)
 
 
@@ -125,11 +134,11 @@ def _linear(
 
     @tf.custom_gradient
     def forward(x: tf.Tensor) -> tuple[tf.Tensor, Any]:
-        return function(x), lambda g: backward(g)
+        return function(x), backward
 
     @tf.custom_gradient
     def backward(g: tf.Tensor) -> tuple[tf.Tensor, Any]:
-        return transposed(g, x), lambda v: forward(v)
+        return transposed(g, x), forward
 
     return forward(x)
 
@@ -145,18 +154,18 @@ def _by_gradient(function: Callable[[tf.Tensor], tf.Tensor]) -> Any:
     return transposed
 
 
-def _by_matrices(function: Callable[[tf.Tensor], tf.Tensor]) -> Any:
-    """Return A' of a resizing, which treats rows and columns of an image [h, w] by two matrices."""
-
-    def transposed(g: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-        h, w = tf.shape(x)[-3], tf.shape(x)[-2]
-        # Images of which one row, or one column, is 1: resized, all the columns are alike.
-        rows = function(tf.tile(tf.eye(h, dtype=x.dtype)[:, :, None, None], [1, 1, w, 1]))
-        columns = function(tf.tile(tf.eye(w, dtype=x.dtype)[:, None, :, None], [1, h, 1, 1]))
-        by_rows, by_columns = rows[:, :, 0, 0], columns[:, 0, :, 0]
-        return tf.cast(tf.einsum("...ijc,hi,wj->...hwc", g, by_rows, by_columns), x.dtype)
-
-    return transposed
+def _by_matrices(
+    function: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor, g: tf.Tensor | None = None
+) -> tf.Tensor:
+    """Return A x, or A'g: a resizing multiplies rows and columns of images by a matrix each."""
+    h, w = tf.shape(x)[-3], tf.shape(x)[-2]
+    # Images of which one row, or one column, is 1: resized, all the columns, or rows, are alike.
+    rows = function(tf.tile(tf.eye(h)[:, :, None, None], [1, 1, w, 1]))[:, :, 0, 0]
+    columns = function(tf.tile(tf.eye(w)[:, None, :, None], [1, h, 1, 1]))[:, 0, :, 0]
+    rows, columns = (tf.cast(t, x.dtype) for t in (rows, columns))
+    if g is None:
+        return tf.einsum("...hwc,hi,wj->...ijc", x, rows, columns)
+    return tf.einsum("...ijc,hi,wj->...hwc", tf.cast(g, x.dtype), rows, columns)
 
 
 _exact = Functions(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-
 from esgd_tf.landscape._check import Trial, few_examples, mistake
 from esgd_tf.landscape._culprit import culprit
 from esgd_tf.landscape._float64 import in_float64, wide
