@@ -38,19 +38,18 @@ def no_products(operator: CurvatureOperator) -> ValueError:
 def _found(operator: CurvatureOperator) -> tuple[ValueError, Exception | None] | None:
     """Return what is wrong with an operator, and what TensorFlow has raised; None for nothing."""
     objective = operator._objective
-    weights, held = objective.start, objective.held
-    batch = few_examples(objective)
-    model = objective.model
-    double = True
-    with in_float64(model):
+    weights, held, batch = objective.start, objective.held, few_examples(objective)
+    with in_float64(objective.model):
         at, kept, few = wide(weights), wide(held), wide(batch)
         try:
-            objective.gradient_sum(at, kept, *few)
-        except Exception:  # a layer that insists on its own precision may raise anything
-            double = False
-        else:
-            return _judged(operator, at, kept, few, double)
-    return _judged(operator, weights, held, batch, double)
+            return _judged(operator, at, kept, few, double=True)
+        except _NotInFloat64:
+            pass
+    return _judged(operator, weights, held, batch, double=False)
+
+
+class _NotInFloat64(Exception):  # noqa: N818
+    """A layer or a loss insists on its own precision."""
 
 
 def _judged(
@@ -65,7 +64,14 @@ def _judged(
     raised = None
     try:
         wrong = mistake(trial, weights, double=double)
-    except NOT_DIFFERENTIABLE as error:
+    except Exception as error:  # anything, from a layer that is given float64
+        if double:
+            try:
+                trial.gradient(weights)
+            except Exception:
+                raise _NotInFloat64 from None
+        if not isinstance(error, NOT_DIFFERENTIABLE):
+            raise
         wrong, raised = "it has none", error
     if wrong is None:
         return None
