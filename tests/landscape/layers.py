@@ -1,18 +1,18 @@
 """Every layer and activation of Keras, in a small network around it, or why it is in none.
 
-What is in `keras.layers` stands in one of four tables: `EXACT`, `REFUSED`, `NOT_IN_A_NETWORK` (it
-is no layer, or not one through which weights are trained) and `ALIASES`. So does what is in
-`keras.activations`. The tables of docs/landscape.md are held equal to these.
+What is in `keras.layers` stands in one of the tables `EXACT`, `REFUSED` and `NOT_IN_A_NETWORK`, if
+it is not another name of the same; what is in `keras.activations` in `ACTIVATIONS`. The tables of
+docs/landscape.md are held equal to these.
 """
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 K = keras.layers
 
 # Inputs, without the batch.
 LINE, ROW, IMAGE, VOLUME, FILM = (4,), (6, 3), (6, 6, 2), (4, 4, 4, 2), (3, 5, 5, 2)
+IMAGE_OF_3 = (6, 6, 3)
 
 
 class Case:
@@ -23,16 +23,33 @@ class Case:
         make: Of no arguments; returns the layer, or a function of a tensor.
         tokens: Whether the layer takes whole numbers, so that no weight comes before it.
         before: Whether a layer with weights comes before it.
+        through: Whether a gradient goes through it.
+        dtype: In which the network is tried: float64, but where TensorFlow has kernels for float32
+            only.
+        step: Of the central differences.
+        within: By which part the product may be off.
     """
 
-    def __init__(self, shape, make, tokens=0, before=True):
-        self.shape, self.make, self.tokens, self.before = shape, make, tokens, before
+    def __init__(
+        self,
+        shape,
+        make,
+        tokens=0,
+        before=True,
+        through=True,
+        dtype="float64",
+        step=1e-5,
+        within=1e-6,
+    ):
+        self.shape, self.make, self.tokens = shape, make, tokens
+        self.before, self.through = before and not tokens, through
+        self.dtype, self.step, self.within = dtype, step, within
 
     def model(self):
         """Return a network with weights before and behind the layer, none at a special place."""
         inputs = keras.Input(self.shape, dtype="int32" if self.tokens else None)
         x = inputs
-        if self.before and not self.tokens:
+        if self.before:
             x = K.Dense(self.shape[-1], activation="tanh", name="before")(x)
         x = self.make()(x)
         x = K.Dense(2, name="behind")(K.Flatten()(x))
@@ -53,6 +70,15 @@ class Case:
         else:
             x = rng.normal(size=(n, *self.shape))
         return x, rng.normal(size=(n, 2))
+
+
+def _in_float32(shape, make):
+    return Case(shape, make, dtype="float32", step=3e-3, within=5e-3)
+
+
+def _rounded(shape, make):
+    """Return the case of a layer that rounds to float32 inside."""
+    return Case(shape, make, step=1e-3, within=1e-4)
 
 
 def _two(layer, **options):
@@ -79,17 +105,27 @@ def _normalized():
     return layer
 
 
+# Layers for data augmentation: networks are measured as they are evaluated, without it.
+AT_RANDOM = {
+    "AugMix": (), "CutMix": (), "MixUp": (), "RandAugment": (), "RandomBrightness": (0.1,),
+    "RandomColorDegeneration": (0.1,), "RandomColorJitter": (0.1,), "RandomContrast": (0.1,),
+    "RandomCrop": (6, 6), "RandomElasticTransform": (), "RandomErasing": (), "RandomFlip": (),
+    "RandomGaussianBlur": (), "RandomGrayscale": (), "RandomHue": (0.1,), "RandomInvert": (),
+    "RandomPerspective": (), "RandomPosterization": (4,), "RandomRotation": (0.1,),
+    "RandomSaturation": (0.1,), "RandomSharpness": (0.1,), "RandomShear": (),
+    "RandomTranslation": (0.1, 0.1), "RandomZoom": (0.1,), "Solarization": (),
+}  # fmt: skip
+
 EXACT = {
     # Core
     "Dense": Case(LINE, lambda: K.Dense(3, "tanh")),
-    "EinsumDense": Case(ROW, lambda: K.EinsumDense("abc,cd->abd", (None, 2), activation="tanh")),
+    "EinsumDense": Case(ROW, lambda: K.EinsumDense("abc,cd->abd", (6, 2), activation="tanh")),
     "Embedding": Case((5,), lambda: K.Embedding(7, 3, mask_zero=False), tokens=7),
     "ReversibleEmbedding": Case((5,), lambda: K.ReversibleEmbedding(7, 3), tokens=7),
     "Activation": Case(LINE, lambda: K.Activation("tanh")),
     "Identity": Case(LINE, K.Identity),
     "Lambda": Case(LINE, lambda: K.Lambda(lambda x: x**3)),
     "Masking": Case(ROW, lambda: lambda x: K.LSTM(2)(K.Masking()(x))),
-    "Layer": Case(LINE, K.Layer),
     "InputLayer": Case(LINE, lambda: lambda x: x),
     # Convolutions
     "Conv1D": Case(ROW, lambda: K.Conv1D(2, 3, activation="tanh")),
@@ -105,10 +141,10 @@ EXACT = {
     # Pooling
     "AveragePooling1D": Case(ROW, lambda: K.AveragePooling1D(2)),
     "AveragePooling2D": Case(IMAGE, lambda: K.AveragePooling2D(2)),
-    "AveragePooling3D": Case(VOLUME, lambda: K.AveragePooling3D(2)),
+    "AveragePooling3D": _in_float32(VOLUME, lambda: K.AveragePooling3D(2)),
     "MaxPooling1D": Case(ROW, lambda: K.MaxPooling1D(2)),
     "MaxPooling2D": Case(IMAGE, lambda: K.MaxPooling2D(2)),
-    "MaxPooling3D": Case(VOLUME, lambda: K.MaxPooling3D(2)),
+    "MaxPooling3D": _in_float32(VOLUME, lambda: K.MaxPooling3D(2)),
     "GlobalAveragePooling1D": Case(ROW, K.GlobalAveragePooling1D),
     "GlobalAveragePooling2D": Case(IMAGE, K.GlobalAveragePooling2D),
     "GlobalAveragePooling3D": Case(VOLUME, K.GlobalAveragePooling3D),
@@ -117,10 +153,10 @@ EXACT = {
     "GlobalMaxPooling3D": Case(VOLUME, K.GlobalMaxPooling3D),
     "AdaptiveAveragePooling1D": Case(ROW, lambda: K.AdaptiveAveragePooling1D(4)),
     "AdaptiveAveragePooling2D": Case(IMAGE, lambda: K.AdaptiveAveragePooling2D(4)),
-    "AdaptiveAveragePooling3D": Case(VOLUME, lambda: K.AdaptiveAveragePooling3D(3)),
+    "AdaptiveAveragePooling3D": _in_float32(VOLUME, lambda: K.AdaptiveAveragePooling3D(3)),
     "AdaptiveMaxPooling1D": Case(ROW, lambda: K.AdaptiveMaxPooling1D(4)),
     "AdaptiveMaxPooling2D": Case(IMAGE, lambda: K.AdaptiveMaxPooling2D(4)),
-    "AdaptiveMaxPooling3D": Case(VOLUME, lambda: K.AdaptiveMaxPooling3D(3)),
+    "AdaptiveMaxPooling3D": _in_float32(VOLUME, lambda: K.AdaptiveMaxPooling3D(3)),
     # Recurrent
     "LSTM": Case(ROW, lambda: K.LSTM(2)),
     "GRU": Case(ROW, lambda: K.GRU(2)),
@@ -174,7 +210,7 @@ EXACT = {
     "RepeatVector": Case(LINE, lambda: K.RepeatVector(2)),
     "Reshape": Case(ROW, lambda: K.Reshape((9, 2))),
     "UpSampling1D": Case(ROW, lambda: K.UpSampling1D(2)),
-    "UpSampling2D": Case(IMAGE, lambda: K.UpSampling2D(2, interpolation="bilinear")),
+    "UpSampling2D": _rounded(IMAGE, lambda: K.UpSampling2D(2, interpolation="bilinear")),
     "UpSampling3D": Case((2, 2, 2, 2), lambda: K.UpSampling3D(2)),
     "ZeroPadding1D": Case(ROW, lambda: K.ZeroPadding1D(1)),
     "ZeroPadding2D": Case((3, 3, 2), lambda: K.ZeroPadding2D(1)),
@@ -191,9 +227,118 @@ EXACT = {
     # Images and sound
     "CenterCrop": Case(IMAGE, lambda: K.CenterCrop(4, 4)),
     "Rescaling": Case(IMAGE, lambda: K.Rescaling(0.5, 0.1)),
-    "Resizing": Case(IMAGE, lambda: K.Resizing(8, 4)),
-    "MelSpectrogram": Case((64,), lambda: K.MelSpectrogram(16, 8, 16, num_mel_bins=4)),
+    "Resizing": _rounded(IMAGE, lambda: K.Resizing(8, 4)),
+    "MelSpectrogram": _in_float32((64,), lambda: K.MelSpectrogram(16, 8, 16, num_mel_bins=4)),
     "STFTSpectrogram": Case(
         (32, 1), lambda: K.STFTSpectrogram("real", frame_length=8, frame_step=8)
     ),
+    "AutoContrast": Case(IMAGE_OF_3, lambda: K.AutoContrast((0.0, 1.0))),
+    "ContrastLimitedAdaptiveHistogramEqualization": Case(
+        IMAGE_OF_3, K.ContrastLimitedAdaptiveHistogramEqualization, through=False
+    ),
+    "Pipeline": Case(IMAGE_OF_3, lambda: K.Pipeline([K.Rescaling(0.5), K.RandomFlip()])),
+    **{
+        name: Case(IMAGE_OF_3, lambda name=name, given=given: getattr(K, name)(*given))
+        for name, given in AT_RANDOM.items()
+    },
+    # Whole numbers
+    "CategoryEncoding": Case((4,), lambda: K.CategoryEncoding(7, output_mode="count"), tokens=7),
+    "Discretization": Case(LINE, lambda: K.Discretization([-0.5, 0.0, 0.5]), through=False),
+    "Hashing": Case((4,), lambda: K.Hashing(5), tokens=7),
+    "HashedCrossing": Case(
+        (4,),
+        lambda: lambda x: K.HashedCrossing(5)((x[:, :1], x[:, 1:2])),
+        tokens=7,
+    ),
+    "IntegerLookup": Case((4,), lambda: K.IntegerLookup(vocabulary=[1, 2, 3]), tokens=7),
 }
+
+# Options with another way to compute, by which a layer may be exact or not.
+VARIANTS = {
+    "Embedding, masked": Case(
+        (5,), lambda: lambda x: K.GRU(2)(K.Embedding(7, 3, mask_zero=True)(x)), tokens=7
+    ),
+    "ReversibleEmbedding, both ways": Case(
+        (5,), lambda: _there_and_back(K.ReversibleEmbedding(7, 3)), tokens=7
+    ),
+    "LayerNormalization, two features": Case((3, 2), lambda: K.LayerNormalization(epsilon=0.1)),
+    "LayerNormalization, two axes": Case(ROW, lambda: K.LayerNormalization(axis=(1, 2))),
+    "LayerNormalization, bare": Case(ROW, lambda: K.LayerNormalization(center=False, scale=False)),
+    "GroupNormalization, one group": Case(ROW, lambda: K.GroupNormalization(1)),
+    "GroupNormalization, a group each": Case(ROW, lambda: K.GroupNormalization(-1)),
+    "GroupNormalization, axis 1": Case(ROW, lambda: K.GroupNormalization(2, axis=1)),
+    "BatchNormalization, bare": Case(ROW, lambda: K.BatchNormalization(center=False, scale=False)),
+    "UnitNormalization, axis 1": Case(ROW, lambda: K.UnitNormalization(axis=1)),
+    **{
+        f"Resizing, {method}": _rounded(
+            (5, 4, 2), lambda method=method: K.Resizing(3, 7, interpolation=method)
+        )
+        for method in (
+            "nearest",
+            "bilinear",
+            "bicubic",
+            "area",
+            "lanczos3",
+            "lanczos5",
+            "gaussian",
+            "mitchellcubic",
+        )
+    },
+    "Resizing, antialiased": _rounded(IMAGE, lambda: K.Resizing(3, 4, antialias=True)),
+    "Resizing, cropped": _rounded((6, 4, 2), lambda: K.Resizing(3, 3, crop_to_aspect_ratio=True)),
+    "Resizing, padded": _rounded((6, 4, 2), lambda: K.Resizing(3, 3, pad_to_aspect_ratio=True)),
+    "UpSampling2D, nearest": Case(IMAGE, lambda: K.UpSampling2D(2)),
+    "UpSampling2D, bicubic": _rounded(
+        (3, 3, 2), lambda: K.UpSampling2D(2, interpolation="bicubic")
+    ),
+    "LSTM, backwards": Case(ROW, lambda: K.LSTM(2, go_backwards=True, return_sequences=True)),
+    "LSTM, unrolled": Case(ROW, lambda: K.LSTM(2, unroll=True)),
+    "LSTM, for cuDNN": Case(ROW, lambda: K.LSTM(2, use_cudnn=True)),
+    "GRU, reset before": Case(ROW, lambda: K.GRU(2, reset_after=False)),
+    "Bidirectional, summed": Case(ROW, lambda: K.Bidirectional(K.GRU(2), merge_mode="sum")),
+    "MultiHeadAttention, causal": Case(ROW, lambda: _causal(K.MultiHeadAttention(1, 2))),
+    "AveragePooling2D, padded": Case(IMAGE, lambda: K.AveragePooling2D(3, 2, padding="same")),
+    "MaxPooling2D, overlapping": Case(IMAGE, lambda: K.MaxPooling2D(3, 1, padding="same")),
+    "Conv2D, dilated": Case(IMAGE, lambda: K.Conv2D(2, 2, dilation_rate=2, activation="tanh")),
+    "Conv2D, in groups": Case(IMAGE, lambda: K.Conv2D(2, 3, groups=2, activation="tanh")),
+    "STFTSpectrogram, log": Case(
+        (32, 1), lambda: K.STFTSpectrogram("log", frame_length=8, frame_step=8)
+    ),
+}
+
+
+def _there_and_back(layer):
+    return lambda x: layer(keras.ops.tanh(layer(x)), reverse=True)
+
+
+def _causal(layer):
+    return lambda x: layer(x, x, use_causal_mask=True)
+
+
+REFUSED = {
+    "FlaxLayer": "computes in JAX, which TensorFlow does not differentiate",
+    "JaxLayer": "computes in JAX, which TensorFlow does not differentiate",
+    "TFSMLayer": "a saved graph, of which only the first derivative may be saved with it",
+    "TorchModuleWrapper": "computes in PyTorch, which TensorFlow does not differentiate",
+}
+
+NOT_IN_A_NETWORK = {
+    "Equalization": "returns its input when not in training, which Keras takes for a cycle",
+    "Input": "a function that makes an InputLayer",
+    "InputSpec": "no layer",
+    "Layer": "the base class",
+    "MaxNumBoundingBoxes": "takes boxes, for data",
+    "StringLookup": "takes strings, for data",
+    "TextVectorization": "takes strings, for data",
+    "Wrapper": "the base class",
+    "deserialize": "no layer",
+    "serialize": "no layer",
+}
+
+ACTIVATIONS = {
+    "celu", "elu", "exponential", "gelu", "glu", "hard_shrink", "hard_sigmoid", "hard_silu",
+    "hard_tanh", "leaky_relu", "linear", "log_sigmoid", "log_softmax", "mish", "relu", "relu6",
+    "selu", "sigmoid", "silu", "soft_shrink", "softmax", "softplus", "softsign", "sparse_plus",
+    "sparse_sigmoid", "sparsemax", "squareplus", "tanh", "tanh_shrink", "threshold",
+}  # fmt: skip
+NO_ACTIVATIONS = {"deserialize", "get", "serialize"}
