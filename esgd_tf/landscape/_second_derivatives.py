@@ -9,8 +9,9 @@ of every order:
                        where the derivative by the mean is zero, and wrong to second order: the
                        Hessian of a variance of k numbers is 2/k (I - 11'/k), not 2/k I. Behind
                        LayerNormalization, GroupNormalization and their like.
-    tf.image.resize    is linear in the image, X ↦ A X, and only g ↦ A'g was given. Behind Resizing
-                       and UpSampling2D.
+    tf.image.resize    is linear in the image, X ↦ A X B', by rows and columns; of its gradient,
+                       G ↦ A'G B, there is none (and of method "area" there is no gradient at all).
+                       Behind Resizing and UpSampling2D.
     tf.nn.softsign     x / (1 + |x|) with the derivative 1 / (1 + |x|)².
     cuDNN              the kernels of GRU and LSTM on a GPU: the same layers in separate operations.
 
@@ -99,73 +100,36 @@ def _resize(
     images: Any,
     size: Any,
     method: Any = "bilinear",
-    *rest: Any,
-    **kept: Any,
+    preserve_aspect_ratio: bool = False,
+    antialias: bool = False,
+    name: str | None = None,
 ) -> tf.Tensor:
     """See `tf.image.resize`."""
     images = tf.convert_to_tensor(images)
+    result = before(images, size, method, preserve_aspect_ratio, antialias, name)
     if not images.dtype.is_floating:
-        return before(images, size, method, *rest, **kept)
+        return result
+    height, width = tf.shape(result)[-3], tf.shape(result)[-2]
 
-    def resized(x: tf.Tensor) -> tf.Tensor:
-        return before(x, size, method, *rest, **kept)
+    def matrix(rows: tf.Tensor, to: tf.Tensor) -> tf.Tensor:
+        """Return [rows, to]: each row of an image of one column goes to these rows."""
+        column = tf.eye(rows)[:, :, None, None]
+        resized = before(column, [to, 1], method, False, antialias)
+        return tf.cast(resized[:, :, 0, 0], images.dtype)
 
-    if is_in_float64():
+    @tf.custom_gradient
+    def resized(x: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        # Rows and columns of an image are multiplied by a matrix each.
+        down, along = matrix(tf.shape(x)[-3], height), matrix(tf.shape(x)[-2], width)
         # The operations round to float32.
-        return _by_matrices(resized, images)
-    if str(getattr(method, "value", method)) == "area":
-        # Not even a first derivative is there.
-        return _linear(resized, lambda g, x: _by_matrices(resized, x, g), images)
-    return _linear(resized, _by_gradient(resized), images)
+        value = tf.einsum("...hwc,hi,wj->...ijc", x, down, along) if is_in_float64() else result
 
+        def transposed(g: tf.Tensor) -> tf.Tensor:
+            return tf.einsum("...ijc,hi,wj->...hwc", tf.cast(g, x.dtype), down, along)
 
-def _linear(
-    function: Callable[[tf.Tensor], tf.Tensor],
-    transposed: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
-    x: tf.Tensor,
-) -> tf.Tensor:
-    """Return A x, of which the derivative is A', of which the derivative is A, and so on.
+        return value, transposed
 
-    Args:
-        function: x ↦ A x.
-        transposed: Of (g, x): A'g. Only the shape of x is used.
-        x: Where.
-    """
-
-    @tf.custom_gradient
-    def forward(x: tf.Tensor) -> tuple[tf.Tensor, Any]:
-        return function(x), backward
-
-    @tf.custom_gradient
-    def backward(g: tf.Tensor) -> tuple[tf.Tensor, Any]:
-        return transposed(g, x), forward
-
-    return forward(x)
-
-
-def _by_gradient(function: Callable[[tf.Tensor], tf.Tensor]) -> Any:
-    def transposed(g: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-        x = tf.stop_gradient(x)
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(x)
-            y = function(x)
-        return tape.gradient(y, x, output_gradients=g)
-
-    return transposed
-
-
-def _by_matrices(
-    function: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor, g: tf.Tensor | None = None
-) -> tf.Tensor:
-    """Return A x, or A'g: a resizing multiplies rows and columns of images by a matrix each."""
-    h, w = tf.shape(x)[-3], tf.shape(x)[-2]
-    # Images of which one row, or one column, is 1: resized, all the columns, or rows, are alike.
-    rows = function(tf.tile(tf.eye(h)[:, :, None, None], [1, 1, w, 1]))[:, :, 0, 0]
-    columns = function(tf.tile(tf.eye(w)[:, None, :, None], [1, h, 1, 1]))[:, 0, :, 0]
-    rows, columns = (tf.cast(t, x.dtype) for t in (rows, columns))
-    if g is None:
-        return tf.einsum("...hwc,hi,wj->...ijc", x, rows, columns)
-    return tf.einsum("...ijc,hi,wj->...hwc", tf.cast(g, x.dtype), rows, columns)
+    return resized(images)
 
 
 _exact = Functions(
