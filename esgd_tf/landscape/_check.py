@@ -11,8 +11,8 @@ A difference quotient over a kink, as ReLU and max pooling have, is no derivativ
 float64 the step can be so small, 10^-7 and 10^-9 of the size of the weights, that kinks are rarely
 between w - h v and w + h v; and where they are, the quotients for the two steps differ. Only where
 both agree with each other, and not with the product, is the operator refused. Rounding to float32
-inside a network makes them differ too. Such a network, and one that cannot be computed in float64
-at all, is left to the test of symmetry.
+inside a network makes them differ too. A network that cannot be computed in float64 at all is tried
+in its own precision: for symmetry, and with larger steps too if it has no operations with kinks.
 """
 
 from __future__ import annotations
@@ -39,7 +39,11 @@ _STEPS = (1e-7, 1e-9)
 # by. A term that is missing is rarely as small: of the variance of k numbers it is a part of 1/k.
 _WRONG, _TIMES = 1e-3, 4.0
 # Of single precision, where nothing better can be had.
-_WRONG_IN_FLOAT32, _NOTHING = 0.2, 1e-3
+_WRONG_IN_FLOAT32, _NOTHING = 0.1, 1e-3
+_STEPS_IN_FLOAT32 = (1e-2, 3e-3)
+_NOT_SYMMETRIC = "it is not symmetric"
+# Parts of the names of operations that have kinks, or may have.
+_KINKS = ("Relu", "Selu", "Max", "Min", "Abs", "Select", "Sign", "Floor", "Round", "TopK", "Sort")
 
 Tensors = list[tf.Tensor]
 Product = Callable[[Tensors, Tensors], Tensors]
@@ -92,12 +96,33 @@ def mistake(
     off = abs(float(_flat(u) @ pv - _flat(v) @ pu))
     if double:
         if off > _WRONG * size:
-            return "it is not symmetric"
+            return _NOT_SYMMETRIC
         return _against_differences(trial, weights, v, pv, steps)
-    slope = _norm(_flat(trial.gradient(weights)))
-    if off > _WRONG_IN_FLOAT32 * size and min(_norm(pv), _norm(pu)) > _NOTHING * slope:
-        return "it is not symmetric"
-    return None
+    return _in_float32(trial, weights, v, (pv, pu), off / max(size, 1e-300))
+
+
+def _in_float32(
+    trial: Trial, weights: Tensors, v: Tensors, products: Any, off: float
+) -> str | None:
+    if min(map(_norm, products)) < _NOTHING * _norm(_flat(trial.gradient(weights))):
+        return None
+    if off > _WRONG_IN_FLOAT32:
+        return _NOT_SYMMETRIC
+    if _has_kinks(trial, weights):
+        return None
+    return _against_differences(
+        trial, weights, v, products[0], _STEPS_IN_FLOAT32, _WRONG_IN_FLOAT32
+    )
+
+
+def _has_kinks(trial: Trial, weights: Tensors) -> bool:
+    """Whether operations of a gradient may have kinks. It takes a trace to know."""
+    graph = tf.function(trial.gradient, autograph=False).get_concrete_function(weights).graph
+    # Also inside of loops and branches.
+    nodes = graph.as_graph_def()
+    kinds = {node.op for node in nodes.node}
+    kinds |= {node.op for function in nodes.library.function for node in function.node_def}
+    return any(part in kind for kind in kinds for part in _KINKS)
 
 
 def _against_differences(
@@ -106,6 +131,7 @@ def _against_differences(
     v: Tensors,
     product: NDArray[np.float64],
     steps: tuple[float, float],
+    wrong: float = _WRONG,
 ) -> str | None:
     near, nearer = (_flat(trial.difference(weights, v, step)) for step in steps)
     if not (np.isfinite(near).all() and np.isfinite(nearer).all()):
@@ -115,7 +141,7 @@ def _against_differences(
         return None
     error = min(_norm(near - product), _norm(nearer - product))
     size = max(_norm(product), _norm(nearer))
-    if error > _WRONG * size and error > _TIMES * _norm(near - nearer):
+    if error > wrong * size and error > _TIMES * _norm(near - nearer):
         return "it is not the derivative of the gradient"
     return None
 

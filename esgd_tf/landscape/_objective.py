@@ -25,7 +25,7 @@ from esgd_tf.landscape._losses import FunctionLoss
 from esgd_tf.landscape._metric_sums import MetricSums
 from esgd_tf.landscape._model_loss import ModelLoss
 from esgd_tf.landscape._precision import refuse_half_weights
-from esgd_tf.landscape._second_derivatives import dense
+from esgd_tf.landscape._second_derivatives import dense, twice_differentiable
 from esgd_tf.landscape._selection import Selection, select, select_indices
 from esgd_tf.landscape._traces import Traces, traces_of
 
@@ -334,7 +334,8 @@ class Objective:
         """In a graph: return the sum of a batch's losses, without those that layers add."""
         loss = self.traces.loss
         assert isinstance(loss, ModelLoss)
-        return loss.of_examples(x, y, predictions, sample_weight)
+        with twice_differentiable():
+            return loss.of_examples(x, y, predictions, sample_weight)
 
     def complete(self, weights: Sequence[tf.Tensor], held: Any) -> list[tf.Tensor]:
         """Return the weights that are selected and those that are not, in the model's order."""

@@ -23,6 +23,7 @@ TensorFlow is changed when the block is left; other threads see nothing of it (b
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -32,19 +33,19 @@ import tensorflow as tf
 from esgd_tf.landscape._float64 import is_in_float64
 from esgd_tf.landscape._patches import Functions, settings
 
-__all__ = ["dense", "twice_differentiable"]
+__all__ = ["dense", "twice_differentiable", "without_second_derivative"]
 
 
 @contextlib.contextmanager
-def twice_differentiable(model: keras.Model) -> Iterator[None]:
+def twice_differentiable(model: keras.Model | None = None) -> Iterator[None]:
     """Let what is computed inside the block have second derivatives.
 
     Args:
-        model: The Keras model that is called there.
+        model: The Keras model that is called there; None if there is none.
     """
     recurrent = [
         (layer, "use_cudnn", False)
-        for layer in model._flatten_layers()
+        for layer in (() if model is None else model._flatten_layers())
         if getattr(layer, "use_cudnn", False)
     ]
     with _exact(), settings(recurrent):
@@ -132,6 +133,30 @@ def _resize(
     return resized(images)
 
 
+def _ctc_loss(before: Callable[..., Any], *arguments: Any, **options: Any) -> tf.Tensor:
+    """See `tf.nn.ctc_loss`. Its second derivative is left out, and is not ours to write."""
+    _thread.without.append("the CTC loss")
+    return before(*arguments, **options)
+
+
+@contextlib.contextmanager
+def without_second_derivative() -> Iterator[list[str]]:
+    """Give the names of what is computed inside the block and has no second derivative."""
+    _thread.without = []
+    yield _thread.without
+
+
+class _Thread(threading.local):
+    def __init__(self) -> None:
+        self.without: list[str] = []
+
+
+_thread = _Thread()
 _exact = Functions(
-    [(tf.nn, "moments", _moments), (tf.nn, "softsign", _softsign), (tf.image, "resize", _resize)]
+    [
+        (tf.nn, "moments", _moments),
+        (tf.nn, "softsign", _softsign),
+        (tf.nn, "ctc_loss", _ctc_loss),
+        (tf.image, "resize", _resize),
+    ]
 )

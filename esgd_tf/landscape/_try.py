@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from esgd_tf.landscape._check import Trial, few_examples, mistake
 from esgd_tf.landscape._culprit import culprit
 from esgd_tf.landscape._float64 import in_float64, wide
+from esgd_tf.landscape._second_derivatives import without_second_derivative
 
 if TYPE_CHECKING:
     from esgd_tf.landscape.operator import CurvatureOperator
@@ -63,7 +64,8 @@ def _judged(
     )
     raised = None
     try:
-        wrong = mistake(trial, weights, double=double)
+        with without_second_derivative() as names:
+            wrong = mistake(trial, weights, double=double)
     except Exception as error:  # anything, from a layer that is given float64
         if double:
             try:
@@ -73,6 +75,8 @@ def _judged(
         if not isinstance(error, NOT_DIFFERENTIABLE):
             raise
         wrong, raised = "it has none", error
+    if names and operator.needs_second_derivatives:
+        return _refusal(operator, names[0]), raised
     if wrong is None:
         return None
     name = culprit(objective, weights, held, batch, double)
@@ -80,9 +84,14 @@ def _judged(
 
 
 def _refusal(operator: CurvatureOperator, name: str) -> ValueError:
-    instead = "use another loss" if name.startswith("the loss") else "leave it out"
+    if "loss" in name:
+        instead = "use another loss, or write this one with operations that it can"
+    else:
+        instead = (
+            "leave it out, write it with operations that it can, or vary only weights that come "
+            "after it (`variables`)"
+        )
     return ValueError(
         f"There are no right products with {operator.matrix} here, because TensorFlow cannot "
-        f"differentiate {name} twice: {instead}, write it with operations that can be "
-        "differentiated twice, or vary only weights that come after it (`variables`)."
+        f"differentiate {name} twice: {instead}."
     )

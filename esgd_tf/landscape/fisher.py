@@ -39,6 +39,7 @@ class FisherOperator(CurvatureOperator):
     """
 
     matrix = "the Fisher matrix"
+    needs_second_derivatives = False
 
     def __init__(
         self,

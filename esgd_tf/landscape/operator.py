@@ -56,6 +56,8 @@ class CurvatureOperator:
     dtype = np.dtype(np.float64)
     #: What it is, in messages.
     matrix = "the Hessian"
+    #: Whether it has second derivatives of the loss in it, by weights or by predictions.
+    needs_second_derivatives = True
 
     def __init__(
         self,
