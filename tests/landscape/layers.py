@@ -73,7 +73,7 @@ class Case:
 
 
 def _in_float32(shape, make):
-    return Case(shape, make, dtype="float32", step=1e-3, within=5e-3)
+    return Case(shape, make, dtype="float32", step=3e-4, within=2e-3)
 
 
 def _rounded(shape, make):

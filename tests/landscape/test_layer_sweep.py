@@ -1,5 +1,7 @@
 """Products with the Hessian through every layer of Keras, against differences of the gradient."""
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import tensorflow as tf
 from esgd_tf.landscape import GaussNewtonOperator, HessianOperator
 from tests.landscape.layers import (
     ACTIVATIONS,
+    AT_RANDOM,
     EXACT,
     LINE,
     NO_ACTIVATIONS,
@@ -17,6 +20,7 @@ from tests.landscape.layers import (
     Case,
 )
 
+DOCUMENT = Path(__file__).parents[2] / "docs" / "landscape.md"
 CASES = {
     **EXACT,
     **VARIANTS,
@@ -81,6 +85,7 @@ def test_some_products_of_graphs(name):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("name", CASES)
 def test_all_products(name):
     products_are_right(CASES[name])
@@ -108,3 +113,34 @@ def test_every_activation_is_listed():
     missing = {n for n in public - NO_ACTIVATIONS if id(getattr(keras.activations, n)) not in known}
     assert missing == set()
     assert public >= ACTIVATIONS
+
+
+def rows_of_the_documents():
+    """Return {name: (what, why)} of the tables of layers and of activations."""
+    tables, table = {}, None
+    for line in DOCUMENT.read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith(("| layers |", "| activations |")):
+            table = tables.setdefault(cells[0], {})
+        elif not line.startswith("|"):
+            table = None
+        elif table is not None and not line.startswith("| ---"):
+            for name in cells[0].split(", "):
+                assert name.strip("`") not in table
+                table[name.strip("`")] = (cells[1], cells[2])
+    return tables
+
+
+def test_the_documents_say_what_is_tried():
+    tables = rows_of_the_documents()
+    layers = tables["layers"]
+    assert {n for n, (what, _) in layers.items() if what == "exact"} == set(EXACT)
+    assert {n: w for n, (what, w) in layers.items() if what == "refused"} == REFUSED
+    assert {n: w for n, (what, w) in layers.items() if what == "not in a network"} == (
+        NOT_IN_A_NETWORK
+    )
+    off = {n for n, (_, why) in layers.items() if why.startswith("off")}
+    assert off == set(AT_RANDOM)
+    constant = {n for n, (_, why) in layers.items() if "no gradient goes through" in why}
+    assert constant == {n for n, case in EXACT.items() if not case.through}
+    assert set(tables["activations"]) == ACTIVATIONS
