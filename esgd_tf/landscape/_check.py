@@ -41,6 +41,7 @@ _WRONG, _TIMES = 1e-3, 4.0
 # Of single precision, where nothing better can be had.
 _WRONG_IN_FLOAT32, _NOTHING = 0.1, 1e-3
 _STEPS_IN_FLOAT32 = (1e-2, 3e-3)
+_REAL = {tf.float32.as_datatype_enum, tf.float64.as_datatype_enum}
 _NOT_SYMMETRIC = "it is not symmetric"
 # Parts of the names of operations that have kinks, or may have.
 _KINKS = ("Relu", "Selu", "Max", "Min", "Abs", "Select", "Sign", "Floor", "Round", "TopK", "Sort")
@@ -118,10 +119,10 @@ def _in_float32(
 def _has_kinks(trial: Trial, weights: Tensors) -> bool:
     """Whether operations of a gradient may have kinks. It takes a trace to know."""
     graph = tf.function(trial.gradient, autograph=False).get_concrete_function(weights).graph
-    # Also inside of loops and branches.
-    nodes = graph.as_graph_def()
-    kinds = {node.op for node in nodes.node}
-    kinds |= {node.op for function in nodes.library.function for node in function.node_def}
+    # Also inside of loops and branches. What is done with shapes does not count.
+    definition = graph.as_graph_def()
+    nodes = [definition.node, *(function.node_def for function in definition.library.function)]
+    kinds = {node.op for part in nodes for node in part if node.attr["T"].type in _REAL}
     return any(part in kind for kind in kinds for part in _KINKS)
 
 

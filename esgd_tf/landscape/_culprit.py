@@ -114,7 +114,7 @@ def _calls(loss: ModelLoss, complete: Tensors, rest: Any, x: Any) -> list[Any]:
     try:
         with loss.at(complete, rest) as model, _noting():
             loss.call(model, x)
-        calls = {}
+        calls: dict[int, Any] = {}
         for layer, arguments, options in _thread.calls:
             if layer is not model:
                 calls.setdefault(id(layer), (layer, arguments, options))

@@ -1,8 +1,8 @@
 """Every layer and activation of Keras, in a small network around it, or why it is in none.
 
-What is in `keras.layers` stands in one of the tables `EXACT`, `REFUSED` and `NOT_IN_A_NETWORK`, if
-it is not another name of the same; what is in `keras.activations` in `ACTIVATIONS`. The tables of
-docs/landscape.md are held equal to these.
+What is in `keras.layers` stands in one of the tables `EXACT`, `NOT_TRIED` and `NOT_IN_A_NETWORK`,
+if it is not another name of the same; what is in `keras.activations` in `ACTIVATIONS`. The tables
+of docs/landscape.md are held equal to these.
 """
 
 import keras
@@ -315,11 +315,11 @@ def _causal(layer):
     return lambda x: layer(x, x, use_causal_mask=True)
 
 
-REFUSED = {
-    "FlaxLayer": "computes in JAX, which TensorFlow does not differentiate",
-    "JaxLayer": "computes in JAX, which TensorFlow does not differentiate",
-    "TFSMLayer": "a saved graph, of which only the first derivative may be saved with it",
-    "TorchModuleWrapper": "computes in PyTorch, which TensorFlow does not differentiate",
+NOT_TRIED = {
+    "FlaxLayer": "computes in JAX, which need not be installed",
+    "JaxLayer": "computes in JAX, which need not be installed",
+    "TFSMLayer": "a saved graph, as right as the operations in it",
+    "TorchModuleWrapper": "computes in PyTorch, not with TensorFlow",
 }
 
 NOT_IN_A_NETWORK = {

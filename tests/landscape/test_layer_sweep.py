@@ -15,7 +15,7 @@ from tests.landscape.layers import (
     LINE,
     NO_ACTIVATIONS,
     NOT_IN_A_NETWORK,
-    REFUSED,
+    NOT_TRIED,
     VARIANTS,
     Case,
 )
@@ -94,7 +94,7 @@ def test_all_products(name):
 def test_every_layer_is_in_one_table():
     """A layer that a new Keras brings has to be tried, and listed."""
     public = [name for name in dir(keras.layers) if not name.startswith("_")]
-    listed = [*EXACT, *REFUSED, *NOT_IN_A_NETWORK]
+    listed = [*EXACT, *NOT_TRIED, *NOT_IN_A_NETWORK]
     assert len(listed) == len(set(listed))
     known = {id(getattr(keras.layers, name)) for name in listed}
     functions = {name.lower() for name in EXACT}
@@ -135,7 +135,7 @@ def test_the_documents_say_what_is_tried():
     tables = rows_of_the_documents()
     layers = tables["layers"]
     assert {n for n, (what, _) in layers.items() if what == "exact"} == set(EXACT)
-    assert {n: w for n, (what, w) in layers.items() if what == "refused"} == REFUSED
+    assert {n: w for n, (what, w) in layers.items() if what == "not tried"} == NOT_TRIED
     assert {n: w for n, (what, w) in layers.items() if what == "not in a network"} == (
         NOT_IN_A_NETWORK
     )
