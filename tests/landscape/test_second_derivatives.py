@@ -207,7 +207,7 @@ class TestEmbedding:
             values = [landscape.eigenpairs(h, 2, progress=False).eigenvalues]
             values.append([landscape.sharpness(model, cross_entropy(), given, progress=False).loss])
             found = landscape.local_entropy(
-                model, cross_entropy(), given, [10.0, 100.0], chains=2, burn_in=5, samples=5,
+                model, cross_entropy(), given, [10.0, 100.0], chains=2, burn_in=8, samples=8,
                 progress=False,
             )  # fmt: skip
             values.append(found.values)
