@@ -6,37 +6,73 @@ pass, which shares the forward pass of the network with all products by J'.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
+from esgd_tf.landscape._check import moved, quotient
 from esgd_tf.landscape.operator import stacked
 
-__all__ = ["through_jacobian"]
+__all__ = ["through_differences", "through_jacobian"]
+
+Tensors = list[tf.Tensor]
 
 
-def through_jacobian(outputs: Any, weights: Any, vectors: Any, curve: Any) -> list[tf.Tensor]:
+def through_jacobian(
+    outputs: Callable[[Any], Tensors],
+    weights: Any,
+    vectors: Any,
+    curve: Callable[[Tensors, list[Tensors]], list[Tensors]],
+) -> Tensors:
     """Return J' C J v for each of the stacked v, with J that of `outputs` by the weights.
 
     Args:
-        outputs: A function of the weights.
+        outputs: A function of the weights, that returns a list of tensors.
         weights: Where.
         vectors: [k, *shape] for each weight.
-        curve: Of (outputs, list of J v); returns the list of C J v.
+        curve: Of (outputs, list of J v); returns the list of C J v. Each is a list of tensors.
     """
     columns = vectors[0].shape[0]
     with tf.GradientTape(persistent=True, watch_accessed_variables=False) as inner:
         inner.watch(weights)
         out = outputs(weights)
     # J'u is linear in u, so its derivative by u is J, wherever u is.
-    u = tf.zeros_like(out)
+    u = [tf.zeros_like(part) for part in out]
     with tf.GradientTape(persistent=True, watch_accessed_variables=False) as by_u:
         by_u.watch(u)
         pulled = inner.gradient(out, weights, output_gradients=u, unconnected_gradients="zero")
     tangents = [
-        by_u.gradient(pulled, u, output_gradients=[v[k] for v in vectors]) for k in range(columns)
+        by_u.gradient(
+            pulled, u, output_gradients=[v[k] for v in vectors], unconnected_gradients="zero"
+        )
+        for k in range(columns)
     ]
     return stacked(
         inner.gradient(out, weights, output_gradients=c, unconnected_gradients="zero")
         for c in curve(out, tangents)
     )
+
+
+def through_differences(
+    outputs: Callable[[Any], Tensors],
+    weights: Any,
+    vector: Any,
+    curve: Callable[[Tensors, Tensors, float], Tensors],
+    step: float,
+) -> Tensors:
+    """Return J' C J v with a difference quotient for J v, as a check of `through_jacobian`.
+
+    Args:
+        outputs: As there.
+        weights: As there.
+        vector: v, a list of tensors.
+        curve: Of (outputs, J v, step); returns C J v.
+        step: h of (F(w + h v) - F(w - h v)) / 2h.
+    """
+    tangent = quotient(lambda h: outputs(moved(weights, vector, h)), step)
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(weights)
+        out = outputs(weights)
+    curved = curve(out, tangent, step)
+    return tape.gradient(out, weights, output_gradients=curved, unconnected_gradients="zero")

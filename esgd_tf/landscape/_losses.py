@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from esgd_tf.landscape._data import rows_of
+from esgd_tf.landscape._second_derivatives import twice_differentiable
 
 __all__ = ["FunctionLoss"]
 
@@ -46,14 +47,16 @@ class FunctionLoss:
     ) -> tf.Tensor:
         """Return n times the loss of a batch; see `ModelLoss.batch_sum`."""
         if self._without_data:
-            return tf.convert_to_tensor(self._function(list(weights)))
+            with twice_differentiable():
+                return tf.convert_to_tensor(self._function(list(weights)))
         return tf.reduce_sum(self.of_each_example(weights, x, y, sample_weight))
 
     def of_each_example(
         self, weights: Sequence[Any], x: Any, y: Any, sample_weight: Any
     ) -> tf.Tensor:
         """Return the loss of each example times its weight: [n]."""
-        values = tf.convert_to_tensor(self._function(list(weights), x, y))
+        with twice_differentiable():
+            values = tf.convert_to_tensor(self._function(list(weights), x, y))
         if values.shape.rank == 0:
             # The mean of the batch stands for each of its examples.
             self.sees_examples = False

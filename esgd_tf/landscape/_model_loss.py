@@ -23,7 +23,9 @@ import keras
 import tensorflow as tf
 
 from esgd_tf.landscape._data import first_line, rows_of
+from esgd_tf.landscape._float64 import is_in_float64
 from esgd_tf.landscape._precision import in_full_precision
+from esgd_tf.landscape._second_derivatives import twice_differentiable
 
 __all__ = ["ModelLoss", "replicas_in_sync"]
 
@@ -100,7 +102,8 @@ class ModelLoss:
             *zip(model.trainable_variables, weights, strict=True),
             *zip(model.non_trainable_variables, rest, strict=True),
         ]
-        with in_full_precision(model), keras.StatelessScope(mapping, collect_losses=True):
+        scope = keras.StatelessScope(mapping, collect_losses=True)
+        with in_full_precision(model), twice_differentiable(model), scope:
             yield model
 
     def call(self, model: keras.Model, x: Any) -> Any:
@@ -156,7 +159,7 @@ class ModelLoss:
         Keras' reductions are linear in the weights of examples, so an example's part is the
         derivative by its weight.
         """
-        ones = tf.ones([rows_of(x)], keras.config.floatx())
+        ones = tf.ones([rows_of(x)], "float64" if is_in_float64() else keras.config.floatx())
         with tf.GradientTape() as tape:
             tape.watch(ones)
             total = self.of_examples(x, y, predictions, _weighted(ones, sample_weight))

@@ -27,6 +27,7 @@ from esgd_tf.landscape._losses import FunctionLoss
 from esgd_tf.landscape._metric_sums import MetricSums
 from esgd_tf.landscape._model_loss import ModelLoss
 from esgd_tf.landscape._precision import refuse_half_weights
+from esgd_tf.landscape._second_derivatives import dense, twice_differentiable
 from esgd_tf.landscape._selection import Selection, select, select_indices
 from esgd_tf.landscape._traces import Traces, traces_of
 
@@ -279,6 +280,15 @@ class Objective(Layout):
         complete = self.complete(weights, held)
         return self.traces.loss.batch_sum(complete, held[1], x, y, sample_weight)
 
+    def gradient_sum(
+        self, weights: Sequence[tf.Tensor], held: Any, x: Any, y: Any, sample_weight: Any
+    ) -> list[tf.Tensor]:
+        """In a graph: return the gradient of `loss_sum`."""
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(weights)
+            value = self.loss_sum(weights, held, x, y, sample_weight)
+        return tape.gradient(value, weights, unconnected_gradients="zero")
+
     def loss_of_each_example(
         self, weights: Sequence[tf.Tensor], held: Any, x: Any, y: Any, sample_weight: Any
     ) -> tf.Tensor:
@@ -302,11 +312,12 @@ class Objective(Layout):
         """In a graph: return the sum of a batch's losses, without those that layers add."""
         loss = self.traces.loss
         assert isinstance(loss, ModelLoss)
-        return loss.of_examples(x, y, predictions, sample_weight)
+        with twice_differentiable():
+            return loss.of_examples(x, y, predictions, sample_weight)
 
     def complete(self, weights: Sequence[tf.Tensor], held: Any) -> list[tf.Tensor]:
         """Return the weights that are selected and those that are not, in the model's order."""
-        chosen = dict(zip(self._selected, weights, strict=True))
+        chosen = dict(zip(self._selected, dense(weights), strict=True))
         fixed = iter(held[0])
         return [chosen[i] if i in chosen else next(fixed) for i in range(len(self._all))]
 

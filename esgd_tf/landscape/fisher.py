@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
-from esgd_tf.landscape._jacobian import through_jacobian
+from esgd_tf.landscape._jacobian import through_differences, through_jacobian
 from esgd_tf.landscape._objective import Selection
 from esgd_tf.landscape.operator import CurvatureOperator
 
@@ -37,6 +37,9 @@ class FisherOperator(CurvatureOperator):
     Raises:
         ValueError: As there, or there are no examples.
     """
+
+    matrix = "the Fisher matrix"
+    needs_second_derivatives = False
 
     def __init__(
         self,
@@ -104,16 +107,29 @@ class FisherOperator(CurvatureOperator):
     def _product_on_a_device(
         self, weights: Any, vectors: Any, held: Any, x: Any, y: Any, sample_weight: Any
     ) -> list[tf.Tensor]:
+        losses, counts = self._outputs(held, x, y, sample_weight)
+        return through_jacobian(
+            losses, weights, vectors, lambda _, tangents: [[t[0] * counts[-1]] for t in tangents]
+        )
+
+    def _difference(
+        self, weights: Any, vector: Any, step: float, held: Any, x: Any, y: Any, sample_weight: Any
+    ) -> list[tf.Tensor]:
+        losses, counts = self._outputs(held, x, y, sample_weight)
+        return through_differences(
+            losses, weights, vector, lambda _, tangent, h: [tangent[0] * counts[-1]], step
+        )
+
+    def _outputs(self, held: Any, x: Any, y: Any, sample_weight: Any) -> Any:
+        """Return the losses of examples as a function of the weights, and where it puts counts."""
         counts: list[tf.Tensor] = []
 
-        def losses(weights: Any) -> tf.Tensor:
+        def losses(weights: Any) -> list[tf.Tensor]:
             values, count = self._losses(weights, held, x, y, sample_weight)
             counts.append(count)
-            return values
+            return [values]
 
-        return through_jacobian(
-            losses, weights, vectors, lambda _, tangents: [t * counts[0] for t in tangents]
-        )
+        return losses, counts
 
 
 def _is_column(weight: tf.Tensor) -> bool:

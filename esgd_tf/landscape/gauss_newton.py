@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import keras
 import tensorflow as tf
 
-from esgd_tf.landscape._jacobian import through_jacobian
+from esgd_tf.landscape._check import moved, quotient
+from esgd_tf.landscape._jacobian import through_differences, through_jacobian
 from esgd_tf.landscape.operator import CurvatureOperator
 
 __all__ = ["GaussNewtonOperator"]
+
+Tensors = list[tf.Tensor]
 
 
 class GaussNewtonOperator(CurvatureOperator):
@@ -19,6 +24,11 @@ class GaussNewtonOperator(CurvatureOperator):
     For softmax with cross entropy, and other losses that are the negative logarithm of an
     exponential family in its natural parameters, it is the Fisher information. Losses that layers
     add are left out.
+
+    Where Keras computes a cross entropy of probabilities from the logits behind them, as it does
+    where the last layer is a softmax or sigmoid, z are the logits: the matrix is that of the same
+    network without the last activation, and of the loss with `from_logits=True`. For other losses
+    z is what the network returns. Of a network with several outputs z is all of them together.
 
     Source: Schraudolph, "Fast curvature matrix-vector products for second-order gradient descent",
     2002; Martens, "New insights and perspectives on the natural gradient method", 2020.
@@ -34,6 +44,8 @@ class GaussNewtonOperator(CurvatureOperator):
         ValueError: As there.
     """
 
+    matrix = "the Gauss-Newton matrix"
+
     def _check(self) -> None:
         if not self._objective.has_predictions:
             raise ValueError(
@@ -42,20 +54,88 @@ class GaussNewtonOperator(CurvatureOperator):
 
     def _product_on_a_device(
         self, weights: Any, vectors: Any, held: Any, x: Any, y: Any, sample_weight: Any
-    ) -> list[tf.Tensor]:
-        def outputs(weights: Any) -> tf.Tensor:
-            return self._objective.forward(weights, held, x)[0]
+    ) -> Tensors:
+        outputs = _Outputs(lambda weights: self._objective.forward(weights, held, x)[0])
 
-        def curve(predictions: tf.Tensor, tangents: list[tf.Tensor]) -> list[tf.Tensor]:
-            with tf.GradientTape(persistent=True) as outer:
-                outer.watch(predictions)
-                with tf.GradientTape() as inner:
-                    inner.watch(predictions)
-                    total = self._objective.loss_of_predictions(x, y, predictions, sample_weight)
-                slope = inner.gradient(total, predictions)
+        def loss(parts: Tensors) -> tf.Tensor:
+            predictions = outputs.predictions(parts)
+            return self._objective.loss_of_predictions(x, y, predictions, sample_weight)
+
+        def curve(parts: Tensors, tangents: list[Tensors]) -> list[Tensors]:
+            with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+                tape.watch(parts)
+                slopes = _slopes(loss, parts)
             return [
-                outer.gradient(slope, predictions, t, unconnected_gradients="zero")
+                tape.gradient(slopes, parts, output_gradients=t, unconnected_gradients="zero")
                 for t in tangents
             ]
 
         return through_jacobian(outputs, weights, vectors, curve)
+
+    def _difference(
+        self, weights: Any, vector: Any, step: float, held: Any, x: Any, y: Any, sample_weight: Any
+    ) -> Tensors:
+        outputs = _Outputs(lambda weights: self._objective.forward(weights, held, x)[0])
+
+        def loss(parts: Tensors) -> tf.Tensor:
+            predictions = outputs.predictions(parts)
+            return self._objective.loss_of_predictions(x, y, predictions, sample_weight)
+
+        def curve(parts: Tensors, tangent: Tensors, h: float) -> Tensors:
+            return quotient(lambda h: _slopes(loss, moved(parts, tangent, h)), h)
+
+        return through_differences(outputs, weights, vector, curve, step)
+
+
+def _slopes(loss: Callable[[Tensors], tf.Tensor], parts: Tensors) -> Tensors:
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(parts)
+        total = loss(parts)
+    return tape.gradient(total, parts, unconnected_gradients="zero")
+
+
+class _Outputs:
+    """The real outputs of a network as a list, and the logits behind those that have some.
+
+    A loss takes one or the other: the derivative by what it does not take is zero.
+    """
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self._function = function
+        self._last: Any = None
+
+    def __call__(self, weights: Any) -> Tensors:
+        self._last = self._function(weights)
+        parts = []
+        for leaf in keras.tree.flatten(self._last):
+            if leaf.dtype.is_floating:
+                logits = _logits(leaf)
+                parts += [leaf] if logits is None else [leaf, logits]
+        return parts
+
+    def predictions(self, parts: Tensors) -> Any:
+        """Return other outputs in the structure and with the marks of those of the last call."""
+        given = iter(parts)
+
+        def other(leaf: Any) -> Any:
+            if not leaf.dtype.is_floating:
+                return leaf
+            copy = tf.identity(next(given))
+            if _logits(leaf) is not None:
+                copy._keras_logits = tf.identity(next(given))
+            if getattr(leaf, "_keras_mask", None) is not None:
+                copy._keras_mask = leaf._keras_mask
+            return copy
+
+        return keras.tree.map_structure(other, self._last)
+
+
+def _logits(output: tf.Tensor) -> tf.Tensor | None:
+    """Return from what Keras' losses compute an output's cross entropy: its mark, or its graph."""
+    logits = getattr(output, "_keras_logits", None)
+    if logits is None and tf.is_symbolic_tensor(output) and output.op.type in _ACTIVATIONS:
+        (logits,) = output.op.inputs
+    return logits
+
+
+_ACTIVATIONS = ("Softmax", "Sigmoid")

@@ -27,9 +27,11 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
+from esgd_tf.landscape._check import moved, quotient
 from esgd_tf.landscape._objective import Objective, Selection
 from esgd_tf.landscape._progress import progress_bar
 from esgd_tf.landscape._result import Result, axes
+from esgd_tf.landscape._try import NOT_DIFFERENTIABLE, no_products, try_products
 from esgd_tf.landscape._vectors import finite, random_signs, student_factor
 
 if TYPE_CHECKING:
@@ -53,6 +55,10 @@ class CurvatureOperator:
 
     dtype = np.dtype(np.float64)
     measured_at = "weights"
+    #: What it is, in messages.
+    matrix = "the Hessian"
+    #: Whether it has second derivatives of the loss in it, by weights or by predictions.
+    needs_second_derivatives = True
 
     def __init__(
         self,
@@ -66,6 +72,7 @@ class CurvatureOperator:
         self._objective = Objective(model, loss, data, batch_size=batch_size, variables=variables)
         self._objective.finite_start()
         self._check()
+        self._try()
         self.measured_at = self._objective.measured_at
         n = self._objective.size
         self.shape = (n, n)
@@ -73,6 +80,15 @@ class CurvatureOperator:
 
     def _check(self) -> None:
         """Refuse an objective that has no such operator."""
+
+    def _try(self) -> None:
+        """Refuse a network or a loss of which products would be wrong: see `_check.py`."""
+        objective = self._objective
+        tried = objective.traces.graphs
+        key = ("tried", type(self), tuple(objective._selected))
+        if key not in tried:
+            try_products(self)
+            tried[key] = True
 
     def at(self, weights: Sequence[Any] | ArrayLike | None = None) -> CurvatureOperator:
         """Return this operator at other weights, without tracing its graph anew.
@@ -124,7 +140,10 @@ class CurvatureOperator:
                 start = stop
             kind = type(self)
             product = objective.graph((kind, full), kind._graph_product, of=self)
-            sums = objective.sum_over_batches(product, objective.start, vectors)
+            try:
+                sums = objective.sum_over_batches(product, objective.start, vectors)
+            except NOT_DIFFERENTIABLE as error:
+                raise no_products(self) from error
             flat = np.concatenate([s.reshape(full, -1) for s in sums], axis=1)
             result[at : at + width] = flat[: len(block)]
         self.matvecs += len(rows)
@@ -147,6 +166,12 @@ class CurvatureOperator:
         self, weights: Any, vectors: Any, held: Any, x: Any, y: Any, sample_weight: Any
     ) -> list[tf.Tensor]:
         """In a graph: return [k, *shape] for each weight, summed over the examples of a batch."""
+        raise NotImplementedError
+
+    def _difference(
+        self, weights: Any, vector: Any, step: float, held: Any, x: Any, y: Any, sample_weight: Any
+    ) -> list[tf.Tensor]:
+        """Return for one vector what `_product_on_a_device` must, from first derivatives only."""
         raise NotImplementedError
 
     # ---- other faces --------------------------------------------------------------------------
@@ -304,6 +329,16 @@ class HessianOperator(CurvatureOperator):
             )
             for k in range(columns)
         )
+
+    def _difference(
+        self, weights: Any, vector: Any, step: float, held: Any, x: Any, y: Any, sample_weight: Any
+    ) -> list[tf.Tensor]:
+        def gradient(h: float) -> list[tf.Tensor]:
+            return self._objective.gradient_sum(
+                moved(weights, vector, h), held, x, y, sample_weight
+            )
+
+        return quotient(gradient, step)
 
 
 def stacked(columns: Any) -> list[tf.Tensor]:

@@ -1,0 +1,97 @@
+"""An operator that is made is tried, and refused by the name of what makes its products wrong."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from esgd_tf.landscape._check import Trial, few_examples, mistake
+from esgd_tf.landscape._culprit import culprit
+from esgd_tf.landscape._float64 import in_float64, wide
+from esgd_tf.landscape._second_derivatives import without_second_derivative
+
+if TYPE_CHECKING:
+    from esgd_tf.landscape.operator import CurvatureOperator
+
+__all__ = ["NOT_DIFFERENTIABLE", "no_products", "try_products"]
+
+# What TensorFlow raises where there is no gradient of an operation: by whom it is asked and by
+# what the operation is made of, it is one or the other.
+NOT_DIFFERENTIABLE = (LookupError, TypeError, AttributeError, NotImplementedError)
+
+
+def try_products(operator: CurvatureOperator) -> None:
+    """Compare products of an operator with what they should be, on a few examples.
+
+    Raises:
+        ValueError: They are wrong, or there are none.
+    """
+    error = _found(operator)
+    if error is not None:
+        raise error[0] from error[1]
+
+
+def no_products(operator: CurvatureOperator) -> ValueError:
+    """Return what is raised when TensorFlow found no product when it was asked for."""
+    found = _found(operator)
+    return _refusal(operator, "the network") if found is None else found[0]
+
+
+def _found(operator: CurvatureOperator) -> tuple[ValueError, Exception | None] | None:
+    """Return what is wrong with an operator, and what TensorFlow has raised; None for nothing."""
+    objective = operator._objective
+    weights, held, batch = objective.start, objective.held, few_examples(objective)
+    with in_float64(objective.model):
+        at, kept, few = wide(weights), wide(held), wide(batch)
+        try:
+            return _judged(operator, at, kept, few, double=True)
+        except _NotInFloat64:
+            pass
+    return _judged(operator, weights, held, batch, double=False)
+
+
+class _NotInFloat64(Exception):  # noqa: N818
+    """A layer or a loss insists on its own precision."""
+
+
+def _judged(
+    operator: CurvatureOperator, weights: Any, held: Any, batch: Any, double: bool
+) -> tuple[ValueError, Exception | None] | None:
+    objective = operator._objective
+    trial = Trial(
+        lambda w: objective.gradient_sum(w, held, *batch),
+        lambda w, columns: operator._product_on_a_device(w, columns, held, *batch),
+        lambda w, v, step: operator._difference(w, v, step, held, *batch),
+    )
+    raised = None
+    try:
+        with without_second_derivative() as names:
+            wrong = mistake(trial, weights, double=double)
+    except Exception as error:  # anything, from a layer that is given float64
+        if double:
+            try:
+                trial.gradient(weights)
+            except Exception:
+                raise _NotInFloat64 from None
+        if not isinstance(error, NOT_DIFFERENTIABLE):
+            raise
+        wrong, raised = "it has none", error
+    if names and operator.needs_second_derivatives:
+        return _refusal(operator, names[0]), raised
+    if wrong is None:
+        return None
+    name = culprit(objective, weights, held, batch, double)
+    return _refusal(operator, name), raised
+
+
+def _refusal(operator: CurvatureOperator, name: str) -> ValueError:
+    if "loss" in name:
+        instead = "use another loss, or write this one with operations that it can"
+    else:
+        instead = (
+            "leave it out, write it with operations that it can, or vary only weights that come "
+            "after it (`variables`)"
+        )
+    return ValueError(
+        f"There are no right products with {operator.matrix} here, because TensorFlow cannot "
+        f"differentiate {name} twice: {instead}."
+    )
