@@ -67,7 +67,9 @@ class LocalEntropyEstimate(Result):
     Attributes:
         gammas: [g], ascending.
         values: [g], F(x, γ) - F(x, γ_ref); 0 at the last. NaN where the estimate does not exist.
-        standard_errors: [g], from the chains or the probes.
+        standard_errors: [g], from the chains or the probes. Two of them hold the value in 93 to 97
+            of 100, but for the quadrature errors, where the chains have converged; for the probes
+            see `laplace_local_entropy`.
         quadrature_errors: [g], of the integral over log γ; 0 for the Laplace estimate.
         loss: f(x).
         size: n, the number of weights.

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from esgd_tf.landscape import HessianOperator, _memory, eigenpairs
-from esgd_tf.landscape._complement import search
+from esgd_tf.landscape._complement import Found, search
 from tests.landscape.problems import (
     MatrixOperator,
     cross_entropy,
@@ -297,6 +297,23 @@ class TestLimits:
             assert np.isnan(pairs.eigenvalues).any()
             assert abs(pairs.eigenvalues[place]) == pytest.approx(5, abs=1e-6)
             assert pairs.converged[place]
+
+    def test_fewer_than_wanted_of_both_ends_are_not_sure(self):
+        """Three of four: which end they belong to is not known, so neither is what they are."""
+        matrix = np.diag(np.arange(1.0, 11.0))
+        found = Found(matrix, np.eye(10)[:, [0, 8, 9]], 4, (2, 2))
+        found.highest, found.lowest = 8.0, 2.0
+        values, vectors, residuals, sure = found.best(0.1)
+        np.testing.assert_array_equal(values, [10, 9, np.nan, 1])
+        assert not sure.any()
+        np.testing.assert_allclose(np.abs(vectors[:, 3]), np.eye(10)[0], atol=1e-12)
+        # All four, with a bound that one of them does not fulfil.
+        found = Found(matrix, np.eye(10)[:, [0, 1, 8, 9]], 4, (2, 2))
+        found.highest, found.lowest = 9.5, 3.0
+        values, _, residuals, sure = found.best(0.1)
+        np.testing.assert_array_equal(values, [10, 9, 2, 1])
+        np.testing.assert_array_equal(sure, [True, False, True, True])
+        np.testing.assert_allclose(residuals, 0, atol=1e-12)
 
     @pytest.mark.parametrize("value", [np.nan, np.inf])
     @pytest.mark.parametrize("which", ["LA", "BE", "LM"])
