@@ -6,6 +6,16 @@
     sam       f(w + ρ g / ‖g‖) - f(w),                   g = ∇f(w)
     asam      f(w + ρ T² g / ‖T g‖) - f(w),              T = diag(|w_i| + η)
 
+Where the gradient is exactly 0 there is no direction to begin with, and to first order no rise;
+that does not make the point flat. There, `ascent`, `sam` and `asam` begin in the direction in which
+the loss curves up most, which is found by climbing on the sphere of the radius asked for,
+
+    u ← ρ v / ‖v‖,   v = T g(w + T u) + c u,   c the largest ‖T g(w + T u)‖ / ρ so far,
+
+from a fixed random u (the term with c keeps directions that curve down from winning by size), and
+`stopped_by` says "stationary". `epsilon` begins at several random points of its box as well, where
+the loss changes by more than its slope at w can explain, as around a minimum.
+
 Sources: Keskar et al., "On large-batch training for deep learning: generalization gap and sharp
 minima", ICLR 2017, metric 2.1 (epsilon); Foret et al., "Sharpness-aware minimization", ICLR 2021
 (sam); Kwon et al., "ASAM: adaptive sharpness-aware minimization", ICML 2021 (asam).
@@ -25,6 +35,7 @@ from esgd_tf.landscape._metrics import splits_of
 from esgd_tf.landscape._objective import Objective, Selection
 from esgd_tf.landscape._progress import progress_bar
 from esgd_tf.landscape._result import Result, axes
+from esgd_tf.landscape._vectors import random_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,7 +62,8 @@ class Sharpness(Result):
         radius: The distance, ε or ρ asked for.
         steps: Of the ascent or of L-BFGS-B; 1 for the others.
         gradient_evaluations: Passes over the data with a gradient.
-        stopped_by: "distance", "steps", "optimizer" or "formula".
+        stopped_by: "distance", "steps", "optimizer" or "formula"; "stationary" where the gradient
+            at w is 0, and so is nothing but the curvature to go by.
         elsewhere: The same measure of the same δ on other data, by their names.
     """
 
@@ -91,7 +103,7 @@ def sharpness(
     variables: Selection = None,
     progress: bool | None = None,
 ) -> Sharpness:
-    """Measure a sharpness. Nothing in it is random.
+    """Measure a sharpness. Nothing in it differs from call to call.
 
     Args:
         model: As for `HessianOperator`.
@@ -108,7 +120,8 @@ def sharpness(
         progress: Whether to show a bar; None for "on a terminal".
 
     Raises:
-        ValueError: An argument is out of range, or the loss is not finite at these weights.
+        ValueError: An argument is out of range, or the loss or its gradient is not finite at these
+            weights or on the way.
     """
     if kind not in _RADIUS:
         raise ValueError(f"`kind` must be one of {', '.join(_RADIUS)}; got {kind!r}.")
@@ -131,23 +144,25 @@ def sharpness(
         elif kind == "epsilon":
             delta, taken, why = _maximise_in_box(climb, radius * (np.abs(start) + 1), int(steps))
         else:
-            scale = np.abs(start) + eta if kind == "asam" else np.ones(1)
-            _, slope = climb(np.zeros_like(start))
-            length = np.linalg.norm(scale * slope)
-            # At a stationary point there is no direction, and to first order no rise.
-            delta = radius * scale**2 * slope / length if length > 0 else np.zeros_like(start)
-            taken, why = 1, "formula"
+            scale = np.abs(start) + eta if kind == "asam" else np.ones_like(start)
+            delta, why = _one_step(climb, radius, scale)
+            taken = 1
 
-    def measure(at: Objective, reference: float) -> tuple[float, float]:
+    def measure(at: Objective, reference: float, where: str) -> tuple[float, float]:
         after = at.evaluate(at.unflatten(start + delta))["loss"]
+        if np.isnan(after):
+            raise ValueError(
+                f"The loss{where} is NaN at the perturbed weights, at a distance of "
+                f"{np.linalg.norm(delta):.3g}: take a smaller `radius`."
+            )
         rise = after - reference
         return after, rise if kind in ("sam", "asam") else 100 * rise / (1 + reference)
 
-    after, value = measure(objective, before)
+    after, value = measure(objective, before, "")
     elsewhere = {}
     for name, part in splits_of(evaluate_on).items() if evaluate_on is not None else ():
         other = Objective(model, loss, part, batch_size=batch_size, variables=variables)
-        elsewhere[name] = measure(other, other.finite_start())[1]
+        elsewhere[name] = measure(other, other.finite_start(), f" on {name}")[1]
     return Sharpness(
         kind=kind,
         value=value,
@@ -159,6 +174,7 @@ def sharpness(
         gradient_evaluations=climb.evaluations,
         stopped_by=why,
         elsewhere=elsewhere,
+        measured_at=objective.measured_at,
     )
 
 
@@ -169,45 +185,118 @@ class _Climb:
         self._objective, self._start, self._bar = objective, start, bar
         self.evaluations = 0
 
+    @property
+    def size(self) -> int:
+        return len(self._start)
+
     def __call__(self, delta: Array) -> tuple[float, Array]:
         self.evaluations += 1
         self._bar.update(1)
-        return self._objective.value_and_gradient(self._objective.unflatten(self._start + delta))
+        value, slope = self._objective.value_and_gradient(
+            self._objective.unflatten(self._start + delta)
+        )
+        if not (np.isfinite(value) and np.all(np.isfinite(slope))):
+            what = "loss" if not np.isfinite(value) else "gradient"
+            raise ValueError(
+                f"The {what} is not finite at the weights of the model: nothing to measure."
+                if not np.any(delta)
+                else f"The {what} is not finite after {self.evaluations - 1} steps: take a smaller "
+                "`step_size` or `radius`."
+            )
+        return value, slope
+
+    def value(self, delta: Array) -> float:
+        """Return f alone."""
+        return self._objective.evaluate(self._objective.unflatten(self._start + delta))["loss"]
 
 
 def _ascend(climb: _Climb, rate: float, distance: float, steps: int) -> tuple[Array, int, str]:
-    delta = np.zeros_like(climb._start)
+    delta, stationary = np.zeros(climb.size), False
     for step in range(1, steps + 1):
         _, slope = climb(delta)
-        if not np.all(np.isfinite(slope)):
-            raise ValueError(
-                f"The gradient is not finite after {step - 1} steps of ascent: take a smaller "
-                "`step_size`."
-            )
+        if step == 1 and not np.any(slope):
+            # A hundredth of the way: the rest is for the ascent.
+            delta, stationary = 0.01 * _steepest(climb, distance, np.ones(climb.size)), True
+            if not np.any(delta):
+                return delta, step, "stationary"
+            continue
         delta = delta + rate * slope
         if np.linalg.norm(delta) > distance:
-            return delta, step, "distance"
-    return delta, steps, "steps"
+            return delta, step, "stationary" if stationary else "distance"
+    return delta, steps, "stationary" if stationary else "steps"
+
+
+def _one_step(climb: _Climb, radius: float, scale: Array) -> tuple[Array, str]:
+    """Return ρ T² g / ‖T g‖ with T = diag(scale)."""
+    _, slope = climb(np.zeros(climb.size))
+    length = np.linalg.norm(scale * slope)
+    if length > 0:
+        return radius * scale**2 * slope / length, "formula"
+    return _steepest(climb, radius, scale), "stationary"
+
+
+def _steepest(climb: _Climb, radius: float, scale: Array) -> Array:
+    """Return δ with ‖δ / scale‖ = radius along which the loss rises most; 0 if it rises nowhere."""
+    u = radius * random_unit(np.random.default_rng(0), climb.size)
+    before, largest = climb.value(np.zeros(climb.size)), 0.0
+    best, rise = np.zeros(climb.size), 0.0
+    for _ in range(_TURNS):
+        value, slope = climb(scale * u)
+        if value - before > rise:
+            best, rise = scale * u, value - before
+        largest = max(largest, float(np.linalg.norm(scale * slope)) / radius)
+        v = scale * slope + largest * u
+        if not np.any(v):
+            break
+        u = radius * v / np.linalg.norm(v)
+    return best
 
 
 def _maximise_in_box(climb: _Climb, box: Array, steps: int) -> tuple[Array, int, str]:
+    value, slope = climb(np.zeros_like(box))
+    starts = [np.zeros_like(box)] if np.any(slope) else []
+    points = np.random.default_rng(0).uniform(-1, 1, (_POINTS, len(box)))
+    changes = np.abs([climb.value(box * u) - value for u in points])
+    # What is beyond the slope is curvature, of which a climb from w sees nothing at first.
+    if not starts or np.nanmax(changes) > _BEYOND * np.abs(box * slope).sum():
+        starts += list(points)
+    best, highest, taken, why = np.zeros_like(box), 0.0, 0, "optimizer"
+    for start in starts:
+        u, rise, iterations, reason = _climb_in_box(climb, box, start, value, steps)
+        if rise > highest:
+            best, highest, taken, why = u, rise, iterations, reason
+    return box * best, taken, "stationary" if not np.any(slope) else why
+
+
+def _climb_in_box(
+    climb: _Climb, box: Array, start: Array, value: float, steps: int
+) -> tuple[Array, float, int, str]:
+    """Return a local maximum in units of the box, the rise to it, iterations, and why it stopped.
+
+    The loss is taken in units in which the first trial step, of the length of the gradient, takes
+    all weights that matter to the sides of the box: there, the maximum of a linear loss lies. As it
+    is, the loss in a small box changes by less than the tolerances.
+    """
     from scipy.optimize import minimize
 
-    value, slope = climb(np.zeros_like(box))
-    # In units of the box, and the loss in units in which the first trial step, of the length of the
-    # gradient, takes all weights that matter to the sides of the box: there, the maximum of a
-    # linear loss lies. As it is, the loss in a small box changes by less than the tolerances.
+    _, slope = climb(box * start)
     unit = 1e-3 * float(np.mean(np.abs(box * slope)))
     if unit == 0:
-        return np.zeros_like(box), 0, "optimizer"
+        return start, climb.value(box * start) - value, 0, "optimizer"
 
     def downhill(u: Array) -> tuple[float, Array]:
         after, slope = climb(box * u)
         return (value - after) / unit, -box * slope / unit
 
     result = minimize(
-        downhill, np.zeros_like(box), jac=True, method="L-BFGS-B",
+        downhill, start, jac=True, method="L-BFGS-B",
         bounds=[(-1, 1)] * len(box), options={"maxiter": steps, "ftol": 0, "gtol": 0},
     )  # fmt: skip
     why = "steps" if result.nit >= steps else "optimizer"
-    return box * result.x, int(result.nit), why
+    return result.x, -float(result.fun) * unit, int(result.nit), why
+
+
+# Steps on the sphere at a point without slope.
+_TURNS = 60
+# Points of the box that are tried, and how many times what the slope explains the loss must change.
+_POINTS, _BEYOND = 8, 2.0

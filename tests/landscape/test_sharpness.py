@@ -178,13 +178,6 @@ class TestFormulas:
 
 class TestAll:
     @pytest.mark.parametrize("kind", ["ascent", "epsilon", "sam", "asam"])
-    def test_stationary_point(self, kind):
-        found = sharpness(*around(np.zeros(12), A, np.zeros(12))[2], kind=kind, max_steps=5)
-        assert found.value == 0
-        assert found.distance == 0
-        assert found.perturbed_loss == found.loss == 0
-
-    @pytest.mark.parametrize("kind", ["ascent", "epsilon", "sam", "asam"])
     def test_network(self, kind):
         """The same δ on other data; batches do not matter; the model stays as it was."""
         model, (x, y) = mlp(batch_norm=True), examples(dtype="float32")
@@ -246,3 +239,96 @@ class TestAll:
         assert ax.get_ylabel() == "loss"
         assert [bar.get_height() for bar in ax.patches] == [found.loss, found.perturbed_loss]
         assert found.to_dict() == sharpness(*around(W)[2], kind="sam").to_dict()
+
+
+def at_zero(matrix, slope=None):
+    """Return 1/2 w'A w + b'w at w = 0, as `sharpness` takes it: no slope without b."""
+    return quadratic(matrix, slope)
+
+
+class TestWithoutSlope:
+    """No first-order rise does not mean flat."""
+
+    @pytest.mark.parametrize("eigenvalues", [np.linspace(0, 3, 12), np.linspace(-9, 3, 12)])
+    def test_sam_goes_where_the_loss_curves_up_most(self, eigenvalues):
+        """At a minimum, and at a saddle that curves down more than up."""
+        found = sharpness(*at_zero(symmetric(eigenvalues)), kind="sam", radius=0.2)
+        assert found.value == pytest.approx(3 / 2 * 0.2**2, rel=0.03)
+        assert found.distance == pytest.approx(0.2)
+        assert found.stopped_by == "stationary"
+        assert found.gradient_evaluations > 1
+
+    def test_asam_measures_distances_by_the_weights(self):
+        """At w the distance of a weight is in units of |w|: the top of T A T with T = diag |w|."""
+        curvature = np.array([1.0, 4.0, 2.0, 0.5])
+        w = np.array([3.0, 0.5, 1.0, 2.0])
+        start, loss = quadratic(np.diag(curvature), -curvature * w)
+        start = [w[:2].reshape(start[0].shape), w[2:]]
+        found = sharpness(start, loss, kind="asam", radius=0.1, eta=0.0)
+        assert found.value == pytest.approx(0.1**2 / 2 * (curvature * w**2).max(), rel=0.01)
+
+    def test_an_ascent_leaves_the_point(self):
+        options = {"radius": 0.5, "step_size": 0.1, "max_steps": 100}
+        found = sharpness(*at_zero(symmetric(np.linspace(0, 3, 12))), **options)
+        assert found.distance > 0.5
+        assert found.value == pytest.approx(100 * 3 / 2 * found.distance**2, rel=0.03)
+        assert found.stopped_by == "stationary"
+        assert 1 < found.steps < 100
+
+    @pytest.mark.parametrize("seed", range(4))
+    def test_epsilon_of_a_minimum_is_in_a_corner(self, seed):
+        """A convex loss is largest in one of the 256 corners: try all."""
+        matrix = symmetric(np.random.default_rng(seed).exponential(size=8), seed)
+        corners = 0.1 * np.array(np.meshgrid(*[[-1, 1]] * 8)).reshape(8, -1)
+        largest = np.einsum("ik,ij,jk->k", corners, matrix, corners).max() / 2
+        found = sharpness(*at_zero(matrix), kind="epsilon", radius=0.1, max_steps=50)
+        assert 0.85 * largest < found.value / 100 <= largest * (1 + 1e-9)
+        assert found.stopped_by == "stationary"
+
+    def test_epsilon_of_a_saddle(self):
+        curvature = np.array([3.0, -3.0, 1.0, -1.0])
+        found = sharpness(*at_zero(np.diag(curvature)), kind="epsilon", radius=0.5, max_steps=50)
+        assert found.value == pytest.approx(100 * (3 + 1) / 2 * 0.5**2, rel=1e-6)
+
+    def test_epsilon_where_the_slope_is_next_to_nothing(self):
+        """As where training has converged: the slope alone would tell of a tiny rise."""
+        slope = 1e-9 * np.ones(8)
+        found = sharpness(*at_zero(np.eye(8), slope), kind="epsilon", radius=0.5, max_steps=50)
+        assert found.value == pytest.approx(100 * 8 / 2 * 0.5**2, rel=1e-6)
+
+    def test_a_downward_slope_does_not_win_by_its_size(self):
+        """In two dimensions, with one direction up: SAM's is that one."""
+        found = sharpness(*at_zero(np.diag([-100.0, 1.0, -100.0, -100.0])), kind="sam", radius=0.1)
+        assert found.value == pytest.approx(0.1**2 / 2, rel=0.05)
+
+    @pytest.mark.parametrize("kind", ["ascent", "epsilon", "sam", "asam"])
+    @pytest.mark.parametrize("curvature", [0.0, -1.0])
+    def test_flat_and_maximum(self, kind, curvature):
+        """Where the loss rises nowhere the sharpness is 0, and the result says what it knows."""
+        found = sharpness(*at_zero(curvature * np.eye(8)), kind=kind, max_steps=5)
+        assert found.value == 0
+        assert found.distance == 0
+        assert found.stopped_by == "stationary"
+
+
+class TestNotFinite:
+    @pytest.mark.parametrize("kind", ["ascent", "epsilon", "sam", "asam"])
+    def test_a_gradient_that_is_not_a_number(self, kind):
+        """A finite loss whose gradient is 0/0: that of a norm at 0."""
+        loss = lambda w: tf.norm(w[0])  # noqa: E731
+        with pytest.raises(ValueError, match="gradient is not finite at the weights"):
+            sharpness([np.zeros(4)], loss, kind=kind)
+
+    def test_a_perturbed_loss_that_is_not_a_number(self):
+        loss = lambda w: tf.reduce_sum(tf.sqrt(1.0 + w[0]))  # noqa: E731
+        with pytest.raises(ValueError, match="loss is NaN at the perturbed weights"):
+            sharpness([np.full(4, -0.9)], lambda w: -loss(w), kind="sam", radius=1.0)
+
+    def test_on_other_data(self):
+        x = np.ones((2, 1))
+        loss = lambda w, x, y: -tf.sqrt(y + w[0] * x)  # noqa: E731
+        with pytest.raises(ValueError, match="loss on other is NaN"):
+            sharpness(
+                [np.ones(1)], loss, (x, 9 * x), kind="sam", radius=1.0,
+                evaluate_on={"other": (x, -0.5 * x)},
+            )  # fmt: skip
