@@ -20,12 +20,21 @@ from tests.landscape.layers import (
     Case,
 )
 
+K = keras.layers
+
+
+def activation(name):
+    """Return an activation, with the arguments that it needs."""
+    function = getattr(keras.activations, name)
+    return (lambda x: function(x, 0.1, 0.2)) if name == "threshold" else function
+
+
 DOCUMENT = Path(__file__).parents[2] / "docs" / "landscape.md"
 CASES = {
     **EXACT,
     **VARIANTS,
     **{
-        f"activation {name}": Case(LINE, lambda name=name: getattr(keras.activations, name))
+        f"activation {name}": Case(LINE, lambda name=name: K.Activation(activation(name)))
         for name in sorted(ACTIVATIONS)
     },
 }
