@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from esgd_tf.landscape import _place
 from esgd_tf.landscape._data import FixedData, cut_rows, first_line, rows_of
 from esgd_tf.landscape._devices import on_all_devices
+from esgd_tf.landscape._filters import filter_axes
 from esgd_tf.landscape._layout import Layout, value_of
 from esgd_tf.landscape._losses import FunctionLoss
 from esgd_tf.landscape._metric_sums import MetricSums
@@ -320,6 +321,13 @@ class Objective(Layout):
         chosen = dict(zip(self._selected, dense(weights), strict=True))
         fixed = iter(held[0])
         return [chosen[i] if i in chosen else next(fixed) for i in range(len(self._all))]
+
+    @property
+    def filter_axes(self) -> list[tuple[int, ...]] | None:
+        """The axes along which each weight has its filters; None with a list of weights."""
+        if self.model is None:
+            return None
+        return filter_axes(self.model, [self._all[i] for i in self._selected])
 
     @property
     def has_predictions(self) -> bool:

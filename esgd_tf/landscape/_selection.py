@@ -14,19 +14,35 @@ Selection = None | Sequence[Any] | Callable[[Any], bool]
 
 
 def select(model: keras.Model, trainable: list[Any], chosen: Selection) -> list[int]:
-    """Return the indices of the chosen variables among the trainable ones."""
+    """Return the indices of the chosen variables among the trainable ones, in order, each once.
+
+    Args:
+        model: The model.
+        trainable: Its trainable variables.
+        chosen: None for all of them, a function of a variable, or a list of variables, layers and
+            names. A name is that of a layer or the path of a variable; layers in models in a model
+            have paths, of which the end is enough: "dense", "block/dense", "model/block/dense".
+
+    Raises:
+        ValueError: A name is that of several layers or variables, or of none, or nothing is chosen.
+    """
     if chosen is None:
         indices = list(range(len(trainable)))
+    elif isinstance(chosen, str | keras.Variable | keras.layers.Layer):
+        raise ValueError(f"`variables` must be a list; got {_name(chosen)}: put it into brackets.")
     elif callable(chosen):
         indices = [i for i, v in enumerate(trainable) if chosen(v)]
     else:
+        places = list(_places(model, model.name))
         wanted: set[int] = set()
         for item in chosen:
-            found = set(_matches(model, trainable, item))
+            named = _of_name(places, trainable, item) if isinstance(item, str) else None
+            of_layer = {id(v) for v in getattr(item, "trainable_variables", [])}
+            found = named or {i for i, v in enumerate(trainable) if v is item or id(v) in of_layer}
             if not found:
                 raise ValueError(
-                    f"`variables`: {getattr(item, 'name', item)!r} is no trainable variable and no "
-                    f"layer with one; the model has {', '.join(v.path for v in trainable)}."
+                    f"`variables`: {_name(item)} is no trainable variable of the model and no "
+                    f"layer with one; it has {', '.join(_paths(places, trainable))}."
                 )
             wanted |= found
         indices = sorted(wanted)
@@ -35,14 +51,55 @@ def select(model: keras.Model, trainable: list[Any], chosen: Selection) -> list[
     return indices
 
 
-def _matches(model: keras.Model, trainable: list[Any], item: Any) -> Iterator[int]:
-    layers = {layer.name: layer for layer in model._flatten_layers(include_self=False)}
-    layer = layers.get(item) if isinstance(item, str) else item
-    of_layer = {id(v) for v in getattr(layer, "trainable_variables", [])}
-    for i, variable in enumerate(trainable):
-        named = isinstance(item, str) and variable.path == item
-        if named or variable is item or id(variable) in of_layer:
-            yield i
+def _places(layer: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Yield all layers inside one, with their paths through models in models."""
+    for inner in layer._flatten_layers(include_self=False, recursive=False):
+        here = f"{path}/{inner.name}"
+        yield here, inner
+        yield from _places(inner, here)
+
+
+def _of_name(places: list[tuple[str, Any]], trainable: list[Any], name: str) -> set[int]:
+    """Return the variables of the one layer that has a name, or the one variable."""
+    index = {id(v): i for i, v in enumerate(trainable)}
+    # By what they hold: a layer that is shared has several paths, and a wrapper holds what the
+    # layer in it does; each is one all the same.
+    found: dict[tuple[int, ...], str] = {}
+    for path, layer in places:
+        owned = tuple(sorted(index[id(v)] for v in layer.trainable_variables if id(v) in index))
+        if owned and _ends_with(path, name):
+            if path == name:
+                return set(owned)
+            found.setdefault(owned, path)
+    paths = _paths(places, trainable)
+    for i, (variable, path) in enumerate(zip(trainable, paths, strict=True)):
+        if variable.path == name or _ends_with(path, name):
+            found.setdefault((i,), path)
+    if len(found) > 1:
+        names = ", ".join(sorted(found.values()))
+        raise ValueError(
+            f"`variables`: {name!r} names several: {names}. Give one of these paths, or the layers "
+            "themselves."
+        )
+    return set(next(iter(found), ()))
+
+
+def _ends_with(path: str, name: str) -> bool:
+    return path == name or path.endswith(f"/{name}")
+
+
+def _paths(places: list[tuple[str, Any]], trainable: list[Any]) -> list[str]:
+    """Return a path of each trainable variable: of the innermost layer that has it."""
+    paths = {id(v): v.path for v in trainable}
+    for path, layer in places:
+        for variable in layer.trainable_variables:
+            if id(variable) in paths:
+                paths[id(variable)] = f"{path}/{variable.name}"
+    return list(paths.values())
+
+
+def _name(item: Any) -> str:
+    return repr(getattr(item, "path", None) or getattr(item, "name", item))
 
 
 def select_indices(number: int, chosen: Selection) -> list[int]:

@@ -2,7 +2,8 @@
 
 A plane through w along two directions is normalised filter by filter (Li et al.): each filter of a
 direction gets the norm of the network's filter, so that planes of networks that differ only by
-scale look alike. In Keras a filter is a slice along the LAST axis of a kernel.
+scale look alike. A filter is what feeds one output of a layer: for most of Keras' kernels a slice
+along the last axis, for the others see `_filters.py`.
 
 Source: Li et al., "Visualizing the loss landscape of neural nets", NeurIPS 2018 (planes, filter
 normalisation, PCA of trajectories).
@@ -148,8 +149,8 @@ def plane(
         center: Weights as for `interpolate`; None for those of the model.
         directions: "random" (Gaussian), "pca" (the principal components of the trajectory around
             the center), or one or two directions as lists of arrays or vectors [n].
-        normalization: "filter" (each slice along the last axis of a kernel gets the norm of the
-            network's), "layer" (each kernel does); with both, biases and other vectors stay where
+        normalization: "filter" (what feeds one output of a layer gets the norm of the network's),
+            "layer" (each kernel does); with both, biases and other vectors stay where
             they are. None leaves directions as they are. "auto" is "filter" for random ones.
         loss: As for `HessianOperator`.
         data: As there, or several by name.
@@ -276,22 +277,23 @@ def normalized_direction(
     """Return a direction whose filters or layers have the norms of the network's.
 
     Args:
-        objective: What tells the shapes of the weights: anything with `shapes`, a list of tuples.
+        objective: What tells the shapes of the weights: anything with `shapes`, a list of tuples,
+            and, unless filters are along the last axis, `filter_axes`, a list of tuples of axes.
         direction: [n].
         center: [n], the network's weights.
         normalization: "filter" or "layer".
     """
     direction, center = np.asarray(direction, np.float64), np.asarray(center, np.float64)
     result, at = np.zeros_like(direction), 0
-    for shape in objective.shapes:
+    axes = getattr(objective, "filter_axes", None) or [(len(s) - 1,) for s in objective.shapes]
+    for shape, of_filters in zip(objective.shapes, axes, strict=True):
         size = int(np.prod(shape))
-        d, w = direction[at : at + size], center[at : at + size]
+        d, w = (v[at : at + size].reshape(shape) for v in (direction, center))
         if len(shape) > 1:
-            # One row for each position but the last axis': columns are filters.
-            width = shape[-1] if normalization == "filter" else 1
-            d2, w2 = d.reshape(-1, width), w.reshape(-1, width)
-            lengths = np.linalg.norm(d2, axis=0)
-            factor = np.linalg.norm(w2, axis=0) / np.where(lengths > 0, lengths, 1.0)
-            result[at : at + size] = (d2 * factor).ravel()
+            kept = of_filters if normalization == "filter" else ()
+            within = tuple(k for k in range(len(shape)) if k not in kept)
+            lengths, wanted = (np.sqrt((v**2).sum(within, keepdims=True)) for v in (d, w))
+            factor = wanted / np.where(lengths > 0, lengths, 1.0)
+            result[at : at + size] = (d * factor).ravel()
         at += size
     return result

@@ -1,0 +1,53 @@
+"""Where a weight has its filters: the axes along which its slices belong to different outputs.
+
+A filter is what one output of a layer is made by: all numbers of the weight that feed one unit, or
+one channel. Most of Keras' kernels have their outputs along the last axis; these do not:
+
+    depthwise kernels (also of separable convolutions)   [..., channel, multiplier]: both axes
+    transposed convolutions                              [..., output, input]: the last but one
+    EinsumDense, and with it the heads of attention      the axes that its equation keeps
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+__all__ = ["filter_axes"]
+
+_DEPTHWISE = (
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv1D,
+    keras.layers.SeparableConv2D,
+)
+_TRANSPOSED = (
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+)
+
+
+def filter_axes(model: keras.Model, variables: Sequence[Any]) -> list[tuple[int, ...]]:
+    """Return the axes of the filters of each variable.
+
+    Args:
+        model: The model that they are of.
+        variables: Keras variables. Of one that no layer of Keras knows, it is the last axis.
+    """
+    known: dict[int, tuple[int, ...]] = {}
+    for layer in model._flatten_layers():
+        if isinstance(layer, _DEPTHWISE):
+            # The depthwise part of a separable convolution has a name of its own.
+            kernel = getattr(layer, "depthwise_kernel", None)
+            kernel = layer.kernel if kernel is None else kernel
+            known[id(kernel)] = (len(kernel.shape) - 2, len(kernel.shape) - 1)
+        elif isinstance(layer, _TRANSPOSED):
+            known[id(layer.kernel)] = (len(layer.kernel.shape) - 2,)
+        elif isinstance(layer, keras.layers.EinsumDense):
+            inputs, outputs = layer.equation.replace(" ", "").split("->")
+            letters = inputs.split(",")[1]
+            known[id(layer.kernel)] = tuple(i for i, x in enumerate(letters) if x in outputs)
+    return [known.get(id(v), (len(v.shape) - 1,)) for v in variables]
