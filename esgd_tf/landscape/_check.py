@@ -38,6 +38,9 @@ _STEPS = (1e-7, 1e-9)
 # A product is wrong if it is off by this part of itself, and by so many times what two steps differ
 # by. A term that is missing is rarely as small: of the variance of k numbers it is a part of 1/k.
 _WRONG, _TIMES = 1e-3, 4.0
+# By so much the loss changes along directions of the size of the weights if all that there is in a
+# product is rounding, as where the loss is constant.
+_ROUNDING = 1e-10
 # Of single precision, where nothing better can be had.
 _WRONG_IN_FLOAT32, _NOTHING = 0.1, 1e-3
 _STEPS_IN_FLOAT32 = (1e-2, 3e-3)
@@ -96,6 +99,8 @@ def mistake(
     size /= np.sqrt(len(pv))
     off = abs(float(_flat(u) @ pv - _flat(v) @ pu))
     if double:
+        if size < _ROUNDING:
+            return None
         if off > _WRONG * size:
             return _NOT_SYMMETRIC
         return _against_differences(trial, weights, v, pv, steps)

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from keras.src.losses import ALL_OBJECTS_DICT
 
-from esgd_tf.landscape import HessianOperator
+from esgd_tf.landscape import FisherOperator, HessianOperator
 from tests.landscape.problems import same_state, state
 
 N, BATCH = 5, 3  # batches of 3 and 2
@@ -225,12 +225,24 @@ def keras_loss(model, data, batch_size=BATCH):
     return model.evaluate(x, y, sample_weight=weight, **options)["loss"]
 
 
-def agrees(model, data, loss=None, batch_size=BATCH, kind=HessianOperator, rtol=2e-5):
+def agrees(
+    model, data, loss=None, batch_size=BATCH, kind=HessianOperator, rtol=2e-5, constant=False
+):
     """Assert that a compiled model's loss and gradient are what Keras computes."""
     before = state(model)
-    expected, slope = keras_loss(model, data, batch_size), plain_gradient(model, data, batch_size)
+    if kind is HessianOperator and "ctc" in str(getattr(model.loss, "name", model.loss)).lower():
+        kind = FisherOperator  # there is no Hessian of this loss
+    try:
+        expected = keras_loss(model, data, batch_size)
+    except tf.errors.InvalidArgumentError:
+        # Shapes that Keras cannot weigh: in a sentence, then.
+        with pytest.raises(ValueError, match="Keras cannot compute the loss of these data"):
+            kind(model, loss, data, batch_size=batch_size)
+        return
+    slope = plain_gradient(model, data, batch_size)
     operator = kind(model, loss, data, batch_size=batch_size)
-    assert np.isfinite(expected) and np.abs(slope).max() > 1e-6  # there is something to compare
+    assert np.isfinite(expected)
+    assert constant or np.abs(slope).max() > 1e-6  # there is something to compare
     assert operator.loss() == pytest.approx(expected, rel=rtol, abs=1e-6)
     np.testing.assert_allclose(
         operator.gradient(), slope, rtol=20 * rtol, atol=5 * rtol * np.abs(slope).max()
