@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
@@ -21,7 +22,15 @@ from esgd_tf.cli.streams import OutputError, standard_streams
 from esgd_tf.data.errors import DataError
 from esgd_tf.training.errors import CheckpointError, ClusterError, RunFolderError, StrategyError
 
-__all__ = ["BAD_FLAGS", "FAILED", "STOPPED", "asks_for_traceback", "enter", "reason_of"]
+__all__ = [
+    "BAD_FLAGS",
+    "FAILED",
+    "STOPPED",
+    "asks_for_traceback",
+    "enter",
+    "reason_of",
+    "was_interrupted",
+]
 
 FAILED, BAD_FLAGS, STOPPED = 1, 2, 130
 
@@ -75,6 +84,18 @@ def enter(
             if debug:
                 traceback.print_exc()
             return _complain(name, stopped, STOPPED)
+
+
+_interrupted = threading.Event()
+
+
+def was_interrupted() -> bool:
+    """Return whether Ctrl-C has been pressed since the command began.
+
+    For those who catch exceptions: Ctrl-C in an import may have made another error of it, and in a
+    destructor Python drops it.
+    """
+    return _interrupted.is_set()
 
 
 def reason_of(error: Exception) -> str:
@@ -138,10 +159,12 @@ def _require_working_folder() -> None:
 def _ctrl_c() -> Iterator[Callable[[], bool]]:
     """Remember whether Ctrl-C was pressed: an import that it hits may raise something else."""
     pressed = False
+    _interrupted.clear()
 
     def press(number: int, frame: FrameType | None) -> None:
         nonlocal pressed
         pressed = True
+        _interrupted.set()
         raise KeyboardInterrupt
 
     # Whoever has set another handler, or ignores the signal, knows why.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from esgd_tf.cli.command_line import CommandLine
-from esgd_tf.cli.door import reason_of
+from esgd_tf.cli.door import reason_of, was_interrupted
 from esgd_tf.cli.parsers import FlagError
 from esgd_tf.cli.startup import start_tensorflow
 from esgd_tf.cli.stored_run import StoredRun
@@ -122,6 +122,7 @@ def _landscape(fv: Any, words: list[str]) -> None:
     plan += [(_pair(*pair), "interpolate") for pair in pairs]
     report = Report(runs, fv, plan, out)
     measures = Measures(fv, sigmas, gammas, threshold, step_size)
+    report.save()  # so that a report of before is not taken for this one
     networks = []
     for run, checkpoint in zip(runs, checkpoints, strict=True):
         network = measures.load(run, checkpoint)
@@ -158,6 +159,8 @@ def _measure(
     try:
         result = function(*arguments)
     except Exception as error:
+        if was_interrupted():
+            raise KeyboardInterrupt from None  # it was Ctrl-C that made an error of it
         # The other measures, which may have taken hours, are not to be lost by it.
         if fv.debug:
             traceback.print_exc()
@@ -167,6 +170,8 @@ def _measure(
         print(f"  {name:<14}{label}: {time.perf_counter() - start:.0f} s", flush=True)
         report.add(run, name, result, label)
     report.save()
+    if was_interrupted():
+        raise KeyboardInterrupt  # it came where Python could not raise it, as in a destructor
 
 
 def _pair(first: StoredRun, other: StoredRun) -> str:

@@ -43,7 +43,7 @@ class Report:
         out: Folder for the files.
 
     Attributes:
-        failed: What could not be measured, of the plan, and why.
+        failed: What could not be measured or drawn: its label, the measure, and why.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Report:
     ) -> None:
         self._runs, self._fv, self._plan, self._out = list(runs), fv, list(plan), out
         self._entries: list[_Entry] = []
-        self.failed: dict[tuple[str, str], str] = {}
+        self.failed: list[tuple[str, str, str]] = []
         self._kinds = list(dict.fromkeys(kind_of(run) for run in runs))
 
     def add(self, run: StoredRun, measure: str, result: Any, label: str) -> None:
@@ -60,11 +60,11 @@ class Report:
 
     def fail(self, label: str, measure: str, reason: str) -> None:
         """Take note of a measure that failed."""
-        self.failed[label, measure] = reason
+        self.failed.append((label, measure, reason))
 
     def failures(self) -> str:
         """Return a sentence about what failed."""
-        ((label, measure), reason), *more = self.failed.items()
+        (label, measure, reason), *more = self.failed
         others = f" {len(more)} more failed." if more else ""
         return (
             f"--{measure} of {label} failed: {reason.rstrip('.')}.{others} The other measures are "
@@ -202,6 +202,7 @@ class Report:
         self._out.mkdir(parents=True, exist_ok=True)
         written = [self._out / "landscape.json", self._out / "landscape.csv"]
         flags = {name: self._fv[name].value for name in self._fv}
+        reasons = {(label, measure): reason for label, measure, reason in self.failed}
         # Counted, for two runs may have the same name.
         missing = list(
             (Counter(self._plan) - Counter((e.label, e.measure) for e in self._entries)).elements()
@@ -210,7 +211,7 @@ class Report:
             "settings": {k: v for k, v in flags.items() if k not in ("help", "out", "debug")},
             # So that half a report does not look whole.
             "missing": [
-                {"label": label, "measure": measure, "reason": self.failed.get((label, measure))}
+                {"label": label, "measure": measure, "reason": reasons.get((label, measure))}
                 for label, measure in missing
             ],
             "results": [
@@ -244,7 +245,11 @@ class Report:
         for measure in dict.fromkeys(e.measure for e in self._entries):
             path = self._out / f"{measure}.png"
             entries = [e for e in self._entries if e.measure == measure]
-            figure = picture(measure, list(self._shown(entries)))
+            try:
+                figure = picture(measure, list(self._shown(entries)))
+            except ValueError as error:  # no number that could be drawn
+                self.fail("the picture", measure, str(error))
+                continue
             with replaced_when_whole(path) as partial:
                 figure.savefig(partial, dpi=150)
             written.append(path)

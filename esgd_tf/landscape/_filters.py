@@ -6,6 +6,9 @@ one channel. Most of Keras' kernels have their outputs along the last axis; thes
     depthwise kernels (also of separable convolutions)   [..., channel, multiplier]: both axes
     transposed convolutions                              [..., output, input]: the last but one
     EinsumDense, and with it the heads of attention      the axes that its equation keeps
+
+A filter of a recurrent kernel is one gate of one unit, that of an embedding one feature of all
+tokens: both are columns, along the last axis.
 """
 
 from __future__ import annotations

@@ -16,6 +16,9 @@ from a fixed random u (the term with c keeps directions that curve down from win
 `stopped_by` says "stationary". `epsilon` begins at several random points of its box as well, where
 the loss changes by more than its slope at w can explain, as around a minimum.
 
+A gradient that is not exactly 0 is a direction like any other, be it rounding: where training has
+converged, `sam`, `asam` and `ascent` follow it, and `epsilon` says more.
+
 Sources: Keskar et al., "On large-batch training for deep learning: generalization gap and sharp
 minima", ICLR 2017, metric 2.1 (epsilon); Foret et al., "Sharpness-aware minimization", ICLR 2021
 (sam); Kwon et al., "ASAM: adaptive sharpness-aware minimization", ICML 2021 (asam).
@@ -232,6 +235,11 @@ def _one_step(climb: _Climb, radius: float, scale: Array) -> tuple[Array, str]:
     length = np.linalg.norm(scale * slope)
     if length > 0:
         return radius * scale**2 * slope / length, "formula"
+    if np.any(slope):
+        raise ValueError(
+            "All weights with a gradient are 0, and with `eta=0` those cannot move: take a "
+            "positive `eta`."
+        )
     return _steepest(climb, radius, scale), "stationary"
 
 
@@ -256,9 +264,9 @@ def _maximise_in_box(climb: _Climb, box: Array, steps: int) -> tuple[Array, int,
     value, slope = climb(np.zeros_like(box))
     starts = [np.zeros_like(box)] if np.any(slope) else []
     points = np.random.default_rng(0).uniform(-1, 1, (_POINTS, len(box)))
-    changes = np.abs([climb.value(box * u) - value for u in points])
+    changes = np.nan_to_num(np.abs([climb.value(box * u) - value for u in points]))
     # What is beyond the slope is curvature, of which a climb from w sees nothing at first.
-    if not starts or np.nanmax(changes) > _BEYOND * np.abs(box * slope).sum():
+    if not starts or changes.max() > _BEYOND * np.abs(box * slope).sum():
         starts += list(points)
     best, highest, taken, why = np.zeros_like(box), 0.0, 0, "optimizer"
     for start in starts:

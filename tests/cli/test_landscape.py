@@ -2,8 +2,11 @@
 
 import csv
 import json
+import os
 import shutil
+import signal
 import struct
+import time
 
 import keras
 import numpy as np
@@ -236,6 +239,37 @@ class TestWhatIsLeftOfAReport:
         with (out / "landscape.csv").open() as file:
             rows = {(row["run"], row["measure"]) for row in csv.DictReader(file)}
         assert rows == found
+
+    @pytest.mark.parametrize("becomes", ["an error", "nothing"])
+    def test_ctrl_c_that_python_has_lost(self, runs, tmp_path, monkeypatch, capsys, becomes):
+        """In an import it may become another error, in a destructor it is dropped."""
+        from esgd_tf.cli.landscape_measures import Measures
+
+        before = Measures.sharpness
+
+        def interrupted(self, measured):
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(5)
+            except KeyboardInterrupt:
+                if becomes == "an error":
+                    raise ImportError("half of a module") from None
+            return before(self, measured)
+
+        monkeypatch.setattr(Measures, "sharpness", interrupted)
+        out = tmp_path / "wide"
+        assert esgd_tf("landscape", runs[0], *self.COMMAND, "--out", out) == 130
+        assert "failed" not in capsys.readouterr().out
+        found, missing = missing_in(out)
+        assert ("esgd-1", "density") in found
+        assert ("esgd-1", "random_walk") in missing
+
+    def test_a_report_of_before_is_not_taken_for_this_one(self, runs, tmp_path, monkeypatch):
+        out = tmp_path / "wide"
+        assert esgd_tf("landscape", runs[0], "--density", *QUICK, "--out", out) == 0
+        fails_with(monkeypatch, "density", KeyboardInterrupt(), of="esgd-1")
+        assert esgd_tf("landscape", runs[0], "--density", *QUICK, "--out", out) == 130
+        assert missing_in(out) == (set(), {("esgd-1", "density"): None})
 
     def test_nothing_is_missing_of_a_whole_report(self, everything):
         found, missing = missing_in(everything[0])

@@ -43,6 +43,12 @@ class TestNames:
     def test_paths(self, nested, name, expected):
         assert chosen(nested, name) == expected
 
+    def test_a_whole_path_goes_before_the_end_of_one(self):
+        x = keras.Input((4,))
+        model = keras.Model(x, L.Dense(2, name="dense")(block("whole")(x)), name="whole")
+        assert chosen(model, "whole/dense") == [4, 5]
+        assert chosen(model, "whole/whole/dense") == [2, 3]
+
     def test_a_part_of_a_name_is_no_name(self, nested):
         for name in ("ne/dense", "den", "dense/", "", "e"):
             with pytest.raises(ValueError, match="no trainable variable of the model"):

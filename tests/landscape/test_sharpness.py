@@ -292,7 +292,7 @@ class TestWithoutSlope:
 
     def test_epsilon_where_the_slope_is_next_to_nothing(self):
         """As where training has converged: the slope alone would tell of a tiny rise."""
-        slope = 1e-9 * np.ones(8)
+        slope = np.array([1e-9] + [0.0] * 7)
         found = sharpness(*at_zero(np.eye(8), slope), kind="epsilon", radius=0.5, max_steps=50)
         assert found.value == pytest.approx(100 * 8 / 2 * 0.5**2, rel=1e-6)
 
@@ -332,3 +332,8 @@ class TestNotFinite:
                 [np.ones(1)], loss, (x, 9 * x), kind="sam", radius=1.0,
                 evaluate_on={"other": (x, -0.5 * x)},
             )  # fmt: skip
+
+    def test_asam_where_all_weights_with_a_gradient_are_zero(self):
+        """With eta 0 they have no distance to move by."""
+        with pytest.raises(ValueError, match="take a positive `eta`"):
+            sharpness([np.zeros(3)], lambda w: tf.reduce_sum(w[0]), kind="asam", eta=0.0)
