@@ -99,9 +99,7 @@ def mistake(
     size /= np.sqrt(len(pv))
     off = abs(float(_flat(u) @ pv - _flat(v) @ pu))
     if double:
-        if size < _ROUNDING:
-            return None
-        if off > _WRONG * size:
+        if off > _WRONG * size and size > _ROUNDING:
             return _NOT_SYMMETRIC
         return _against_differences(trial, weights, v, pv, steps)
     return _in_float32(trial, weights, v, (pv, pu), off / max(size, 1e-300))
@@ -147,6 +145,8 @@ def _against_differences(
         return None
     error = min(_norm(near - product), _norm(nearer - product))
     size = max(_norm(product), _norm(nearer))
+    if size * _norm(_flat(v)) < _ROUNDING * np.sqrt(len(product)):
+        return None
     if error > wrong * size and error > _TIMES * _norm(near - nearer):
         return "it is not the derivative of the gradient"
     return None
