@@ -29,12 +29,19 @@ def activation(name):
     return (lambda x: function(x, 0.1, 0.2)) if name == "threshold" else function
 
 
+def as_layer(name):
+    """Return a layer with an activation. `Activation` takes glu for one that keeps the shape."""
+    if name == "glu":
+        return K.Lambda(activation(name), output_shape=lambda shape: (*shape[:-1], shape[-1] // 2))
+    return K.Activation(activation(name))
+
+
 DOCUMENT = Path(__file__).parents[2] / "docs" / "landscape.md"
 CASES = {
     **EXACT,
     **VARIANTS,
     **{
-        f"activation {name}": Case(LINE, lambda name=name: K.Activation(activation(name)))
+        f"activation {name}": Case(LINE, lambda name=name: as_layer(name))
         for name in sorted(ACTIVATIONS)
     },
 }
