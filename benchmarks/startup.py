@@ -14,7 +14,7 @@ the children after it.
 
 `-X importtime` says which imports take the time of the two import parts:
 
-    python3 -X importtime -c "import esgd_tf.cli.training_run" 2> imports.txt
+    python3 -X importtime -c "import esgd_tf.runs.training_run" 2> imports.txt
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ mark("import tensorflow")
 import keras
 mark("import keras")
 from esgd_tf import data, models
-from esgd_tf.cli.experiment import make_optimizer
+from esgd_tf.runs.components import make_optimizer
 mark("import esgd_tf")
 tf.config.list_logical_devices()
 e = settings.experiment

@@ -13,7 +13,16 @@ register_when_keras_is_imported()
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["data", "landscape", "models", "optimizers", "replicas", "training", "walkers"],
+    submodules=[
+        "data",
+        "landscape",
+        "models",
+        "optimizers",
+        "replicas",
+        "runs",
+        "training",
+        "walkers",
+    ],
     submod_attrs={
         "optimizers": ["EntropyAdam", "EntropySGD", "LocalEntropy"],
         "replicas": ["Replicas"],

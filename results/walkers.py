@@ -35,7 +35,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from esgd_tf.training.figures import new_figure
+from esgd_tf.runs.figures import new_figure
 from esgd_tf.walkers import Experiment, Problem, Settings, figure_page, read_table
 
 ROOT = Path(__file__).resolve().parents[1]

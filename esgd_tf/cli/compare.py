@@ -13,10 +13,10 @@ from esgd_tf.cli.command_line import CommandLine, output_path
 from esgd_tf.cli.parsers import FlagError, expanded
 from esgd_tf.cli.schema import is_of_walkers
 from esgd_tf.cli.startup import say
-from esgd_tf.cli.stored_run import StoredRun
 from esgd_tf.cli.tables import cut, kind_of, label_of, markdown_table, place_of, plain_table
-from esgd_tf.training.errors import RunFolderError
-from esgd_tf.training.run_folder import RunFolder
+from esgd_tf.runs.errors import RunFolderError
+from esgd_tf.runs.run_folder import RunFolder
+from esgd_tf.runs.stored_run import StoredRun
 
 __all__ = ["main"]
 
@@ -127,7 +127,7 @@ def _compare(fv: Any, words: list[str]) -> None:
         rows = [_summary(group) for group in groups]
         print("\nmean ± sample standard deviation over seeds\n\n" + show(_SUMMARY, rows))
 
-    from esgd_tf.training.figures import plot_comparison
+    from esgd_tf.runs.figures import plot_comparison
 
     labels = {group[0].kind: label_of(group[0].run) for group in groups}
     if len(set(labels.values())) < len(labels):  # the same optimizer, with other numbers

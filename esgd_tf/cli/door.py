@@ -20,7 +20,8 @@ from esgd_tf.cli.parsers import FlagError
 from esgd_tf.cli.startup import one_sentence, plain_warnings, say
 from esgd_tf.cli.streams import OutputError, standard_streams
 from esgd_tf.data.errors import DataError
-from esgd_tf.training.errors import CheckpointError, ClusterError, RunFolderError, StrategyError
+from esgd_tf.runs.errors import CheckpointError, RunFolderError
+from esgd_tf.training.errors import ClusterError, StrategyError
 
 __all__ = [
     "BAD_FLAGS",

@@ -11,8 +11,8 @@ from typing import Any
 from esgd_tf.cli.command_line import CommandLine, output_path
 from esgd_tf.cli.parsers import FlagError, expanded
 from esgd_tf.cli.startup import start_tensorflow
-from esgd_tf.cli.stored_run import StoredRun
 from esgd_tf.cli.tables import place_of
+from esgd_tf.runs.stored_run import StoredRun
 
 __all__ = ["main"]
 
@@ -55,14 +55,14 @@ def _evaluate(fv: Any, words: list[str]) -> None:
     import keras
 
     from esgd_tf import data
-    from esgd_tf.cli.stored_network import (
+    from esgd_tf._files import replaced_when_whole
+    from esgd_tf.data.records import read_records
+    from esgd_tf.runs.metrics import ECE_BINS, classification_metrics
+    from esgd_tf.runs.stored_network import (
         load_stored_network,
         stored_corruptions,
         stored_input_corruption,
     )
-    from esgd_tf.data.records import read_records
-    from esgd_tf.training.metrics import ECE_BINS, classification_metrics
-    from esgd_tf.training.output import replaced_when_whole
 
     network = load_stored_network(run, checkpoint, fv)
     source = network.images

@@ -12,8 +12,8 @@ from typing import Any
 from esgd_tf.cli.command_line import CommandLine
 from esgd_tf.cli.parsers import FlagError, expanded
 from esgd_tf.cli.startup import start_tensorflow
-from esgd_tf.cli.stored_run import StoredRun
-from esgd_tf.training.progress import MEMBER
+from esgd_tf.runs.progress import MEMBER
+from esgd_tf.runs.stored_run import StoredRun
 
 __all__ = ["main"]
 
@@ -66,9 +66,9 @@ def _export(fv: Any, words: list[str]) -> None:
     for kind, target in targets.items():
         _require_free(kind, target, overwrite=fv.overwrite)
     start_tensorflow()
-    from esgd_tf.cli.stored_network import load_stored_network, stored_corruptions
-    from esgd_tf.training.output import folder_when_whole, replaced_when_whole
-    from esgd_tf.training.plain_network import plain_network, with_preprocessing
+    from esgd_tf._files import folder_when_whole, replaced_when_whole
+    from esgd_tf.runs.plain_network import plain_network, with_preprocessing
+    from esgd_tf.runs.stored_network import load_stored_network, stored_corruptions
 
     network = load_stored_network(run, checkpoint, fv)
     model = with_preprocessing(
@@ -148,7 +148,7 @@ def _check(fv: Any, network: Any, targets: dict[str, Path]) -> None:
     import numpy as np
 
     from esgd_tf.data.pipeline import evaluation_batches
-    from esgd_tf.training.metrics import classification_metrics, log_softmax
+    from esgd_tf.runs.metrics import classification_metrics, log_softmax
 
     images, labels = network.images.test_images, network.images.test_labels
 

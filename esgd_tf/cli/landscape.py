@@ -13,8 +13,8 @@ from esgd_tf.cli.command_line import CommandLine
 from esgd_tf.cli.door import reason_of, was_interrupted
 from esgd_tf.cli.parsers import FlagError
 from esgd_tf.cli.startup import start_tensorflow
-from esgd_tf.cli.stored_run import StoredRun
-from esgd_tf.training.errors import RunFolderError
+from esgd_tf.runs.errors import RunFolderError
+from esgd_tf.runs.stored_run import StoredRun
 
 __all__ = ["MEASURES", "main"]
 

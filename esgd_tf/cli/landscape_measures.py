@@ -13,18 +13,18 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from esgd_tf import landscape
-from esgd_tf.cli.stored_network import (
+from esgd_tf.data.pipeline import evaluation_batches
+from esgd_tf.landscape import Result
+from esgd_tf.runs.checkpoints import load_network
+from esgd_tf.runs.errors import RunFolderError
+from esgd_tf.runs.stored_network import (
     StoredNetwork,
     load_stored_network,
     reestimation_batches,
     stored_input_corruption,
 )
-from esgd_tf.cli.stored_run import StoredRun
-from esgd_tf.data.pipeline import evaluation_batches
-from esgd_tf.landscape import Result
+from esgd_tf.runs.stored_run import StoredRun
 from esgd_tf.training.batch_norm import BatchNormReestimation
-from esgd_tf.training.checkpoints import load_network
-from esgd_tf.training.errors import RunFolderError
 
 __all__ = ["Measured", "Measures"]
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from esgd_tf.training.figures import new_figure
+from esgd_tf.runs.figures import new_figure
 
 __all__ = ["Shown", "picture"]
 

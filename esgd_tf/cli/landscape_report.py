@@ -11,14 +11,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from esgd_tf._files import replaced_when_whole
 from esgd_tf.cli.landscape_measures import Measured
 from esgd_tf.cli.landscape_pictures import Shown, picture
 from esgd_tf.cli.landscape_rows import ROWS
-from esgd_tf.cli.stored_run import StoredRun
 from esgd_tf.cli.tables import kind_of, label_of, plain_table
 from esgd_tf.landscape import Result
-from esgd_tf.training.figures import literal
-from esgd_tf.training.output import replaced_when_whole
+from esgd_tf.runs.figures import literal
+from esgd_tf.runs.stored_run import StoredRun
 
 __all__ = ["Report"]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from esgd_tf.cli.schema import is_of_walkers
 from esgd_tf.cli.settings import Settings
 from esgd_tf.cli.startup import say
-from esgd_tf.training.errors import RunFolderError
-from esgd_tf.training.run_folder import RunFolder
+from esgd_tf.runs.errors import RunFolderError
+from esgd_tf.runs.run_folder import RunFolder
 
 __all__ = [
     "free_names",

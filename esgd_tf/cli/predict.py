@@ -10,7 +10,7 @@ from typing import Any
 from esgd_tf.cli.command_line import CommandLine
 from esgd_tf.cli.parsers import expanded
 from esgd_tf.cli.startup import start_tensorflow
-from esgd_tf.cli.stored_run import StoredRun
+from esgd_tf.runs.stored_run import StoredRun
 
 __all__ = ["main"]
 
@@ -52,9 +52,9 @@ def _predict(fv: Any, words: list[str]) -> None:
     import numpy as np
 
     from esgd_tf import data
-    from esgd_tf.cli.stored_network import load_stored_network, stored_corruptions
     from esgd_tf.data.image_files import read_image
-    from esgd_tf.training.metrics import log_softmax
+    from esgd_tf.runs.metrics import log_softmax
+    from esgd_tf.runs.stored_network import load_stored_network, stored_corruptions
 
     network = load_stored_network(run, checkpoint, fv)
     names = network.images.label_names

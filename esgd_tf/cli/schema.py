@@ -10,7 +10,7 @@ from absl import flags
 
 from esgd_tf.cli.flags import MAY_BE_NONE, define_flags
 from esgd_tf.data import DataError, parse_corruptions
-from esgd_tf.training.errors import RunFolderError
+from esgd_tf.runs.errors import RunFolderError
 
 __all__ = ["check_config", "is_of_walkers"]
 

@@ -14,7 +14,7 @@ from esgd_tf.cli.schema import check_config
 from esgd_tf.data import DataError, parse_corruptions
 from esgd_tf.models import check_name
 from esgd_tf.models import names as model_names
-from esgd_tf.training.errors import RunFolderError
+from esgd_tf.runs.errors import RunFolderError
 
 __all__ = [
     "REPLICATED",

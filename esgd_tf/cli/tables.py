@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from esgd_tf.cli.stored_run import StoredRun
+from esgd_tf.runs.stored_run import StoredRun
 
 __all__ = ["cut", "kind_of", "label_of", "markdown_table", "place_of", "plain_table"]
 

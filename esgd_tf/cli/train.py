@@ -30,9 +30,9 @@ from esgd_tf.cli.settings import (
     stretched,
 )
 from esgd_tf.cli.startup import say, without_startup_messages
+from esgd_tf.runs.errors import RunFolderError
+from esgd_tf.runs.run_folder import RunFolder, State
 from esgd_tf.training.cluster import Task, read_task
-from esgd_tf.training.errors import RunFolderError
-from esgd_tf.training.run_folder import RunFolder, State
 
 __all__ = ["main"]
 
@@ -87,7 +87,7 @@ def _train(fv: Any, presets: Mapping[str, Mapping[str, Any]]) -> int:
     with _patience_for(task), without_startup_messages():
         strategy = _strategy(settings.run)
 
-        from esgd_tf.cli import training_run  # noqa: F401 - has messages of its own
+        from esgd_tf.runs import training_run  # noqa: F401 - has messages of its own
     with contextlib.ExitStack() as place:
         if is_chief and fv.name is None and seen == (None,) * len(seen):
             path = place.enter_context(reserved(path))
@@ -100,8 +100,8 @@ def _run(
     """Train, and turn what only a training can run into a sentence and an exit status."""
     import tensorflow as tf
 
-    from esgd_tf.cli.training_run import run_training
-    from esgd_tf.training.callbacks import Interrupted, NotFiniteError
+    from esgd_tf.runs.callbacks import Interrupted, NotFiniteError
+    from esgd_tf.runs.training_run import run_training
     from esgd_tf.training.multi_worker import is_multi_worker
 
     try:

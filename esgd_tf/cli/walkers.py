@@ -16,8 +16,8 @@ from absl import flags
 from esgd_tf.cli.command_line import CommandLine
 from esgd_tf.cli.parsers import ChoiceParser, FlagError, check_folder_name
 from esgd_tf.cli.startup import start_tensorflow
-from esgd_tf.training.errors import RunFolderError
-from esgd_tf.training.run_folder import RunFolder
+from esgd_tf.runs.errors import RunFolderError
+from esgd_tf.runs.run_folder import RunFolder
 from esgd_tf.walkers.control import ControlError, checked, read_schedule
 from esgd_tf.walkers.records import STATE_FILE
 from esgd_tf.walkers.settings import (

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from esgd_tf.optimizers import _checks
+from esgd_tf import _checks
 
 
 class Multipliers:

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from esgd_tf.optimizers._warnings import warn
+from esgd_tf._warn import warn
 from esgd_tf.optimizers.scoping import ScopeSchedule
 
 # The constructor's arguments that are kept under their own names, as plain values.

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from esgd_tf.optimizers import _checks
+from esgd_tf import _checks
 from esgd_tf.optimizers._multipliers import Multipliers
 
 

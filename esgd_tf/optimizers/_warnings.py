@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import functools
-import inspect
-import warnings
 from typing import Any
 
 import keras
 
+from esgd_tf._warn import warn
 from esgd_tf.optimizers import _finding
 from esgd_tf.optimizers.scoping import AutoScope
 
-# Whose lines a user cannot change.
-_OURS = {"esgd_tf", "keras", "tensorflow", "contextlib"}
 _REMEDY = (
     "Put esgd_tf.AnchorCallback() into the `callbacks` of `fit`, or do it inside "
     "`with esgd_tf.evaluate_at(model):`."
@@ -113,14 +110,6 @@ class Warnings:
         if what not in self._given:
             self._given.add(what)
             warn(message)
-
-
-def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn at the line of the user's that led here, through whatever of Keras is in between."""
-    frame, level = inspect.currentframe(), 1
-    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in _OURS:
-        frame, level = frame.f_back, level + 1
-    warnings.warn(message, category, stacklevel=level)
 
 
 def watch_evaluation() -> None:

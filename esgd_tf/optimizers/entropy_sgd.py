@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-from esgd_tf.optimizers import _checks
+from esgd_tf import _checks
 from esgd_tf.optimizers.local_entropy import LocalEntropy
 from esgd_tf.optimizers.scoping import ScopeSchedule
 

@@ -21,8 +21,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from esgd_tf import _checks
 from esgd_tf.optimizers import (
-    _checks,
     _in_place,
     _nonfinite,
     _outer_step,

@@ -25,7 +25,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from esgd_tf.optimizers import _checks
+from esgd_tf import _checks
 
 __all__ = [
     "AutoScope",

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from esgd_tf.optimizers._warnings import warn
+from esgd_tf._warn import warn
 from esgd_tf.replicas._arrival import END, Batches, after_arrival
 from esgd_tf.replicas._drawing import Drawing
 from esgd_tf.replicas._exchange import Exchange, mean_of

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from esgd_tf.optimizers import _checks
+from esgd_tf import _checks
 from esgd_tf.replicas.coupling import Coupling
 from esgd_tf.replicas.focusing import CouplingSchedule
 

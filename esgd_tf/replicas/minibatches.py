@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from esgd_tf.optimizers import _checks
+from esgd_tf import _checks
 
 __all__ = ["OwnMinibatches", "dealt", "make_minibatches", "shuffled"]
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import keras
 
-from esgd_tf.optimizers import ExponentialScope, LocalEntropy, _checks
+from esgd_tf import _checks
+from esgd_tf.optimizers import ExponentialScope, LocalEntropy
 from esgd_tf.replicas.coupling import Coupling
 from esgd_tf.replicas.focusing import CappedGrowth, CouplingSchedule
 

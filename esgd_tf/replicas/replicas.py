@@ -14,8 +14,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from esgd_tf.optimizers import _checks
-from esgd_tf.optimizers._warnings import warn
+from esgd_tf import _checks
+from esgd_tf._warn import warn
 from esgd_tf.replicas._arrival import Batches
 from esgd_tf.replicas._building import copy_of
 from esgd_tf.replicas._drawing import Drawing

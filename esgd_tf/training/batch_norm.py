@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from esgd_tf.optimizers._warnings import warn
+from esgd_tf._warn import warn
 from esgd_tf.training.batch_inputs import input_batches
 from esgd_tf.training.batch_norm_sums import add_statistics
 

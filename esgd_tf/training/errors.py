@@ -1,25 +1,6 @@
-"""What can be wrong with a run. Imports nothing: commands catch it without TensorFlow."""
+"""What can be wrong with the devices of a training. Imports nothing: no TensorFlow here."""
 
-__all__ = [
-    "CheckpointError",
-    "ClusterError",
-    "DamagedCheckpointError",
-    "NotFiniteError",
-    "RunFolderError",
-    "StrategyError",
-]
-
-
-class RunFolderError(Exception):
-    """A run folder cannot be used; the message says why and what to do."""
-
-
-class CheckpointError(Exception):
-    """A checkpoint cannot be loaded; the message says why and what to do."""
-
-
-class DamagedCheckpointError(CheckpointError):
-    """A checkpoint is not what was written, or not there; another one may be."""
+__all__ = ["ClusterError", "StrategyError"]
 
 
 class ClusterError(Exception):
@@ -28,7 +9,3 @@ class ClusterError(Exception):
 
 class StrategyError(Exception):
     """A strategy is not to be had on this machine; the message says why and what to do."""
-
-
-class NotFiniteError(Exception):
-    """A gradient, the training loss or the loss on the test set is NaN or infinite."""

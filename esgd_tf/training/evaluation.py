@@ -14,9 +14,10 @@ from typing import Any, TypeAlias
 import keras
 import tensorflow as tf
 
-from esgd_tf.optimizers import LocalEntropy, _checks, _finding
+from esgd_tf import _checks
+from esgd_tf._warn import warn
+from esgd_tf.optimizers import LocalEntropy, _finding
 from esgd_tf.optimizers._swap import PLACES, Where, uninterrupted
-from esgd_tf.optimizers._warnings import warn
 from esgd_tf.training.batch_norm import BatchNormAveraging, BatchNormReestimation
 
 __all__ = [

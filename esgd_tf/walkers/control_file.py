@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from esgd_tf.training.run_folder import replaced_when_whole
+from esgd_tf.runs.run_folder import replaced_when_whole
 from esgd_tf.walkers.control import HELD, Change, ControlError, checked, parsed
 
 __all__ = ["ControlFile"]

@@ -10,8 +10,8 @@ from typing import Any
 
 import keras
 
-from esgd_tf.training.errors import CheckpointError
-from esgd_tf.training.run_folder import RunFolder, replaced_when_whole
+from esgd_tf.runs.errors import CheckpointError
+from esgd_tf.runs.run_folder import RunFolder, replaced_when_whole
 from esgd_tf.walkers.conductor import Conductor, ConductorCallback
 from esgd_tf.walkers.control_file import ControlFile
 from esgd_tf.walkers.measures import Measures

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from esgd_tf.training.figures import literal, new_figure
-from esgd_tf.training.run_folder import RunFolderError, replaced_when_whole
+from esgd_tf.runs.figures import literal, new_figure
+from esgd_tf.runs.run_folder import RunFolderError, replaced_when_whole
 from esgd_tf.walkers.records import read_table
 
 __all__ = ["figure_page"]

@@ -19,7 +19,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from esgd_tf import data
-from esgd_tf.training.checkpoints import CheckpointError, load_model
+from esgd_tf.runs.checkpoints import CheckpointError, load_model
 from esgd_tf.walkers.settings import Settings
 
 __all__ = ["Problem", "cross_entropy", "error", "joined"]

@@ -32,8 +32,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esgd_tf.data.npz import open_npz
-from esgd_tf.training.errors import DamagedCheckpointError, RunFolderError
-from esgd_tf.training.run_folder import replaced_when_whole
+from esgd_tf.runs.errors import DamagedCheckpointError, RunFolderError
+from esgd_tf.runs.run_folder import replaced_when_whole
 
 __all__ = ["STATE_FILE", "Records", "read_table"]
 

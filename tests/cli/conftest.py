@@ -8,8 +8,8 @@ import os
 import pytest
 
 from esgd_tf import data
-from esgd_tf.cli import training_run
-from esgd_tf.training.figures import plot_history
+from esgd_tf.runs import training_run
+from esgd_tf.runs.figures import plot_history
 from tests.cli.helpers import SMALL, STEPS, interrupted_at, train
 
 _load = data.load

@@ -109,7 +109,7 @@ def test_an_evaluation_on_part_of_the_images_has_a_star(write, tmp_path, capsys)
 
 def test_the_picture_has_a_colour_for_each_kind_of_run(write, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr("esgd_tf.training.figures.plot_comparison",
+    monkeypatch.setattr("esgd_tf.runs.figures.plot_comparison",
                         lambda curves, path, title: drawn.extend(curves))  # fmt: skip
     runs = [write("s1", seed=1), write("s2", seed=2), write("t1", seed=1, optimizer="momentum")]
     compare(tmp_path, *runs)
@@ -206,7 +206,7 @@ def test_other_models_and_corrupted_data_are_marked(write, tmp_path, capsys):
 
 def test_names_with_dollars_and_underscores_do_not_break_pictures(write, tmp_path, monkeypatch):
     """Matplotlib would set a formula, or fail to, and leave "_x" out of the legend."""
-    from esgd_tf.training import figures
+    from esgd_tf.runs import figures
 
     shown = []
     new_figure = figures.new_figure

@@ -14,7 +14,8 @@ import pytest
 from esgd_tf.cli.door import enter
 from esgd_tf.cli.parsers import FlagError
 from esgd_tf.cli.patience import waiting
-from esgd_tf.training.errors import ClusterError, RunFolderError
+from esgd_tf.runs.errors import RunFolderError
+from esgd_tf.training.errors import ClusterError
 
 ROOT = Path(__file__).resolve().parents[2]
 

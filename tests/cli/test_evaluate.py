@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from esgd_tf import data
 from esgd_tf.data.sources import resolve
-from esgd_tf.training.checkpoints import load_model
+from esgd_tf.runs.checkpoints import load_model
 from tests.cli.helpers import SMALL, STEPS, esgd_tf, interrupted_at, train
 
 EMBEDDED = resolve("tfrecords") / "fashion_mnist_small"
@@ -269,7 +269,7 @@ def test_numbers_go_where_a_path_leads(finished, null_device, tmp_path, monkeypa
     link.symlink_to(real)
     monkeypatch.setenv("HOME", str(tmp_path))
     # What there is to see, and not to compute again each time.
-    from esgd_tf.cli import stored_network
+    from esgd_tf.runs import stored_network
 
     network = stored_network.load_stored_network
     kept = functools.cache(lambda path: network(*given))
@@ -302,7 +302,7 @@ def test_outputs_that_are_not_finite_are_one_sentence(copy, capsys):
     path = copy / "checkpoints" / "last.keras"
     model = load_model(path)
     model.weights[0].assign(np.full(model.weights[0].shape, np.nan))
-    from esgd_tf.training.checkpoints import Progress, save_checkpoint
+    from esgd_tf.runs.checkpoints import Progress, save_checkpoint
 
     save_checkpoint(model, path, Progress(batches=2 * STEPS))
     assert "not finite" in refused(capsys, 1, copy)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from esgd_tf import data
-from esgd_tf.training.checkpoints import load_model
+from esgd_tf.runs.checkpoints import load_model
 from tests.cli.helpers import esgd_tf
 
 # Loads everything in a folder with plain Keras and TensorFlow, and stores the outputs.

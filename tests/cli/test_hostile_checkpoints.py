@@ -16,8 +16,8 @@ import keras
 import numpy as np
 import pytest
 
-from esgd_tf.training.checkpoints import load_network
-from esgd_tf.training.progress import read_extra
+from esgd_tf.runs.checkpoints import load_network
+from esgd_tf.runs.progress import read_extra
 from tests.cli.helpers import STEPS, esgd_tf, train
 
 

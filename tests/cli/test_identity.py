@@ -9,7 +9,7 @@ import pytest
 
 from esgd_tf import data
 from esgd_tf.cli import train as train_module
-from esgd_tf.training.run_folder import RunFolder
+from esgd_tf.runs.run_folder import RunFolder
 from tests.cli.helpers import SMALL, esgd_tf, train
 
 

@@ -15,7 +15,7 @@ import pytest
 from esgd_tf import data
 from esgd_tf.cli.landscape import MEASURES
 from esgd_tf.landscape import HessianOperator, eigenpairs, local_energy
-from esgd_tf.training.checkpoints import load_network
+from esgd_tf.runs.checkpoints import load_network
 from tests.cli.helpers import esgd_tf, train
 
 TINY = ("--preset", "quickstart", "-m", "lenet-2-3-8", "-b", "1750", "-e", "3", "--dropout", "0",
@@ -127,7 +127,7 @@ def test_tables_fit_a_terminal_and_compare_the_runs(everything):
 
 def test_seeds_of_one_experiment_share_a_color(runs, tmp_path):
     from esgd_tf.cli.landscape_report import Report, _Entry
-    from esgd_tf.cli.stored_run import StoredRun
+    from esgd_tf.runs.stored_run import StoredRun
 
     stored = [StoredRun.open(run) for run in runs]
     report = Report(stored, None, [], tmp_path)

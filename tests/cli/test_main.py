@@ -92,6 +92,6 @@ def test_ctrl_c_is_one_sentence(monkeypatch, tmp_path, capsys):
     def interrupt(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("esgd_tf.cli.stored_run.StoredRun.open", interrupt)
+    monkeypatch.setattr("esgd_tf.runs.stored_run.StoredRun.open", interrupt)
     assert esgd_tf("evaluate", tmp_path) == 130
     assert capsys.readouterr().err.count("\n") == 1

@@ -11,7 +11,7 @@ from PIL import ExifTags, Image
 
 from esgd_tf import data
 from esgd_tf.data.image_files import read_image
-from esgd_tf.training.checkpoints import load_model
+from esgd_tf.runs.checkpoints import load_model
 from tests.cli.helpers import SMALL, esgd_tf, interrupted_at, train
 
 

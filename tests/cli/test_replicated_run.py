@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esgd_tf.cli.experiment import Batches
 from esgd_tf.replicas import OwnMinibatches
+from esgd_tf.runs.checkpoints import load_model
+from esgd_tf.runs.components import Batches
 from esgd_tf.training import strategies
-from esgd_tf.training.checkpoints import load_model
 from tests.cli.helpers import SMALL, esgd_tf, interrupted_at, train
 from tests.cli.test_training_run import history, state
 

@@ -11,7 +11,7 @@ import config
 from esgd_tf.cli.flags import MAY_BE_NONE, define_flags, parse
 from esgd_tf.cli.schema import check_config
 from esgd_tf.cli.settings import make_settings, resume_settings
-from esgd_tf.training.errors import RunFolderError
+from esgd_tf.runs.errors import RunFolderError
 
 PATH = Path("runs/x/config.json")
 

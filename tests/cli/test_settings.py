@@ -5,7 +5,6 @@ import dataclasses
 import pytest
 
 import config
-from esgd_tf.cli.experiment import make_coupling
 from esgd_tf.cli.flags import OPTIMIZERS, FlagError, define_flags, parse
 from esgd_tf.cli.settings import (
     REPLICATED,
@@ -16,7 +15,8 @@ from esgd_tf.cli.settings import (
     settings_table,
     stretched,
 )
-from esgd_tf.training.errors import RunFolderError
+from esgd_tf.runs.components import make_coupling
+from esgd_tf.runs.errors import RunFolderError
 
 
 def settings(*flags):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from esgd_tf.cli.settings import REPLICATED
+from esgd_tf.runs.checkpoints import load_model
 from esgd_tf.training import strategies
-from esgd_tf.training.checkpoints import load_model
 from tests.cli.helpers import train
 from tests.cli.test_training_run import history, state
 

@@ -12,10 +12,10 @@ import pytest
 import tensorflow as tf
 
 import config
-from esgd_tf.cli import training_run
-from esgd_tf.cli.experiment import Batches, learning_rate
-from esgd_tf.training.callbacks import Recorder
-from esgd_tf.training.checkpoints import load_model
+from esgd_tf.runs import training_run
+from esgd_tf.runs.callbacks import Recorder
+from esgd_tf.runs.checkpoints import load_model
+from esgd_tf.runs.components import Batches, learning_rate
 from tests.cli.helpers import SMALL, STEPS, interrupted_at, train
 
 
@@ -232,7 +232,7 @@ def test_the_last_good_checkpoint_survives_a_later_nan(tmp_path, monkeypatch, ca
 
 @pytest.mark.slow  # with processes of their own in tests/faults/test_storage.py
 def test_a_second_training_in_one_folder_is_refused(finished, capsys):
-    from esgd_tf.training.run_folder import RunFolder
+    from esgd_tf.runs.run_folder import RunFolder
 
     with RunFolder(finished):
         flags = ["-rl", "-e", "3", "--logdir", str(finished.parent), "-n", "whole"]

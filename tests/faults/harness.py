@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 import config
-from esgd_tf.cli import train, training_run
+from esgd_tf.cli import train
 from esgd_tf.data import catalog
+from esgd_tf.runs import training_run
 from esgd_tf.training import load_model
 
 ROOT = Path(__file__).resolve().parents[2]

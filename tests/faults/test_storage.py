@@ -14,9 +14,9 @@ import pytest
 
 import config
 from esgd_tf import data
-from esgd_tf.cli import training_run
 from esgd_tf.cli.train import main
-from esgd_tf.training.run_folder import RunFolder
+from esgd_tf.runs import training_run
+from esgd_tf.runs.run_folder import RunFolder
 from tests.faults import harness
 from tests.faults.harness import Job
 
@@ -171,8 +171,8 @@ def test_two_damaged_checkpoints_are_refused(copied, capsys):
 
 def test_no_flipped_byte_goes_unnoticed(two_epochs, tmp_path):
     """Wherever it is: the file is refused, or what is read is what was written."""
-    from esgd_tf.training.checkpoints import DamagedCheckpointError
-    from esgd_tf.training.progress import read_extra
+    from esgd_tf.runs.checkpoints import DamagedCheckpointError
+    from esgd_tf.runs.progress import read_extra
 
     whole = RunFolder(two_epochs).last.read_bytes()
     expected = read_extra(RunFolder(two_epochs).last)

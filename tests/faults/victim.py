@@ -15,9 +15,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "data")]
 import archive_maker  # noqa: E402
 
 import config  # noqa: E402
-from esgd_tf.cli import train, training_run  # noqa: E402
+from esgd_tf.cli import train  # noqa: E402
 from esgd_tf.data import catalog, storage  # noqa: E402
-from esgd_tf.training import callbacks  # noqa: E402
+from esgd_tf.runs import callbacks, training_run  # noqa: E402
 
 
 def say(what):

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import pytest
 
-from esgd_tf.training.errors import DamagedCheckpointError, RunFolderError
-from esgd_tf.training.run_folder import RunFolder
+from esgd_tf.runs.errors import DamagedCheckpointError, RunFolderError
+from esgd_tf.runs.run_folder import RunFolder
 from esgd_tf.walkers import Experiment, Settings
 from tests.walkers.helpers import experiment, linear, of_kind, problem, weights_of
 

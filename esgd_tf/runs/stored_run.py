@@ -11,8 +11,8 @@ from esgd_tf.cli.parsers import expanded
 from esgd_tf.cli.schema import check_config
 from esgd_tf.cli.settings import epoch_steps
 from esgd_tf.data.catalog import ENTRIES
-from esgd_tf.training.errors import RunFolderError
-from esgd_tf.training.run_folder import RunFolder
+from esgd_tf.runs.errors import RunFolderError
+from esgd_tf.runs.run_folder import RunFolder
 
 __all__ = ["StoredRun"]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from esgd_tf.training.output import replaced_when_whole
+from esgd_tf._files import replaced_when_whole
 
 __all__ = ["Curve", "literal", "new_figure", "plot_comparison", "plot_history"]
 

@@ -24,10 +24,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from esgd_tf.training.errors import RunFolderError
-from esgd_tf.training.output import folder_when_whole, replaced_when_whole, sweep
-from esgd_tf.training.output import let_be as _let_be
-from esgd_tf.training.progress import run_of
+from esgd_tf._files import folder_when_whole, replaced_when_whole, sweep
+from esgd_tf._files import let_be as _let_be
+from esgd_tf.runs.errors import RunFolderError
+from esgd_tf.runs.progress import run_of
 
 __all__ = ["RunFolder", "RunFolderError", "folder_when_whole", "replaced_when_whole"]
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from esgd_tf.training.counting import evaluations_counted, loss_scale
-from esgd_tf.training.errors import NotFiniteError
+from esgd_tf.runs.counting import evaluations_counted, loss_scale
+from esgd_tf.runs.errors import NotFiniteError
 
 if TYPE_CHECKING:
-    from esgd_tf.training.callbacks import Recorder
+    from esgd_tf.runs.callbacks import Recorder
 
 __all__ = ["NotFiniteGuard"]
 

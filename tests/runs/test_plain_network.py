@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from esgd_tf import data, models
-from esgd_tf.training.plain_network import plain_network, with_preprocessing
+from esgd_tf.runs.plain_network import plain_network, with_preprocessing
 
 
 @pytest.fixture(scope="module")

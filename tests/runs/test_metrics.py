@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from esgd_tf.training.metrics import (
+from esgd_tf.runs.metrics import (
     classification_metrics,
     expected_calibration_error,
     log_softmax,

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 import esgd_tf.models.batch_norm  # noqa: F401 - the layer must be known before a file names it
 from esgd_tf import data
-from esgd_tf.cli.stored_run import StoredRun
 from esgd_tf.data.pipeline import evaluation_batches, training_batches
 from esgd_tf.data.preprocessing import Preprocessor
+from esgd_tf.runs.checkpoints import load_network
+from esgd_tf.runs.errors import CheckpointError
+from esgd_tf.runs.progress import require_run
+from esgd_tf.runs.stored_run import StoredRun
 from esgd_tf.training.batch_norm import reestimate_batch_norm
-from esgd_tf.training.checkpoints import load_network
-from esgd_tf.training.errors import CheckpointError
-from esgd_tf.training.progress import require_run
 
 __all__ = ["StoredNetwork", "load_stored_network"]
 

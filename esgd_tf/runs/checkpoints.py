@@ -18,40 +18,21 @@ from typing import Any
 import keras
 import numpy as np
 
+from esgd_tf._files import replaced_when_whole
 from esgd_tf.optimizers._serialization import StateWarning
-from esgd_tf.training.errors import CheckpointError, DamagedCheckpointError
-from esgd_tf.training.evaluation import evaluate_at, local_entropy_optimizers
-from esgd_tf.training.output import replaced_when_whole
-from esgd_tf.training.progress import MEMBER, Progress, read_extra
+from esgd_tf.runs.errors import CheckpointError, DamagedCheckpointError
+from esgd_tf.runs.progress import MEMBER, Progress, read_extra
+from esgd_tf.training.evaluation import evaluate_at
+from esgd_tf.training.loading import load_model
 
 __all__ = [
     "CheckpointError",
     "DamagedCheckpointError",
     "Progress",
     "load_checkpoint",
-    "load_model",
     "load_network",
     "save_checkpoint",
 ]
-
-
-def load_model(path: str | Path, **options: Any) -> keras.Model:
-    """Load a model that is trained by this library, at the anchor.
-
-    `keras.models.load_model` loads it too, at the weights that the file holds: the Langevin
-    weights, if it was saved in the middle of an inner loop. Training goes on from either, bit for
-    bit.
-
-    Args:
-        path: A `.keras` file.
-        **options: Of `keras.models.load_model`.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="This file was saved in the middle")
-        model = keras.models.load_model(path, **options)
-    for optimizer in local_entropy_optimizers(model):
-        optimizer._swap.place("anchor")
-    return model
 
 
 def save_checkpoint(model: keras.Model, path: Path, progress: Progress) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from esgd_tf.training.run_folder import RunFolder
+from esgd_tf.runs.run_folder import RunFolder
 
 __all__ = ["final_table"]
 

@@ -10,9 +10,9 @@ import keras
 import tensorflow as tf
 
 from esgd_tf import data, models
-from esgd_tf.cli.experiment import Batches, make_coupling, make_optimizer, replica_seed
 from esgd_tf.cli.settings import REPLICATED, Settings
 from esgd_tf.replicas import Replicas
+from esgd_tf.runs.components import Batches, make_coupling, make_optimizer, replica_seed
 from esgd_tf.training import enable_multi_worker, skip_nonfinite
 from esgd_tf.training.strategies import StrategyError
 

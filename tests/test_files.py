@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from esgd_tf.training.output import folder_when_whole, let_be, replaced_when_whole, sweep
+from esgd_tf._files import folder_when_whole, let_be, replaced_when_whole, sweep
 
 
 def write(path, text):
@@ -93,7 +93,7 @@ def test_standard_output_in_a_file_gets_both(tmp_path):
     """`--json /dev/stdout > out`: a rename would take the file away from under the shell."""
     code = (
         "from pathlib import Path\n"
-        "from esgd_tf.training.output import replaced_when_whole\n"
+        "from esgd_tf._files import replaced_when_whole\n"
         "print('before')\n"
         "with replaced_when_whole(Path('/dev/stdout')) as partial:\n"
         "    partial.write_text('numbers\\n')\n"

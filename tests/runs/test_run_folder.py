@@ -6,8 +6,8 @@ import zipfile
 
 import pytest
 
-from esgd_tf.training.errors import RunFolderError
-from esgd_tf.training.run_folder import RunFolder
+from esgd_tf.runs.errors import RunFolderError
+from esgd_tf.runs.run_folder import RunFolder
 
 HEADER = "epoch,gradient_evaluations,val_accuracy,val_loss,seconds\n"
 ROW = "1.0,5,0.5,1.25,3.5\n"

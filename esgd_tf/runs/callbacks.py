@@ -14,12 +14,12 @@ import keras
 import tensorflow as tf
 
 from esgd_tf.replicas.replicas import Replicas
+from esgd_tf.runs.checkpoints import Progress, save_checkpoint
+from esgd_tf.runs.counting import evaluations_counted, steps_taken
+from esgd_tf.runs.errors import NotFiniteError
+from esgd_tf.runs.run_folder import RunFolder
 from esgd_tf.training.batch_norm import BatchNormAveraging
-from esgd_tf.training.checkpoints import Progress, save_checkpoint
-from esgd_tf.training.counting import evaluations_counted, steps_taken
-from esgd_tf.training.errors import NotFiniteError
 from esgd_tf.training.evaluation import local_entropy_optimizer
-from esgd_tf.training.run_folder import RunFolder
 
 __all__ = ["Diagnostics", "Guard", "Interrupted", "NotFiniteError", "Recorder"]
 

@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from esgd_tf.replicas import Replicas
-from esgd_tf.training.run_folder import RunFolder
+from esgd_tf.runs.run_folder import RunFolder
 from esgd_tf.training.strategies import Processes
 
 __all__ = ["go_on_with", "has_had_enough", "on_what", "what"]

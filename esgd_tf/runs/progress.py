@@ -11,7 +11,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from esgd_tf.training.errors import CheckpointError, DamagedCheckpointError
+from esgd_tf.runs.errors import CheckpointError, DamagedCheckpointError
 
 __all__ = ["MEMBER", "Progress", "read_extra", "require_run", "run_of"]
 

@@ -15,27 +15,27 @@ import keras
 import tensorflow as tf
 
 from esgd_tf import data
-from esgd_tf.cli.experiment import Batches
-from esgd_tf.cli.final_table import final_table
-from esgd_tf.cli.network import make_model
-from esgd_tf.cli.run_words import go_on_with, has_had_enough, on_what, what
 from esgd_tf.cli.settings import REPLICATED, Settings
 from esgd_tf.replicas import ReplicaMonitor, Replicas
-from esgd_tf.training import AnchorCallback
-from esgd_tf.training.callbacks import (
+from esgd_tf.runs.callbacks import (
     Diagnostics,
     Guard,
     Interrupted,
     Recorder,
 )
-from esgd_tf.training.checkpoints import DamagedCheckpointError, load_checkpoint
-from esgd_tf.training.errors import NotFiniteError
-from esgd_tf.training.figures import plot_history
-from esgd_tf.training.nonfinite_guard import NotFiniteGuard
+from esgd_tf.runs.checkpoints import DamagedCheckpointError, load_checkpoint
+from esgd_tf.runs.components import Batches
+from esgd_tf.runs.errors import NotFiniteError
+from esgd_tf.runs.figures import plot_history
+from esgd_tf.runs.final_table import final_table
+from esgd_tf.runs.network import make_model
+from esgd_tf.runs.nonfinite_guard import NotFiniteGuard
+from esgd_tf.runs.progress import Progress, require_run
+from esgd_tf.runs.progress_bar import ProgressBar
+from esgd_tf.runs.run_folder import RunFolder, State
+from esgd_tf.runs.run_words import go_on_with, has_had_enough, on_what, what
+from esgd_tf.training import AnchorCallback
 from esgd_tf.training.precision import set_precision
-from esgd_tf.training.progress import Progress, require_run
-from esgd_tf.training.progress_bar import ProgressBar
-from esgd_tf.training.run_folder import RunFolder, State
 from esgd_tf.training.strategies import Processes, StrategyError
 
 __all__ = ["run_training", "segments"]
@@ -320,7 +320,7 @@ def segments(done: int, total: int, steps: int) -> Iterator[tuple[int, int, int]
 
 def _write_hparams(folder: RunFolder, settings: Settings) -> None:
     """Write the hyperparameters where TensorBoard's HParams page finds them."""
-    from tensorboard.plugins.hparams import api as hparams  # slow to import
+    from tensorboard.plugins.hparams import api as hparams  # noqa: PLC0415 - slow to import
 
     values: dict[str, Any] = {"preset": settings.preset, "seed": settings.run["seed"]}
     for name, value in dataclasses.asdict(settings.experiment).items():
