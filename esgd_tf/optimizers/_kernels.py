@@ -37,6 +37,20 @@ def fenced(gradient: Any) -> Any:
     return tf.raw_ops.PlaceholderWithDefault(input=gradient, shape=gradient.shape)
 
 
+def with_l2(gradient: Any, variable: tf.Variable, coefficient: float) -> tf.Tensor:
+    """Return q = gradient + coefficient x', dense and in the variable's dtype.
+
+    Args:
+        gradient: tf.Tensor or tf.IndexedSlices. The minibatch gradient.
+        variable: tf.Variable. x'.
+        coefficient: float >= 0. The L2 coefficient of this weight.
+    """
+    gradient = tf.cast(tf.convert_to_tensor(gradient), variable.dtype)
+    if coefficient > 0:
+        gradient += tf.constant(coefficient, variable.dtype) * variable
+    return gradient
+
+
 def subtract_scaled(variable: tf.Variable, scale: tf.Tensor, delta: tf.Tensor) -> None:
     """Compute variable = variable - scale * delta in one pass.
 
