@@ -16,6 +16,7 @@ updates variables fails under tf.distribute (merge_call).
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -96,6 +97,7 @@ class InnerLoop:
     Attributes:
         weights: list of keras.Variable. The weights, in the order of their numbers; empty before
             `build`.
+        l2: list of float. The coefficient of the L2 term for each weight.
         anchors: list of keras.Variable. x for each weight; None for a weight that Keras overwrites
             with its gradient. Empty for L = 0.
         means: list of keras.Variable. mu for each weight, likewise.
@@ -121,16 +123,16 @@ class InnerLoop:
         self._owner = owner
         self._rule = rule
         self._step_sizes = step_sizes
-        self._l2: list[float] = []
+        self.l2: list[float] = []
         self.phase = phase
         self.swap = WeightSwap(owner, self)
         self.statistics: StatisticsVariables | None = None
         if statistics or isinstance(schedule, AutoScope):
             self.statistics = StatisticsVariables(owner, rule.langevin_steps, schedule)
         self.weights: list[keras.Variable] = []
-        self.anchors: list[keras.Variable | None] = []
-        self.means: list[keras.Variable | None] = []
-        self.velocities: list[keras.Variable | None] = []
+        self.anchors: list[keras.Variable] = []
+        self.means: list[keras.Variable] = []
+        self.velocities: list[keras.Variable] = []
 
     def build(self, weights: Sequence[keras.Variable], l2: Sequence[float]) -> None:
         """Create the slots, and what else depends on the number of weights.
@@ -139,7 +141,7 @@ class InnerLoop:
             weights: list of keras.Variable. The weights that the optimizer trains.
             l2: list of float >= 0. The coefficient of the L2 term for each weight.
         """
-        self.weights, self._l2 = list(weights), list(l2)
+        self.weights, self.l2 = list(weights), list(l2)
         if self._rule.langevin_steps == 0:
             return
         self.anchors, self.means = self._owner.add_optimizer_variables(weights, ["anchor", "mean"])
@@ -276,14 +278,16 @@ class InnerLoop:
 
         def start_all() -> tf.Tensor:
             for i, (_, variable) in gradients.items():
-                distribution.extended.update(variable, lambda v, i=i: self._start(i, v), group=False)
+                distribution.extended.update(
+                    variable, lambda v, i=i: self._start(i, v), group=False
+                )
             return tf.constant(0)
 
         def start_some() -> tf.Tensor:
             for i, (_, variable) in gradients.items():
                 distribution.extended.update(
                     variable,
-                    lambda v, joins, keeps, i=i: self._start_if(i, v, joins, keeps),
+                    functools.partial(self._start_if, i),
                     args=(joining[i], keep_velocity[i]),
                     group=False,
                 )
@@ -334,7 +338,7 @@ class InnerLoop:
         key: tf.Tensor | None,
     ) -> tf.Tensor:
         """Take one Langevin step; return its gradient q and its N(0, I)."""
-        gradient = _kernels.with_l2(gradient, variable, self._l2[i])
+        gradient = _kernels.with_l2(gradient, variable, self.l2[i])
         anchor, mean, velocity = self._slots(i)
         scalar = scalars[variable.dtype, self._step_sizes.factor(i)]
         needs_pull = self._rule.pulls or self.statistics is not None
@@ -369,7 +373,9 @@ class InnerLoop:
     ) -> dict[tuple[tf.DType, float], _Scalars]:
         """Make the scalars of a step once per kind: per weight they would slow tracing down."""
         made = {}
-        for dtype, factor in {(v.dtype, self._step_sizes.factor(i)) for i, (_, v) in gradients.items()}:
+        for dtype, factor in {
+            (v.dtype, self._step_sizes.factor(i)) for i, (_, v) in gradients.items()
+        }:
             rate = self._rate(factor)
             values = _Scalars(
                 rate=rate,

@@ -16,7 +16,6 @@ import tensorflow as tf
 
 from esgd_tf import _keras
 from esgd_tf.optimizers._multipliers import Multipliers
-from esgd_tf.optimizers._variables import as_tf
 
 __all__ = ["AnchorCoupling", "OuterUpdate", "checked"]
 
@@ -55,7 +54,7 @@ def checked(
             f"The outer optimizer ({kind}) is built already, on other state: give a new one."
         )
     for hook in _NOT_CALLED:
-        if getattr(type(optimizer), hook) is not getattr(keras.optimizers.Optimizer, hook):
+        if _keras.has_own(optimizer, hook):
             raise ValueError(
                 f"{kind} has a `{hook}` of its own, which would not be called: an outer optimizer "
                 "is asked for its `update_step`, one weight at a time."
@@ -134,16 +133,23 @@ class OuterUpdate:
         self.coupling: AnchorCoupling | None = None
         self.iterations: keras.Variable = optimizer.iterations
 
-    def build(self, weights: Sequence[keras.Variable]) -> None:
-        """Find the factor of every weight, which may fail; then create the optimizer's slots.
+    def find_factors(self, weights: Sequence[keras.Variable]) -> None:
+        """Find the factor of every weight, before anything is built.
 
         Args:
-            weights: list of keras.Variable. The weights that are trained.
+            weights: list of keras.Variable. The weights that are to be trained.
 
         Raises:
             ValueError: The multipliers do not fit the weights.
         """
         self._multipliers.build(weights)
+
+    def build(self, weights: Sequence[keras.Variable]) -> None:
+        """Create the outer optimizer's slots.
+
+        Args:
+            weights: list of keras.Variable. The weights that are trained.
+        """
         self._weights = list(weights)
         # Some optimizers copy the weights into a slot here. Outside init_scope the copy would be
         # lost with the trace that `fit` builds optimizers in.
@@ -158,7 +164,7 @@ class OuterUpdate:
         Args:
             i: int. The number of the weight.
             variable: tf.Variable. The weight on this device, at its anchor.
-            gradient: tf.Tensor of the weight's shape. x - mean, or the minibatch gradient for L = 0.
+            gradient: tf.Tensor of the weight's shape. x - mean; for L = 0 the minibatch gradient.
             learning_rate: float scalar tensor. The outer step size.
         """
         if self.coupling is not None:
@@ -208,9 +214,8 @@ class OuterUpdate:
         Args:
             distribution: tf.distribute.Strategy. The strategy in force.
         """
-        distribution.extended.update(
-            as_tf(self._optimizer._iterations), lambda v: v.assign_add(tf.ones_like(v)), group=False
-        )
+        counter = _keras.counter_of(self._optimizer).value
+        distribution.extended.update(counter, lambda v: v.assign_add(tf.ones_like(v)), group=False)
 
     def advance_scalars(self, last: tf.Tensor) -> list[tuple[keras.Variable, tf.Tensor]]:
         """Let optimizers that keep a running product (Nadam) advance it, per outer update.
@@ -221,15 +226,11 @@ class OuterUpdate:
         Returns:
             What was advanced, with the values before.
         """
-        outer, hook = self._optimizer, "_backend_update_step"
-        if getattr(type(outer), hook) is getattr(keras.optimizers.Optimizer, hook):
+        if not _keras.has_own(self._optimizer, "_backend_update_step"):
             return []
-        own = (outer._iterations, outer._learning_rate)
-        scalars = [
-            v for v in outer.variables if len(v.shape) == 0 and not any(v is other for other in own)
-        ]
+        scalars = _keras.scalars_besides_counters(self._optimizer)
         before = [tf.identity(tf.convert_to_tensor(v.value)) for v in scalars]
-        outer._backend_update_step([], [], outer.learning_rate)
+        _keras.take_empty_step(self._optimizer)
         for variable, old in zip(scalars, before, strict=True):
             variable.assign(tf.where(last, variable.value, old))
         return list(zip(scalars, before, strict=True))

@@ -172,9 +172,7 @@ class StatisticsVariables:
             gamma_zero = tf.convert_to_tensor(self.gamma_zero.value)
             loss = tf.convert_to_tensor(self._loss.value)
             self.gamma_zero.value.assign(
-                self._schedule.measure(
-                    outer_iterations + 1, gamma_zero, loss, at["distance_after"]
-                )
+                self._schedule.measure(outer_iterations + 1, gamma_zero, loss, at["distance_after"])
             )
 
     def _add(self, **sums: tf.Tensor) -> None:

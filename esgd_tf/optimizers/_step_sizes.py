@@ -47,7 +47,8 @@ class StepSizes:
         self._multipliers = Multipliers("langevin_learning_rate_multipliers", multipliers)
         momentum = _checks.real("momentum", momentum, at_least=0, below=1)
         self.has_momentum = momentum > 0
-        self._rate = langevin_learning_rate
+        # Any: a variable or a schedule, and Keras has no types.
+        self._rate: Any = langevin_learning_rate
         if not isinstance(self._rate, keras.optimizers.schedules.LearningRateSchedule):
             rate = _checks.real("langevin_learning_rate", langevin_learning_rate, above=0)
             self._rate = scalar(owner, "langevin_learning_rate", "float64", rate)

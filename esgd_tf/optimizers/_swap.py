@@ -224,16 +224,13 @@ class WeightSwap:
         # Rounding errors have random signs: that of the projection grows as the norm does.
         tolerance = 4.0 * tf.constant(epsilon, tf.float64) * tf.maximum(norm_then, norm_now)
         same = (tf.abs(now - then) <= tolerance) | (tf.math.is_nan(then) & tf.math.is_nan(now))
-        frozen = self._loop.mask(frozen(weights))
-        return same & ~tf.cast(frozen, tf.bool)
+        return same & ~tf.cast(self._loop.mask(frozen(weights)), tf.bool)
 
     def _fingerprints_now(self, distribution: tf.distribute.Strategy) -> tf.Tensor:
         """Return the projection and the norm of every weight: float64 [number of weights, 2]."""
         return tf.stack(
             [
-                _fingerprint(
-                    distribution.experimental_local_results(as_tf(variable))[0]
-                )
+                _fingerprint(distribution.experimental_local_results(as_tf(variable))[0])
                 for variable in self._loop.weights
             ]
         )

@@ -191,7 +191,9 @@ class LocalEntropy(keras.optimizers.Optimizer):
         self._seed = scalar(
             self, "seed", "int64", _keras.new_seed() if self.seed is None else self.seed
         )
-        self._skipped = scalar(self, "skipped", "int64") if self.skip_nonfinite else None
+        self._skipped: keras.Variable = None
+        if self.skip_nonfinite:
+            self._skipped = scalar(self, "skipped", "int64")
         self._step_sizes = StepSizes(
             self,
             self._outer.iterations,
@@ -212,6 +214,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
         self._loop = InnerLoop(
             self, rule, self._step_sizes, self._phase, self.keeps_statistics, schedule
         )
+        self._swap = self._loop.swap
         self._scope = ActingScope(
             self.gamma, schedule, self._step_sizes, self._outer.iterations, self._loop.statistics
         )
@@ -238,7 +241,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
 
         They coincide between two outer updates (phase 0), and are told apart eagerly only.
         """
-        return self._loop.swap.holds()
+        return self._swap.holds()
 
     @property
     def scope(self) -> tf.Tensor:
@@ -307,11 +310,11 @@ class LocalEntropy(keras.optimizers.Optimizer):
             ValueError: The optimizer is not built, or the arrays do not fit.
         """
         _serialization.set_weights(self, weights)
-        self._loop.swap.may_be_elsewhere = True
+        self._swap.may_be_elsewhere = True
 
     def anchors(self) -> list[tf.Tensor]:
         """Return the anchor of every weight, wherever it is kept at the moment."""
-        return self._loop.swap.anchors()
+        return self._swap.anchors()
 
     def statistics(self) -> LangevinStatistics:
         """Return the norms of the last outer update.
@@ -332,13 +335,12 @@ class LocalEntropy(keras.optimizers.Optimizer):
         if self.built:
             return
         variables = list(variables)
+        self._outer.find_factors(variables)
         self._step_sizes.build(variables)
-        self._outer.check(variables)
         super().build(variables)
         self._outer.build(variables)
         decays = [_keras.uses_weight_decay(self, variable) for variable in variables]
-        self._l2 = [self.weight_decay if decay else 0.0 for decay in decays]
-        self._loop.build(variables, self._l2)
+        self._loop.build(variables, [self.weight_decay if decay else 0.0 for decay in decays])
         with tf.init_scope():
             self._stored.restore()
 
@@ -452,7 +454,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
         if self.langevin_steps == 0:
             self._step_without_inner_loop(distribution, gradients, learning_rate)
             return
-        self._loop.swap.back_to_langevin(distribution)
+        self._swap.back_to_langevin(distribution)
         self._loop.release_frozen(distribution)
         phase = tf.identity(tf.convert_to_tensor(self._phase.value))
         factor = self._scope.factor() if self.gamma_in_outer_step else None
@@ -506,7 +508,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
 
         def step(i: int, variable: tf.Variable, gradient: Any, learning_rate: tf.Tensor) -> None:
             if dense:
-                gradient = _kernels.with_l2(gradient, variable, self._l2[i])
+                gradient = _kernels.with_l2(gradient, variable, self._loop.l2[i])
             self._outer.step(i, variable, gradient, learning_rate)
 
         for i, (gradient, variable) in gradients.items():
@@ -526,7 +528,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
 
     def finalize_variable_values(self, var_list: Sequence[keras.Variable]) -> None:
         """Leave the model at the anchor (or at its average) at the end of `fit`."""
-        self._loop.swap.place("anchor")
+        self._swap.place("anchor")
         self._warnings.ending()
         self._warnings.scoping()
         self.outer_optimizer.finalize_variable_values(var_list)
