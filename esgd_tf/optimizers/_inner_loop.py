@@ -27,7 +27,7 @@ import tensorflow as tf
 from esgd_tf.optimizers import _kernels, langevin
 from esgd_tf.optimizers._probes import Probes
 from esgd_tf.optimizers._statistics import StatisticsVariables
-from esgd_tf.optimizers._step_sizes import StepSizes
+from esgd_tf.optimizers._step_sizes import Scalars, StepSizes
 from esgd_tf.optimizers._swap import WeightSwap
 from esgd_tf.optimizers._variables import as_tf, frozen
 from esgd_tf.optimizers.scoping import AutoScope, ScopeSchedule
@@ -57,16 +57,6 @@ class Rule:
     averaging: float
     pulls: bool
     seed: keras.Variable
-
-
-class _Scalars(NamedTuple):
-    """The scalars of a step for weights of one dtype and one step size, in that dtype."""
-
-    rate: tf.Tensor
-    momentum: tf.Tensor
-    pull: tf.Tensor
-    noise: tf.Tensor
-    rest: tf.Tensor
 
 
 class Taken(NamedTuple):
@@ -178,7 +168,8 @@ class InnerLoop:
         key = None
         if self._rule.noise > 0:
             key = _kernels.noise_key(self._rule.seed.value, evaluation)
-        scalars = self._scalars(scope, gradients)
+        kinds = {(v.dtype, self._step_sizes.factor(i)) for i, (_, v) in gradients.items()}
+        scalars = self._step_sizes.scalars(kinds, scope, self._rule.noise, self._rule.averaging)
         members = self._join(distribution, gradients, phase)
         # By the variable on each device.
         seen: dict[int, tuple[tf.Tensor, tf.Tensor]] = {}
@@ -214,7 +205,7 @@ class InnerLoop:
                 normal,
                 difference,
                 tf.subtract(variable, anchor),
-                self._displacement_scale(self._step_sizes.factor(i)),
+                self._step_sizes.displacement_scale(self._step_sizes.factor(i), self._rule.noise),
             )
         if factor is not None:
             difference = tf.cast(factor, difference.dtype) * difference
@@ -334,7 +325,7 @@ class InnerLoop:
         i: int,
         variable: tf.Variable,
         gradient: tf.Tensor,
-        scalars: Mapping[tuple[tf.DType, float], _Scalars],
+        scalars: Mapping[tuple[tf.DType, float], Scalars],
         key: tf.Tensor | None,
     ) -> tf.Tensor:
         """Take one Langevin step; return its gradient q and its N(0, I)."""
@@ -356,8 +347,8 @@ class InnerLoop:
             _kernels.subtract_scaled(variable, scalar.pull, pull)
         normal = tf.zeros([], variable.dtype)
         if key is not None:
-            # Not before the gradient is there: drawn at the step's start, the noise of all weights
-            # would lie in memory beside the activations.
+            # Not before the gradient is there: sampled at the step's start, the noise of all
+            # weights would lie in memory beside the activations.
             with tf.control_dependencies([gradient]):
                 normal = _kernels.standard_normal(variable.shape, variable.dtype, key, i)
             _kernels.subtract_scaled(variable, scalar.noise, normal)
@@ -365,34 +356,3 @@ class InnerLoop:
         if self.statistics is not None:
             self.statistics.see_step(pull)
         return gradient, normal
-
-    # ---- the scalars of a step ----------------------------------------------------------------
-
-    def _scalars(
-        self, scope: tf.Tensor, gradients: Gradients
-    ) -> dict[tuple[tf.DType, float], _Scalars]:
-        """Make the scalars of a step once per kind: per weight they would slow tracing down."""
-        made = {}
-        for dtype, factor in {
-            (v.dtype, self._step_sizes.factor(i)) for i, (_, v) in gradients.items()
-        }:
-            rate = self._rate(factor)
-            values = _Scalars(
-                rate=rate,
-                momentum=self._step_sizes.momentum_now(),
-                # From 1 on x' is held at the anchor; beyond 2 it would run away from it.
-                pull=tf.minimum(rate * scope, 1.0),
-                noise=-self._displacement_scale(factor),
-                rest=tf.constant(1.0 - self._rule.averaging, tf.float64),
-            )
-            made[dtype, factor] = _Scalars(*(tf.cast(value, dtype) for value in values))
-        return made
-
-    def _rate(self, factor: float) -> tf.Tensor:
-        """Return eta' of weights with this factor, a float64 scalar."""
-        rate = self._step_sizes.rate_now()
-        return rate if factor == 1.0 else rate * tf.constant(factor, tf.float64)
-
-    def _displacement_scale(self, factor: float) -> tf.Tensor:
-        """Return the standard deviation of the thermal term, sqrt(2 eta') noise: float64."""
-        return tf.sqrt(2.0 * self._rate(factor)) * tf.constant(self._rule.noise, tf.float64)

@@ -46,7 +46,7 @@ class StoredState:
     """The state of one `LocalEntropy` and of its outer optimizer, on the way from a file.
 
     Args:
-        optimizer: The `LocalEntropy`.
+        optimizer: LocalEntropy. The optimizer whose state is saved and loaded.
     """
 
     def __init__(self, optimizer: LocalEntropy) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -12,7 +12,25 @@ from esgd_tf import _checks
 from esgd_tf.optimizers._multipliers import Multipliers
 from esgd_tf.optimizers._variables import scalar
 
-__all__ = ["StepSizes"]
+__all__ = ["Scalars", "StepSizes"]
+
+
+class Scalars(NamedTuple):
+    """The scalars of a Langevin step for weights of one dtype and one factor, in that dtype.
+
+    Attributes:
+        rate: eta', times the factor.
+        momentum: The momentum of the velocity.
+        pull: min(rate gamma(t), 1).
+        noise: Minus the standard deviation of the thermal displacement.
+        rest: 1 - averaging.
+    """
+
+    rate: tf.Tensor
+    momentum: tf.Tensor
+    pull: tf.Tensor
+    noise: tf.Tensor
+    rest: tf.Tensor
 
 
 class StepSizes:
@@ -108,6 +126,49 @@ class StepSizes:
             i: int. The number of the weight.
         """
         return self._multipliers.of(i)
+
+    def scalars(
+        self,
+        kinds: Collection[tuple[tf.DType, float]],
+        scope: tf.Tensor,
+        noise: float,
+        averaging: float,
+    ) -> dict[tuple[tf.DType, float], Scalars]:
+        """Make the scalars of a step once per kind: per weight they would slow tracing down.
+
+        Args:
+            kinds: collection of pairs. The dtypes of the weights, with the factors on eta'.
+            scope: float64 scalar tensor. gamma(t).
+            noise: float >= 0. epsilon, the strength of the thermal noise.
+            averaging: float in [0, 1). The weight of the old mean.
+        """
+        made = {}
+        for dtype, factor in kinds:
+            rate = self._scaled_rate(factor)
+            values = Scalars(
+                rate=rate,
+                momentum=self.momentum_now(),
+                # From 1 on x' is held at the anchor; beyond 2 it would run away from it.
+                pull=tf.minimum(rate * scope, 1.0),
+                noise=-self.displacement_scale(factor, noise),
+                rest=tf.constant(1.0 - averaging, tf.float64),
+            )
+            made[dtype, factor] = Scalars(*(tf.cast(value, dtype) for value in values))
+        return made
+
+    def displacement_scale(self, factor: float, noise: float) -> tf.Tensor:
+        """Return the standard deviation of the thermal term, sqrt(2 eta') noise: float64.
+
+        Args:
+            factor: float >= 0. The factor on eta' of the weight.
+            noise: float >= 0. epsilon, the strength of the thermal noise.
+        """
+        return tf.sqrt(2.0 * self._scaled_rate(factor)) * tf.constant(noise, tf.float64)
+
+    def _scaled_rate(self, factor: float) -> tf.Tensor:
+        """Return eta' of weights with this factor, a float64 scalar."""
+        rate = self.rate_now()
+        return rate if factor == 1.0 else rate * tf.constant(factor, tf.float64)
 
     def config(self) -> dict[str, Any]:
         """Return the constructor's arguments, serialised."""

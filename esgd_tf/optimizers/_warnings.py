@@ -25,7 +25,7 @@ class Warnings:
     """The warnings of one `LocalEntropy`, each given once.
 
     Args:
-        optimizer: The `LocalEntropy`.
+        optimizer: LocalEntropy. The optimizer that the warnings are about.
     """
 
     def __init__(self, optimizer: LocalEntropy) -> None:

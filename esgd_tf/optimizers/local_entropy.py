@@ -90,34 +90,45 @@ class LocalEntropy(keras.optimizers.Optimizer):
           is part of the traced step, and setting it is refused.
 
     Args:
-        outer_optimizer: A Keras optimizer that is not built yet, or its name. Its own clipping by
-            norm or value and its decoupled weight decay act on the outer step.
-        langevin_steps: L, gradient evaluations per outer update, >= 0.
-        langevin_learning_rate: eta', the inner step size, > 0, or a Keras schedule over outer
-            updates. The paper found annealing it together with the outer one harmful.
-        gamma: Scope gamma0 >= 0, for gamma(t) = gamma (1 + scoping)^t, or a schedule of
-            `esgd_tf.optimizers.scoping`.
-        scoping: Relative growth of gamma per outer update, >= 0. Not used if `gamma` is a schedule.
-        noise: epsilon >= 0; the term added to x' is sqrt(2 eta') noise N(0, I), the scale of the
-            released code. The paper prints sqrt(eta') noise: divide its value by sqrt(2).
-        averaging: alpha, the weight of the OLD mean, in [0, 1).
-        momentum: Of the inner velocity, in [0, 1).
-        nesterov: Whether the inner step looks ahead along the velocity.
-        weight_decay: L2 coefficient >= 0, added to the gradient at x' before the momentum (not
-            Keras' decoupled decay); `exclude_from_weight_decay` is honoured.
-        gamma_in_outer_step: Whether x - mean is multiplied by gamma(t), as Algorithm 1 prints.
-        seed: Of the noise, in [0, 2^31); None draws one from Keras' global seed. It is kept in an
-            optimizer variable, so that a restored run continues its own noise.
-        statistics: Whether to keep the norms of the last outer update for `statistics()`.
-        skip_nonfinite: Whether a minibatch whose gradient, summed over all devices, has a NaN, an
-            infinity, or a squared norm that overflows is left out: weights, slots and counters
-            stay as they are, and the next minibatch takes the step. `skipped` counts them. Costs
-            a pass over the gradient. (`esgd_tf.training.skip_nonfinite` also undoes what such a
-            minibatch does to BatchNormalization statistics and metrics.)
-        learning_rate_multipliers: Factors >= 0 on the outer step size of single weights, by regular
-            expressions that are searched in their paths: {"head/": 10.0}. None for 1 everywhere.
-        langevin_learning_rate_multipliers: Factors >= 0 on eta', likewise.
-        name: Name of the optimizer.
+        outer_optimizer: keras.optimizers.Optimizer that is not built yet, or str. The outer
+            optimizer, or its name. Its own clipping by norm or value and its decoupled weight decay
+            act on the outer step.
+        langevin_steps: int >= 0. L, gradient evaluations per outer update; with 0 it is the outer
+            optimizer alone. Defaults to 20.
+        langevin_learning_rate: float > 0, or a Keras schedule over outer updates. eta', the inner
+            step size. The paper found annealing it together with the outer one harmful. Defaults to
+            0.1.
+        gamma: float >= 0, or a schedule of `esgd_tf.optimizers.scoping`. The scope gamma0, for
+            gamma(t) = gamma (1 + scoping)^t, or the law gamma(t) itself. Defaults to 1e-4.
+        scoping: float >= 0. The relative growth of gamma per outer update; not used if `gamma` is a
+            schedule. Defaults to 1e-3.
+        noise: float >= 0. epsilon: the term added to x' is sqrt(2 eta') noise N(0, I), the scale of
+            the released code. The paper prints sqrt(eta') noise: divide its value by sqrt(2).
+            Defaults to 1e-4.
+        averaging: float in [0, 1). alpha, the weight of the OLD mean. Defaults to 0.75.
+        momentum: float in [0, 1). Momentum of the inner velocity. Defaults to 0.9.
+        nesterov: bool. Whether the inner step looks ahead along the velocity. Defaults to True.
+        weight_decay: float >= 0. L2 coefficient, added to the gradient at x' before the momentum
+            (not Keras' decoupled decay); `exclude_from_weight_decay` is honoured. None means 0.
+            Defaults to 0.0.
+        gamma_in_outer_step: bool. Whether x - mean is multiplied by gamma(t), as Algorithm 1
+            prints. Defaults to False.
+        seed: int in [0, 2^31). Seed of the noise. It is kept in an optimizer variable, so that a
+            restored run continues its own noise. Defaults to None, which takes one from Keras'
+            global seed.
+        statistics: bool. Whether to keep the norms of the last outer update for `statistics()`.
+            Defaults to False.
+        skip_nonfinite: bool. Whether a minibatch whose gradient, summed over all devices, has a
+            NaN, an infinity, or a squared norm that overflows is left out: weights, slots and
+            counters stay as they are, and the next minibatch takes the step. `skipped` counts them.
+            Costs a pass over the gradient. (`esgd_tf.training.skip_nonfinite` also undoes what such
+            a minibatch does to BatchNormalization statistics and metrics.) Defaults to False.
+        learning_rate_multipliers: dict of floats >= 0 by regular expression. Factors on the outer
+            step size of the weights in whose paths the expressions are found: {"head/": 10.0}.
+            Defaults to None, which means 1 everywhere.
+        langevin_learning_rate_multipliers: dict of floats >= 0 by regular expression. Factors on
+            eta', likewise. Defaults to None, which means 1 everywhere.
+        name: str. Name of the optimizer. Defaults to "local_entropy".
         **kwargs: Arguments of every Keras optimizer: `clipnorm`, `clipvalue`, `global_clipnorm`,
             `use_ema`, `ema_momentum`, `ema_overwrite_frequency`, `loss_scale_factor`,
             `gradient_accumulation_steps`.
@@ -304,7 +315,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
         """Set all state, in the order of `variables`.
 
         Args:
-            weights: Arrays of the shapes of `variables`.
+            weights: sequence of arrays of the shapes of `variables`. The new state.
 
         Raises:
             ValueError: The optimizer is not built, or the arrays do not fit.
