@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import keras
 
@@ -18,7 +18,7 @@ def of_optimizer(optimizer: keras.optimizers.Optimizer | None) -> list[LocalEntr
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         return of_optimizer(optimizer.inner_optimizer)
     if hasattr(type(optimizer), "langevin_phase"):
-        return [optimizer]
+        return [cast("LocalEntropy", optimizer)]
     # Those of Keras' MultiOptimizer.
     inner = getattr(optimizer, "optimizers", None)
     return [] if inner is None else [found for one in inner for found in of_optimizer(one)]
