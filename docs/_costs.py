@@ -95,7 +95,7 @@ def slots(outer: str, langevin_steps: int, *, inner_momentum: bool = True) -> di
 # ---- the update ---------------------------------------------------------------------------------
 
 # Passes over the weights of a plain Langevin step, one for each tensor read or written, as
-# `esgd_tf/optimizers/_in_place.py` makes them without XLA.
+# `esgd_tf/optimizers/_kernels.py` makes them without XLA.
 PASSES = {
     "L2 term (2 read 1 written, 1 read 1 written)": 5,
     "x' - x (2 read, 1 written)": 3,

@@ -33,7 +33,7 @@ def replaced_when_whole(path: Path) -> Iterator[Path]:
     /dev/null or /dev/stdout, is written to.
 
     Args:
-        path: The file to write or to replace.
+        path: Path. The file to write or to replace.
 
     Yields:
         The temporary path.
@@ -72,7 +72,7 @@ def folder_when_whole(path: Path) -> Iterator[Path]:
     it whole under a name that starts with `.old-`. A link to a folder stays a link.
 
     Args:
-        path: The folder to write or to replace.
+        path: Path. The folder to write or to replace.
 
     Yields:
         The temporary path; the block makes the folder.
@@ -97,8 +97,8 @@ def let_be(path: Path, other: Path) -> None:
     For files that are never changed in place, so that one of them may have several names.
 
     Args:
-        path: The name.
-        other: The file.
+        path: Path. The name.
+        other: Path. The file.
     """
     partial = _partial(path, ".partial")
     try:
@@ -117,7 +117,7 @@ def sweep(folder: Path) -> None:
     """Remove what killed processes left in a folder in which no other may write now.
 
     Args:
-        folder: The folder; it need not exist.
+        folder: Path. The folder; it need not exist.
     """
     for leftover in folder.glob(".partial-*"):
         _remove(leftover)

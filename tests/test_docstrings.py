@@ -27,8 +27,11 @@ _TYPES = (
     r"sequences?\b|iterables?\b|iterators?\b|mapping\b|callable\b|path\b|type\b|class\b|module\b|"
     r"(NumPy )?arrays?\b|tensors?\b|scalar\b|variables?\b|models?\b|layers?\b|object\b|enum\b|"
     r"exception\b|generator\b|context manager\b|files?\b|anything\b|nested\b|optional\b|number\b|"
-    r"`[\w.]+|keras\.|tf\.|np\.|\"|(bool|u?int|float)\d+\b|one of\b|any\b"
+    r"collections?\b|(pathlib\.)?Path\b|`[\w.]+|keras\.|tf\.|np\.|\"|(bool|u?int|float)\d+\b|"
+    r"one of\b|any\b"
 )
+# Our own classes, by their names.
+_CLASSES = {name for path in _FILES for name in re.findall(r"^class (\w+)", path.read_text(), re.M)}
 
 
 def problems(path: Path) -> Iterator[str]:
@@ -55,11 +58,12 @@ def problems(path: Path) -> Iterator[str]:
 
 
 def _wrong(text: str, default: ast.expr | None) -> Iterator[str]:
-    if not re.match(rf"(?:{_TYPES})", text):
+    first = re.match(r"\w+", text)
+    if not re.match(rf"(?:{_TYPES})", text) and not (first and first.group() in _CLASSES):
         yield f"does not begin with a type: {text[:50]!r}"
         return
     meaning = re.sub(r"\s*Defaults? to .*", "", text)
-    if not re.search(r"[.:] [A-Z\"`(0-9∇'\[γ]|[.:] [a-zA-Z]['_]? ", meaning):
+    if not re.search(r"[^.]\. \S", meaning):
         yield f"has a type but no meaning after it: {text[:60]!r}"
     if not text.endswith((".", ".)")):
         yield f"is no sentence: {text[-30:]!r}"

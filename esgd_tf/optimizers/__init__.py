@@ -1,4 +1,4 @@
-"""Optimizers that descend the local entropy, and the pure rules that they are made of."""
+"""Keras optimizers that descend the local entropy, and their rules as pure functions."""
 
 from esgd_tf.optimizers import langevin, scoping
 from esgd_tf.optimizers._statistics import LangevinStatistics

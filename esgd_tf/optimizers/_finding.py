@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import keras
+
+if TYPE_CHECKING:
+    from esgd_tf.optimizers.local_entropy import LocalEntropy
 
 __all__ = ["has_replicas", "of_model", "of_optimizer"]
 
 
-def of_optimizer(optimizer: Any) -> list[Any]:
+def of_optimizer(optimizer: keras.optimizers.Optimizer | None) -> list[LocalEntropy]:
     """Return the `LocalEntropy`s in an optimizer: itself, or those that it wraps."""
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         return of_optimizer(optimizer.inner_optimizer)
     if hasattr(type(optimizer), "langevin_phase"):
-        return [optimizer]
+        return [cast("LocalEntropy", optimizer)]
     # Those of Keras' MultiOptimizer.
     inner = getattr(optimizer, "optimizers", None)
     return [] if inner is None else [found for one in inner for found in of_optimizer(one)]
 
 
-def of_model(model: keras.Model) -> list[Any]:
+def of_model(model: keras.Model) -> list[LocalEntropy]:
     """Return the `LocalEntropy`s of a model: in `model.optimizer`, and in its attributes."""
     candidates = [getattr(model, "optimizer", None)]
     if not has_replicas(model):
@@ -37,7 +40,7 @@ def has_replicas(model: keras.Model) -> bool:
     return hasattr(getattr(model, "optimizer", None), "replicas")
 
 
-def _flat(value: Any) -> list[Any]:
+def _flat(value: Any) -> list[keras.optimizers.Optimizer]:
     if isinstance(value, Mapping):
         value = list(value.values())
     values = value if isinstance(value, list | tuple) else [value]

@@ -1,185 +1,358 @@
-"""The state of the inner loop: how far it has come, which weights take part, whether they are its.
+"""The inner loop of Entropy-SGD: anchor, mean and velocity, and the Langevin steps that move them.
 
-*Phase.* How many Langevin steps have been taken since the last outer update. It is state of its
-own: `iterations` may be assigned, and a file may come from an optimizer with another L.
+The equations stand in `langevin.py`; here they run on variables, by the fused kernels of
+`_kernels.py`. What the equations leave open is which weights take part.
 
 *Membership.* A weight joins the inner loop with its first gradient in it: then anchor = mean = x'
 = x and v = 0. The outer update moves those that have joined and no others. So weights that get
 their gradients in turn (two losses, a frozen part) are never dragged by a loop they are not in.
+A weight that someone else has changed between two steps (`_probes.py`) joins anew, from where it
+is; a weight that has been frozen leaves, and goes back to its anchor.
 
-*Probes.* Between two steps anyone may put other weights into the model: `set_weights`, a callback
-that clips or prunes, a checkpoint. The old anchor would then undo that at the next outer update. So
-sixteen numbers of every weight are remembered after each step, and compared before the next: a
-weight that was changed from outside starts its inner loop anew from where it is. Differences of the
-size of rounding do not count: Keras' `SwapEMAWeights` swaps by arithmetic. What a probe cannot see
-is a change of a few single numbers of a large weight, which then counts as a part of the walk.
+Each branch is one `tf.cond` for all weights, outside any replica: inside one, a conditional that
+updates variables fails under tf.distribute (merge_call).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Any
+import dataclasses
+import functools
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-# Numbers of each weight that are remembered.
-_PROBES = 16
-# Weights of no more numbers than this are joined to be probed.
-_JOINED = 2**17
+from esgd_tf.optimizers import _kernels, langevin
+from esgd_tf.optimizers._probes import Probes
+from esgd_tf.optimizers._statistics import StatisticsVariables
+from esgd_tf.optimizers._step_sizes import Scalars, StepSizes
+from esgd_tf.optimizers._swap import WeightSwap
+from esgd_tf.optimizers._variables import as_tf, frozen
+from esgd_tf.optimizers.scoping import AutoScope, ScopeSchedule
+
+__all__ = ["Gradients", "InnerLoop", "Rule", "Taken"]
+
+#: By the number of a weight: its gradient, summed over the devices, and its variable.
+Gradients = Mapping[int, tuple[tf.Tensor, tf.Variable]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """The numbers of the Langevin step that never change.
+
+    Args:
+        langevin_steps: int >= 0. L, Langevin steps per outer update; 0 means no inner loop.
+        nesterov: bool. Whether the step looks ahead along the velocity.
+        noise: float >= 0. epsilon, the strength of the thermal noise.
+        averaging: float in [0, 1). The weight of the old mean.
+        pulls: bool. Whether there is a pull toward the anchor to compute.
+        seed: keras.Variable, an int64 scalar. The seed of the noise.
+    """
+
+    langevin_steps: int
+    nesterov: bool
+    noise: float
+    averaging: float
+    pulls: bool
+    seed: keras.Variable
+
+
+class Taken(NamedTuple):
+    """A Langevin step that has been taken.
+
+    Attributes:
+        members: int32 tensor of shape [number of weights]. 1 for weights in the inner loop.
+        seen: What statistics need of the step: the gradient q and the N(0, I) of each variable,
+            by its number and its device's variable.
+    """
+
+    members: tf.Tensor
+    seen: dict[int, tuple[tf.Tensor, tf.Tensor]]
 
 
 class InnerLoop:
-    """The variables of the inner loop of one `LocalEntropy` that do not belong to a single weight.
+    """The state of the inner loop of one `LocalEntropy`, and its steps.
+
+    Args:
+        owner: keras.optimizers.Optimizer. The optimizer that saves the variables as its state.
+        rule: Rule. The numbers of the step.
+        step_sizes: StepSizes. eta' and the momentum, which may be set between two steps.
+        phase: keras.Variable, an int64 scalar in [0, L). Langevin steps taken since the last outer
+            update.
+        statistics: bool. Whether to keep the norms of the last outer update.
+        schedule: ScopeSchedule. The law of gamma; `AutoScope` measures it in the inner loop.
 
     Attributes:
-        phase: int64 scalar variable in [0, L).
-        members: int32 [number of weights] variable, 1 for weights that have joined.
+        weights: list of keras.Variable. The weights, in the order of their numbers; empty before
+            `build`.
+        l2: list of float. The coefficient of the L2 term for each weight.
+        anchors: list of keras.Variable. x for each weight; None for a weight that Keras overwrites
+            with its gradient. Empty for L = 0.
+        means: list of keras.Variable. mu for each weight, likewise.
+        velocities: list of keras.Variable. -eta' v for each weight, likewise; empty for momentum 0.
+        members: keras.Variable, int32 of shape [number of weights]. 1 for weights that have joined.
+        probes: Probes. Tell which weights someone else has changed.
+        swap: WeightSwap. Exchanges x' with the anchor or the mean, and back.
+        statistics: StatisticsVariables. What watches the steps; None for nothing.
     """
 
-    def __init__(self, optimizer: Any) -> None:
-        self._optimizer = optimizer
-        self.phase = self._variable((), "int64", "langevin_phase")
-        self.members: Any = None
-        self._seen: Any = None
+    members: keras.Variable
+    probes: Probes
 
-    def build(self, number: int) -> None:
-        """Create what depends on the number of weights."""
-        self.members = self._variable((number,), "int32", "members")
-        self._seen = self._variable((number, _PROBES), "float64", "probes")
+    def __init__(
+        self,
+        owner: keras.optimizers.Optimizer,
+        rule: Rule,
+        step_sizes: StepSizes,
+        phase: keras.Variable,
+        statistics: bool,
+        schedule: ScopeSchedule,
+    ) -> None:
+        self._owner = owner
+        self._rule = rule
+        self._step_sizes = step_sizes
+        self.l2: list[float] = []
+        self.phase = phase
+        self.swap = WeightSwap(owner, self)
+        self.statistics: StatisticsVariables | None = None
+        if statistics or isinstance(schedule, AutoScope):
+            self.statistics = StatisticsVariables(owner, rule.langevin_steps, schedule)
+        self.weights: list[keras.Variable] = []
+        self.anchors: list[keras.Variable] = []
+        self.means: list[keras.Variable] = []
+        self.velocities: list[keras.Variable] = []
 
-    def _variable(self, shape: tuple[int, ...], dtype: str, name: str) -> Any:
-        return self._optimizer.add_variable(
-            shape=shape,
+    def build(self, weights: Sequence[keras.Variable], l2: Sequence[float]) -> None:
+        """Create the slots, and what else depends on the number of weights.
+
+        Args:
+            weights: list of keras.Variable. The weights that the optimizer trains.
+            l2: list of float >= 0. The coefficient of the L2 term for each weight.
+        """
+        self.weights, self.l2 = list(weights), list(l2)
+        if self._rule.langevin_steps == 0:
+            return
+        self.anchors, self.means = self._owner.add_optimizer_variables(weights, ["anchor", "mean"])
+        if self._step_sizes.has_momentum:
+            self.velocities = self._owner.add_optimizer_variables(weights, "velocity")
+        self.members = self._owner.add_variable(
+            shape=(len(weights),),
             initializer="zeros",
-            dtype=dtype,
+            dtype="int32",
             aggregation="only_first_replica",
-            name=name,
+            name="members",
         )
+        self.probes = Probes(self._owner, weights)
+        self.swap.build(len(weights))
 
-    def is_replaced(self, distribution: Any) -> tf.Tensor:
-        """Whether each weight is another than the last step left: bool [number of weights].
+    # ---- one step -----------------------------------------------------------------------------
+
+    def step(
+        self,
+        distribution: tf.distribute.Strategy,
+        gradients: Gradients,
+        evaluation: tf.Tensor,
+        scope: tf.Tensor,
+    ) -> Taken:
+        """Let weights join, and take one Langevin step with those that have a gradient.
 
         Args:
-            distribution: The strategy in force; not to be called in a replica.
+            distribution: tf.distribute.Strategy. The strategy in force.
+            gradients: mapping from the number of a weight. Its gradient and its variable.
+            evaluation: int64 scalar tensor. Gradient evaluations so far: each has its own noise.
+            scope: float64 scalar tensor. gamma(t).
         """
-        seen = tf.convert_to_tensor(self._seen.value)
-        now = self._probes(distribution)
-        epsilon = [rounding(weight.dtype) for weight in self._optimizer._trainable_variables]
-        largest = tf.reduce_max(tf.maximum(tf.abs(seen), tf.abs(now)), axis=1)
-        tolerance = 4.0 * tf.constant(epsilon, tf.float64) * largest
-        # NaN is no replacement of NaN.
-        same = tf.abs(now - seen) <= tolerance[:, tf.newaxis]
-        same |= tf.math.is_nan(now) & tf.math.is_nan(seen)
-        same |= tf.equal(now, seen)  # infinities
-        return ~tf.reduce_all(same, axis=1)
+        phase = tf.identity(tf.convert_to_tensor(self.phase.value))
+        key = None
+        if self._rule.noise > 0:
+            key = _kernels.noise_key(self._rule.seed.value, evaluation)
+        kinds = {(v.dtype, self._step_sizes.factor(i)) for i, (_, v) in gradients.items()}
+        scalars = self._step_sizes.scalars(kinds, scope, self._rule.noise, self._rule.averaging)
+        members = self._join(distribution, gradients, phase)
+        # By the variable on each device.
+        seen: dict[int, tuple[tf.Tensor, tf.Tensor]] = {}
+        for i, (gradient, variable) in gradients.items():
+            distribution.extended.update(
+                variable,
+                lambda v, g, i=i: seen.update({id(v): self._move(i, v, g, scalars, key)}),
+                args=(gradient,),
+                group=False,
+            )
+        if self.statistics is not None:
+            self.statistics.finish_step(distribution)
+        return Taken(members, seen)
 
-    def remember(self, distribution: Any, taken: tf.Tensor | None = None) -> None:
-        """Remember the weights as a step has left them; not to be called in a replica.
+    def end(
+        self, i: int, variable: tf.Variable, taken: Taken, factor: tf.Tensor | None
+    ) -> tf.Tensor:
+        """Put a weight back to its anchor, and return the gradient for the outer optimizer.
 
         Args:
-            distribution: The strategy in force.
-            taken: Whether there was a step, a bool scalar, the same in all replicas; None for yes.
+            i: int. The number of the weight.
+            variable: tf.Variable. The weight on this device.
+            taken: Taken. The last Langevin step.
+            factor: float64 scalar tensor. What x - mean is multiplied by; None for nothing.
         """
-        now = self._probes(distribution)
-        if taken is not None:
-            taken = distribution.experimental_local_results(taken)[0]
-            now = tf.where(taken, now, tf.convert_to_tensor(self._seen.value))
-        distribution.extended.update(
-            self._seen.value, lambda v, probes: v.assign(probes), args=(now,), group=False
-        )
-
-    def _probes(self, distribution: Any) -> tf.Tensor:
-        """Return 16 numbers of every weight: float64 [number of weights, 16]."""
-        weights = [tf_variable(weight) for weight in self._optimizer._trainable_variables]
-        # The fused kernels copy a weight first while a tensor that was read from it lives: these
-        # are gone by then, since whatever changes the weights waits for what the probes say.
-        values = [
-            tf.reshape(tf.convert_to_tensor(distribution.experimental_local_results(w)[0]), [-1])
-            for w in weights
-        ]
-        # For small networks the number of operations counts: their weights are joined, and one
-        # operation picks from all of a dtype. Large weights are too large to be copied for that.
-        groups: dict[Any, list[int]] = {}
-        for i, value in enumerate(values):
-            together = value.dtype if value.shape[0] <= _JOINED else i
-            groups.setdefault(together, []).append(i)
-        rows = [_probe([values[i] for i in numbers]) for numbers in groups.values()]
-        if len(rows) == 1:
-            return rows[0]
-        order = np.argsort([i for numbers in groups.values() for i in numbers])
-        return tf.gather(tf.concat(rows, axis=0), order)
+        anchor, mean, _ = self._slots(i)
+        difference: tf.Tensor = langevin.outer_gradient(anchor, mean)
+        if self.statistics is not None:
+            none = tf.zeros_like(difference)
+            gradient, normal = taken.seen.get(id(variable), (none, none))
+            self.statistics.see_outer_update(
+                gradient,
+                normal,
+                difference,
+                tf.subtract(variable, anchor),
+                self._step_sizes.displacement_scale(self._step_sizes.factor(i), self._rule.noise),
+            )
+        if factor is not None:
+            difference = tf.cast(factor, difference.dtype) * difference
+        variable.assign(anchor)
+        return difference
 
     # ---- who takes part -----------------------------------------------------------------------
 
-    def joining(self, present: Collection[int], replaced: tf.Tensor) -> tf.Tensor:
-        """Tell which weights start their inner loop at this step: bool [number of weights].
-
-        Args:
-            present: Numbers of the weights that have a gradient at this step.
-            replaced: From `is_replaced`.
-        """
-        members = tf.cast(self.members.value, tf.bool)
-        starts = tf.equal(self.phase.value, 0)
-        return tf.cast(self.mask(present), tf.bool) & (starts | ~members | replaced)
-
-    def members_after(self, present: Collection[int], replaced: tf.Tensor) -> tf.Tensor:
-        """Tell which weights are in the inner loop during this step: int32 [number of weights].
-
-        Args:
-            present: Numbers of the weights that have a gradient at this step.
-            replaced: From `is_replaced`.
-        """
-        members = tf.cast(self.members.value, tf.bool)
-        members &= ~replaced & ~tf.equal(self.phase.value, 0)
-        return tf.maximum(tf.cast(members, tf.int32), self.mask(present))
-
     def mask(self, numbers: Collection[int]) -> tf.Tensor:
-        """Return 1 at these weights and 0 at the others: int32 [number of weights]."""
-        mask = np.zeros(len(self._optimizer._trainable_variables), np.int32)
+        """Return 1 at these weights and 0 at the others: int32 [number of weights].
+
+        Args:
+            numbers: collection of int. Numbers of weights.
+        """
+        mask = np.zeros(len(self.weights), np.int32)
         mask[list(numbers)] = 1
         return tf.constant(mask)
 
+    def release_frozen(self, distribution: tf.distribute.Strategy) -> None:
+        """Put weights that have been frozen in mid-loop back to their anchors, for good.
 
-def is_frozen(weight: Any) -> bool:
-    """Whether a weight has been told not to train since the optimizer was built on it."""
-    return not getattr(weight, "trainable", True)
+        Args:
+            distribution: tf.distribute.Strategy. The strategy in force.
+        """
+        numbers = [i for i in frozen(self.weights) if self.anchors[i] is not None]
+        if not numbers:
+            return
+        joined = tf.gather(tf.convert_to_tensor(self.members.value), numbers)
 
+        def release() -> tf.Tensor:
+            for place, i in enumerate(numbers):
+                distribution.extended.update(
+                    as_tf(self.weights[i]),
+                    lambda v, anchor, joined: v.assign(tf.where(joined, anchor, v)),
+                    args=(self.anchors[i].value, tf.cast(joined[place], tf.bool)),
+                    group=False,
+                )
+            stay = 1 - self.mask(numbers)
+            distribution.extended.update(
+                self.members.value, lambda v, stay: v.assign(v * stay), args=(stay,), group=False
+            )
+            return tf.constant(0)
 
-def frozen(weights: Sequence[Any]) -> list[int]:
-    """Return the numbers of the weights that do not train."""
-    return [i for i, weight in enumerate(weights) if is_frozen(weight)]
+        tf.cond(tf.reduce_any(joined > 0), release, lambda: tf.constant(0))
 
+    def _join(
+        self,
+        distribution: tf.distribute.Strategy,
+        gradients: Gradients,
+        phase: tf.Tensor,
+    ) -> tf.Tensor:
+        """Start the loop of weights that join at this step; return all members: int32 [weights]."""
+        replaced = self.probes.is_replaced(distribution)
+        before = tf.cast(self.members.value, tf.bool)
+        present, starts = self.mask(gradients), tf.equal(phase, 0)
+        joining = tf.cast(present, tf.bool) & (starts | ~before | replaced)
+        stay = before & ~replaced & ~starts
+        members = tf.maximum(tf.cast(stay, tf.int32), present)
+        # A weight that was changed in mid-loop by a callback keeps its velocity, as in Keras' SGD.
+        keep_velocity = replaced & before & (phase > 0)
 
-def rounding(dtype: Any) -> float:
-    """Return the step of a floating point dtype at 1."""
-    return {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 2.0**-23, "float64": 2.0**-52}[
-        tf.as_dtype(dtype).name
-    ]
+        def start_all() -> tf.Tensor:
+            for i, (_, variable) in gradients.items():
+                distribution.extended.update(
+                    variable, lambda v, i=i: self._start(i, v), group=False
+                )
+            return tf.constant(0)
 
+        def start_some() -> tf.Tensor:
+            for i, (_, variable) in gradients.items():
+                distribution.extended.update(
+                    variable,
+                    functools.partial(self._start_if, i),
+                    args=(joining[i], keep_velocity[i]),
+                    group=False,
+                )
+            return tf.constant(0)
 
-def tf_variable(variable: Any) -> Any:
-    """Return the tf.Variable of a Keras variable; a tf.Variable is its own."""
-    return variable.value if isinstance(variable, keras.Variable) else variable
+        tf.cond(
+            starts,
+            start_all,
+            lambda: tf.cond(tf.reduce_any(joining), start_some, lambda: tf.constant(0)),
+        )
+        distribution.extended.update(
+            self.members.value, lambda v, now: v.assign(now), args=(members,), group=False
+        )
+        return members
 
+    # ---- one weight on one device -------------------------------------------------------------
 
-def _probe(values: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Return 16 numbers of each flat tensor, all of one dtype: float64 [number, 16]."""
-    places, start = [], 0
-    for value in values:
-        places.append(start + _places(value.shape[0]))
-        start += value.shape[0]
-    if start == 0:
-        return tf.zeros([len(values), _PROBES], tf.float64)
-    joined = values[0] if len(values) == 1 else tf.concat(values, axis=0)
-    # An empty weight has no numbers of its own; any will do that does not change.
-    at = np.minimum(np.stack(places), start - 1)
-    return tf.cast(tf.gather(joined, tf.constant(at, tf.int64)), tf.float64)
+    def _slots(self, i: int) -> tuple[tf.Variable, tf.Variable, tf.Variable | None]:
+        """Return anchor, mean and velocity of a weight; the velocity is None for momentum 0."""
+        velocity = self.velocities[i].value if self.velocities else None
+        return self.anchors[i].value, self.means[i].value, velocity
 
+    def _start(self, i: int, variable: tf.Variable) -> None:
+        """Set x' = mean = x and v = 0."""
+        anchor, mean, velocity = self._slots(i)
+        anchor.assign(variable)
+        mean.assign(variable)
+        if velocity is not None:
+            velocity.assign(tf.zeros_like(variable))
 
-def _places(size: int) -> np.ndarray:
-    """Return 16 places of a flat weight, spread at unequal steps; of a short one, all."""
-    if size <= _PROBES:
-        return np.arange(_PROBES) % max(size, 1)
-    return np.sort(np.random.default_rng(size).choice(size, _PROBES, replace=False))
+    def _start_if(
+        self, i: int, variable: tf.Variable, joins: tf.Tensor, keep_velocity: tf.Tensor
+    ) -> None:
+        """Set x' = mean = x and, unless it is to be kept, v = 0, for a weight that joins."""
+        anchor, mean, velocity = self._slots(i)
+        for slot in (anchor, mean):
+            slot.assign(tf.where(joins, variable, slot))
+        if velocity is not None:
+            stays = keep_velocity | ~joins
+            velocity.assign(tf.where(stays, velocity, tf.zeros_like(variable)))
+
+    def _move(
+        self,
+        i: int,
+        variable: tf.Variable,
+        gradient: tf.Tensor,
+        scalars: Mapping[tuple[tf.DType, float], Scalars],
+        key: tf.Tensor | None,
+    ) -> tf.Tensor:
+        """Take one Langevin step; return its gradient q and its N(0, I)."""
+        gradient = _kernels.with_l2(gradient, variable, self.l2[i])
+        anchor, mean, velocity = self._slots(i)
+        scalar = scalars[variable.dtype, self._step_sizes.factor(i)]
+        needs_pull = self._rule.pulls or self.statistics is not None
+        pull = tf.subtract(variable, anchor) if needs_pull else None
+        _kernels.descend(
+            variable,
+            velocity,
+            gradient,
+            learning_rate=scalar.rate,
+            momentum=scalar.momentum,
+            nesterov=self._rule.nesterov,
+            after=[pull] if needs_pull else [],
+        )
+        if self._rule.pulls:
+            _kernels.subtract_scaled(variable, scalar.pull, pull)
+        normal = tf.zeros([], variable.dtype)
+        if key is not None:
+            # Not before the gradient is there: sampled at the step's start, the noise of all
+            # weights would lie in memory beside the activations.
+            with tf.control_dependencies([gradient]):
+                normal = _kernels.standard_normal(variable.shape, variable.dtype, key, i)
+            _kernels.subtract_scaled(variable, scalar.noise, normal)
+        _kernels.average(mean, variable, self._rule.averaging, scalar.rest)
+        if self.statistics is not None:
+            self.statistics.see_step(pull)
+        return gradient, normal

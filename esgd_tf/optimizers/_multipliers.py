@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+
+import keras
 
 from esgd_tf import _checks
 
@@ -13,8 +14,8 @@ class Multipliers:
     """Factors on a step size, by regular expressions that are searched in the weights' paths.
 
     Args:
-        name: Of the argument, for errors.
-        factors: Factor >= 0 by regular expression; None for 1 everywhere.
+        name: str. The name of the argument, for errors.
+        factors: dict of floats >= 0 by regular expression. The factors; None for 1 everywhere.
 
     Raises:
         ValueError: A factor is no number >= 0, or a pattern no regular expression.
@@ -41,7 +42,7 @@ class Multipliers:
                 ) from None
         self._of: list[float] = []
 
-    def build(self, weights: Sequence[Any]) -> None:
+    def build(self, weights: Sequence[keras.Variable]) -> None:
         """Find the factor of every weight.
 
         Raises:

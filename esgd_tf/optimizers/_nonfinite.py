@@ -15,10 +15,11 @@ def step_or_skip(
     """Take the step, or add one to `skipped`; called outside any replica.
 
     Args:
-        distribution: The strategy in force.
-        gradients: Summed over the devices.
-        skipped: Counts the minibatches left out.
-        step: Takes the step.
+        distribution: tf.distribute.Strategy. The strategy in force.
+        gradients: sequence of tf.Tensor or tf.IndexedSlices. The gradients, summed over the
+            devices.
+        skipped: tf.Variable, an integer scalar. Counts the minibatches that were left out.
+        step: callable. Takes the step.
     """
 
     def take() -> tf.Tensor:
@@ -43,10 +44,12 @@ def undo_counting(
     """After a minibatch that was left out, bring the counters back that it has advanced.
 
     Args:
-        taken: Whether the step was taken, and nothing is to be undone.
-        scalars: The outer optimizer's scalars, with their values before.
-        iterations: The counter of minibatches.
-        minibatches: Of one gradient evaluation; an evaluation made of several starts over.
+        taken: bool scalar tensor. Whether the step was taken, so that nothing is to be undone.
+        scalars: sequence of pairs of keras.Variable and tf.Tensor. The outer optimizer's scalars,
+            with their values before the step.
+        iterations: keras.Variable, an integer scalar. The counter of minibatches.
+        minibatches: int >= 1. How many minibatches make one gradient evaluation; an evaluation made
+            of several starts over.
     """
     for variable, old in scalars:
         variable.assign(tf.where(taken, variable.value, old))
@@ -58,8 +61,8 @@ def keep_infinities(gradients: Sequence[Any], clipped: Sequence[Any]) -> list[An
     """Return gradients clipped by value, with NaN where there was no finite number to clip.
 
     Args:
-        gradients: Before clipping; IndexedSlices too.
-        clipped: After it.
+        gradients: sequence of tf.Tensor, tf.IndexedSlices or None. The gradients before clipping.
+        clipped: sequence of the same kind. The gradients after clipping.
     """
 
     def keep(gradient: Any, clipped: Any) -> Any:

@@ -9,13 +9,19 @@ the weights of any file can be loaded.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
+from esgd_tf import _keras
 from esgd_tf._warn import warn
 from esgd_tf.optimizers.scoping import ScopeSchedule
+
+if TYPE_CHECKING:
+    from esgd_tf.optimizers.local_entropy import LocalEntropy
+
+__all__ = ["StateWarning", "StoredState", "arguments", "deserialized", "set_weights"]
 
 # The constructor's arguments that are kept under their own names, as plain values.
 _PLAIN = (
@@ -40,10 +46,10 @@ class StoredState:
     """The state of one `LocalEntropy` and of its outer optimizer, on the way from a file.
 
     Args:
-        optimizer: The `LocalEntropy`.
+        optimizer: LocalEntropy. The optimizer whose state is saved and loaded.
     """
 
-    def __init__(self, optimizer: Any) -> None:
+    def __init__(self, optimizer: LocalEntropy) -> None:
         self._optimizer = optimizer
         self._own: dict[str, np.ndarray] | None = None
         self._outer: dict[str, np.ndarray] | None = None
@@ -52,7 +58,7 @@ class StoredState:
 
     def save(self, store: Any) -> None:
         """Put the state into the store."""
-        for i, variable in enumerate(self._optimizer._variables):
+        for i, variable in enumerate(_keras.own_variables(self._optimizer)):
             store[str(i)] = variable.numpy()
         store[_MARK] = np.array(self._optimizer.langevin_steps)
 
@@ -86,7 +92,7 @@ class StoredState:
     def _restore_own(self, values: dict[str, np.ndarray]) -> None:
         optimizer = self._optimizer
         mark = values.pop(_MARK, None)
-        if mark is None or not _fill(optimizer._variables, values):
+        if mark is None or not _fill(_keras.own_variables(optimizer), values):
             what = "of another optimizer" if mark is None else "made with other arguments"
             warn(
                 f"The optimizer state in the file is that {what} than {optimizer.name!r}, which "
@@ -98,7 +104,7 @@ class StoredState:
         optimizer._swap.may_be_elsewhere = True
         if optimizer.langevin_steps == 0:
             return
-        phase = int(optimizer._loop.phase.numpy())
+        phase = int(optimizer.langevin_phase)
         if int(mark) != optimizer.langevin_steps and phase > 0:
             warn(
                 f"The file was saved after {phase} of {int(mark)} Langevin steps: "
@@ -109,7 +115,7 @@ class StoredState:
         optimizer._warnings.loaded()
 
 
-def set_weights(optimizer: Any, weights: Sequence[Any]) -> None:
+def set_weights(optimizer: LocalEntropy, weights: Sequence[Any]) -> None:
     """Set all variables of a `LocalEntropy` and its outer optimizer.
 
     Raises:
@@ -132,7 +138,7 @@ def set_weights(optimizer: Any, weights: Sequence[Any]) -> None:
         variable.assign(weight)
 
 
-def arguments(optimizer: Any) -> dict[str, Any]:
+def arguments(optimizer: LocalEntropy) -> dict[str, Any]:
     """Return the constructor's arguments of a `LocalEntropy` that are its own, serialised."""
     gamma = optimizer.gamma
     if isinstance(gamma, ScopeSchedule):
@@ -142,7 +148,8 @@ def arguments(optimizer: Any) -> dict[str, Any]:
         "langevin_steps": optimizer.langevin_steps,
         "gamma": gamma,
         **{name: getattr(optimizer, name) for name in _PLAIN},
-        **optimizer._steps.config(),
+        **optimizer._step_sizes.config(),
+        "learning_rate_multipliers": optimizer._outer.multipliers(),
         "statistics": optimizer.keeps_statistics,
     }
 

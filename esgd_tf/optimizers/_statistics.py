@@ -6,9 +6,15 @@ inside the training step, from what the step has at hand, and kept in optimizer 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
+import keras
 import tensorflow as tf
+
+from esgd_tf.optimizers.scoping import AutoScope, ScopeSchedule
+
+__all__ = ["LangevinStatistics", "StatisticsVariables"]
 
 # Sums over all weights while a step runs.
 _SUMS = ("gradient", "outer", "dot", "noise", "distance_before", "distance_after")
@@ -33,14 +39,29 @@ class LangevinStatistics(NamedTuple):
 
 
 class StatisticsVariables:
-    """The state behind `LocalEntropy.statistics` and the measurement of `AutoScope`."""
+    """The state behind `LocalEntropy.statistics` and the measurement of `AutoScope`.
 
-    def __init__(self, optimizer: Any) -> None:
-        self._optimizer = optimizer
+    Args:
+        owner: keras.optimizers.Optimizer. The optimizer that saves the variables as its state.
+        langevin_steps: int >= 0. L, Langevin steps per outer update.
+        schedule: ScopeSchedule. The law of gamma; an `AutoScope` is told what it measures.
+
+    Attributes:
+        has_seen_loss: Whether a step has told its loss, which `AutoScope` needs.
+        gamma_zero: keras.Variable, a float32 scalar. What `AutoScope` has measured; 0 before.
+    """
+
+    def __init__(
+        self, owner: keras.optimizers.Optimizer, langevin_steps: int, schedule: ScopeSchedule
+    ) -> None:
+        self._langevin_steps = langevin_steps
+        self._schedule = schedule
         self.has_seen_loss = False
 
-        def variable(name: str, shape: tuple[int, ...], initializer: Any = "zeros") -> Any:
-            return optimizer.add_variable(
+        def variable(
+            name: str, shape: tuple[int, ...], initializer: str | Callable[..., tf.Tensor] = "zeros"
+        ) -> keras.Variable:
+            return owner.add_variable(
                 shape=shape, initializer=initializer, dtype="float32", name=name
             )
 
@@ -50,7 +71,7 @@ class StatisticsVariables:
         self._result = variable("statistics", (len(LangevinStatistics._fields),), not_yet)
         self.gamma_zero = variable("gamma_zero", ())
         # Every device sees the loss of its part of the minibatch, divided by the number of devices.
-        self._loss = optimizer.add_variable(
+        self._loss = owner.add_variable(
             shape=(), initializer="zeros", dtype="float32", aggregation="sum", name="loss"
         )
 
@@ -59,16 +80,28 @@ class StatisticsVariables:
         return LangevinStatistics(*(float(value) for value in self._result.numpy()))
 
     def see_loss(self, loss: tf.Tensor) -> None:
-        """Remember the loss of this minibatch; called in each replica."""
+        """Remember the loss of this minibatch; called in each replica.
+
+        Args:
+            loss: tf.Tensor, a scalar. The loss of this device's part of the minibatch.
+        """
         self.has_seen_loss = True
         self._loss.assign(tf.cast(tf.stop_gradient(loss), tf.float32))
 
     def see_step(self, pull: tf.Tensor) -> None:
-        """Add x' - x of one weight, before this step."""
+        """Add x' - x of one weight, before this step.
+
+        Args:
+            pull: tf.Tensor of the weight's shape. x' - x.
+        """
         self._add(distance_before=_square(pull))
 
-    def finish_step(self, distribution: Any) -> None:
-        """Add |x' - x| over all weights to the inner loop's sum, after the step's last weight."""
+    def finish_step(self, distribution: tf.distribute.Strategy) -> None:
+        """Add |x' - x| over all weights to the inner loop's sum, after the step's last weight.
+
+        Args:
+            distribution: tf.distribute.Strategy. The strategy in force.
+        """
 
         def finish(sums: tf.Variable) -> None:
             value = tf.convert_to_tensor(sums)
@@ -88,11 +121,11 @@ class StatisticsVariables:
         """Add what one weight contributes at the end of an inner loop.
 
         Args:
-            gradient: ∇f at the last Langevin step.
-            normal: The N(0, I) of the last Langevin step.
-            difference: x - mean.
-            distance: x' - x.
-            noise_scale: Standard deviation of the thermal displacement, a float64 scalar.
+            gradient: tf.Tensor of the weight's shape. ∇f at the last Langevin step.
+            normal: tf.Tensor of the weight's shape. The N(0, I) of the last Langevin step.
+            difference: tf.Tensor of the weight's shape. x - mean.
+            distance: tf.Tensor of the weight's shape. x' - x.
+            noise_scale: float64 scalar tensor. The standard deviation of the thermal displacement.
         """
         self._add(
             gradient=_square(gradient),
@@ -102,8 +135,15 @@ class StatisticsVariables:
             distance_after=_square(distance),
         )
 
-    def finish_outer_update(self, distribution: Any, outer_iterations: Any) -> None:
-        """Turn the sums over all weights into norms, after the last weight of an outer update."""
+    def finish_outer_update(
+        self, distribution: tf.distribute.Strategy, outer_iterations: keras.Variable
+    ) -> None:
+        """Turn the sums over all weights into norms, after the last weight of an outer update.
+
+        Args:
+            distribution: tf.distribute.Strategy. The strategy in force.
+            outer_iterations: keras.Variable, an integer scalar. Outer updates before this one.
+        """
         distribution.extended.update(
             self._sums.value,
             self._finish,
@@ -123,17 +163,16 @@ class StatisticsVariables:
                     gradient,
                     outer,
                     tf.math.divide_no_nan(at["dot"], gradient * outer),
-                    distance / self._optimizer.langevin_steps,
+                    distance / self._langevin_steps,
                     tf.sqrt(at["noise"]),
                 ]
             )
         )
-        measure = getattr(self._optimizer._schedule, "measure", None)
-        if measure is not None:
+        if isinstance(self._schedule, AutoScope):
             gamma_zero = tf.convert_to_tensor(self.gamma_zero.value)
             loss = tf.convert_to_tensor(self._loss.value)
             self.gamma_zero.value.assign(
-                measure(outer_iterations + 1, gamma_zero, loss, at["distance_after"])
+                self._schedule.measure(outer_iterations + 1, gamma_zero, loss, at["distance_after"])
             )
 
     def _add(self, **sums: tf.Tensor) -> None:

@@ -1,28 +1,50 @@
-"""The inner step size and momentum, which may be set at any time, and what they are by weight."""
+"""The inner step size and momentum, which may be set at any time, and their factors by weight."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from esgd_tf import _checks
 from esgd_tf.optimizers._multipliers import Multipliers
+from esgd_tf.optimizers._variables import scalar
+
+__all__ = ["Scalars", "StepSizes"]
+
+
+class Scalars(NamedTuple):
+    """The scalars of a Langevin step for weights of one dtype and one factor, in that dtype.
+
+    Attributes:
+        rate: eta', times the factor.
+        momentum: The momentum of the velocity.
+        pull: min(rate gamma(t), 1).
+        noise: Minus the standard deviation of the thermal displacement.
+        rest: 1 - averaging.
+    """
+
+    rate: tf.Tensor
+    momentum: tf.Tensor
+    pull: tf.Tensor
+    noise: tf.Tensor
+    rest: tf.Tensor
 
 
 class StepSizes:
-    """The step sizes of one `LocalEntropy`, and its inner momentum.
+    """The inner step size eta' of one `LocalEntropy`, and its inner momentum.
 
-    Variables, so that a step that is traced already sees what is set later.
+    Both are variables, so that a step that is traced already sees what is set later.
 
     Args:
-        optimizer: The `LocalEntropy`.
-        langevin_learning_rate: eta', a number > 0 or a Keras schedule over outer updates.
-        momentum: Of the inner velocity, in [0, 1).
-        outer_multipliers: Factors on the outer step size by patterns of weights' paths, or None.
-        inner_multipliers: Factors on eta', likewise.
+        owner: keras.optimizers.Optimizer. The optimizer that saves the variables as its state.
+        outer_iterations: keras.Variable, an integer scalar. Outer updates so far.
+        langevin_learning_rate: float > 0, or a Keras schedule over outer updates. eta'.
+        momentum: float in [0, 1). The momentum of the inner velocity.
+        multipliers: dict of floats >= 0 by regular expression. Factors on eta' for the weights in
+            whose paths the expressions are found; None for 1 everywhere.
 
     Attributes:
         has_momentum: Whether there is a velocity.
@@ -33,33 +55,33 @@ class StepSizes:
 
     def __init__(
         self,
-        optimizer: Any,
-        langevin_learning_rate: Any,
+        owner: keras.optimizers.Optimizer,
+        outer_iterations: keras.Variable,
+        langevin_learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
         momentum: float,
-        outer_multipliers: Mapping[str, float] | None,
-        inner_multipliers: Mapping[str, float] | None,
+        multipliers: Mapping[str, float] | None,
     ) -> None:
-        self._optimizer = optimizer
-        self._outer = Multipliers("learning_rate_multipliers", outer_multipliers)
-        self._inner = Multipliers("langevin_learning_rate_multipliers", inner_multipliers)
+        self._outer_iterations = outer_iterations
+        self._multipliers = Multipliers("langevin_learning_rate_multipliers", multipliers)
         momentum = _checks.real("momentum", momentum, at_least=0, below=1)
         self.has_momentum = momentum > 0
+        # Any: a variable or a schedule, and Keras has no types.
         self._rate: Any = langevin_learning_rate
         if not isinstance(self._rate, keras.optimizers.schedules.LearningRateSchedule):
             rate = _checks.real("langevin_learning_rate", langevin_learning_rate, above=0)
-            self._rate = self._variable("langevin_learning_rate", rate)
-        self._momentum = self._variable("momentum", momentum)
+            self._rate = scalar(owner, "langevin_learning_rate", "float64", rate)
+        self._momentum = scalar(owner, "momentum", "float64", momentum)
 
-    def _variable(self, name: str, value: float) -> Any:
-        return scalar(self._optimizer, name, "float64", value)
+    def build(self, weights: Sequence[keras.Variable]) -> None:
+        """Find the factor of every weight.
 
-    def build(self, weights: Sequence[Any]) -> None:
-        """Find the factors of every weight."""
-        self._outer.build(weights)
-        self._inner.build(weights)
+        Args:
+            weights: sequence of keras.Variable. The weights that the optimizer trains.
+        """
+        self._multipliers.build(weights)
 
     @property
-    def rate(self) -> Any:
+    def rate(self) -> keras.Variable | tf.Tensor:
         """The inner step size as a user reads it: a variable, or what its schedule gives now."""
         return self._rate if isinstance(self._rate, keras.Variable) else self.rate_now()
 
@@ -73,7 +95,7 @@ class StepSizes:
         self._rate.assign(_checks.real("langevin_learning_rate", rate, above=0))
 
     @property
-    def momentum(self) -> Any:
+    def momentum(self) -> keras.Variable:
         """The inner momentum, a variable."""
         return self._momentum
 
@@ -91,19 +113,62 @@ class StepSizes:
         """Return eta' of this outer update, a float64 scalar."""
         if isinstance(self._rate, keras.Variable):
             return tf.convert_to_tensor(self._rate.value)
-        return tf.cast(self._rate(self._optimizer.outer_iterations), tf.float64)
+        return tf.cast(self._rate(self._outer_iterations), tf.float64)
 
     def momentum_now(self) -> tf.Tensor:
         """Return the momentum, a float64 scalar."""
         return tf.convert_to_tensor(self._momentum.value)
 
-    def inner(self, i: int) -> float:
-        """Return the factor on eta' of weight number i."""
-        return self._inner.of(i)
+    def factor(self, i: int) -> float:
+        """Return the factor on eta' of a weight.
 
-    def outer(self, i: int) -> float:
-        """Return the factor on the outer step size of weight number i."""
-        return self._outer.of(i)
+        Args:
+            i: int. The number of the weight.
+        """
+        return self._multipliers.of(i)
+
+    def scalars(
+        self,
+        kinds: Collection[tuple[tf.DType, float]],
+        scope: tf.Tensor,
+        noise: float,
+        averaging: float,
+    ) -> dict[tuple[tf.DType, float], Scalars]:
+        """Make the scalars of a step once per kind: per weight they would slow tracing down.
+
+        Args:
+            kinds: collection of pairs. The dtypes of the weights, with the factors on eta'.
+            scope: float64 scalar tensor. gamma(t).
+            noise: float >= 0. epsilon, the strength of the thermal noise.
+            averaging: float in [0, 1). The weight of the old mean.
+        """
+        made = {}
+        for dtype, factor in kinds:
+            rate = self._scaled_rate(factor)
+            values = Scalars(
+                rate=rate,
+                momentum=self.momentum_now(),
+                # From 1 on x' is held at the anchor; beyond 2 it would run away from it.
+                pull=tf.minimum(rate * scope, 1.0),
+                noise=-self.displacement_scale(factor, noise),
+                rest=tf.constant(1.0 - averaging, tf.float64),
+            )
+            made[dtype, factor] = Scalars(*(tf.cast(value, dtype) for value in values))
+        return made
+
+    def displacement_scale(self, factor: float, noise: float) -> tf.Tensor:
+        """Return the standard deviation of the thermal term, sqrt(2 eta') noise: float64.
+
+        Args:
+            factor: float >= 0. The factor on eta' of the weight.
+            noise: float >= 0. epsilon, the strength of the thermal noise.
+        """
+        return tf.sqrt(2.0 * self._scaled_rate(factor)) * tf.constant(noise, tf.float64)
+
+    def _scaled_rate(self, factor: float) -> tf.Tensor:
+        """Return eta' of weights with this factor, a float64 scalar."""
+        rate = self.rate_now()
+        return rate if factor == 1.0 else rate * tf.constant(factor, tf.float64)
 
     def config(self) -> dict[str, Any]:
         """Return the constructor's arguments, serialised."""
@@ -115,18 +180,5 @@ class StepSizes:
                 else keras.saving.serialize_keras_object(rate)
             ),
             "momentum": float(self._momentum.numpy()),
-            "learning_rate_multipliers": self._outer.config(),
-            "langevin_learning_rate_multipliers": self._inner.config(),
+            "langevin_learning_rate_multipliers": self._multipliers.config(),
         }
-
-
-def scalar(optimizer: Any, name: str, dtype: str, value: float = 0) -> Any:
-    """Return a new scalar variable of an optimizer."""
-    return optimizer.add_variable(
-        shape=(),
-        # Keras' Constant would round through float32.
-        initializer=lambda shape, dtype: tf.constant(value, dtype, shape),
-        dtype=dtype,
-        aggregation="only_first_replica",
-        name=name,
-    )

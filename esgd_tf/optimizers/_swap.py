@@ -23,11 +23,18 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
+import keras
 import tensorflow as tf
 
-from esgd_tf.optimizers import _inner_loop
+from esgd_tf import _keras
+from esgd_tf.optimizers._variables import as_tf, frozen, rounding
+
+if TYPE_CHECKING:
+    from esgd_tf.optimizers._inner_loop import InnerLoop
+
+__all__ = ["PLACES", "WeightSwap", "Where", "uninterrupted"]
 
 Where = Literal["anchor", "mean", "langevin"]
 PLACES: tuple[Where, ...] = ("langevin", "anchor", "mean")
@@ -38,24 +45,36 @@ _ROUNDING = 2.0**-36
 
 
 class WeightSwap:
-    """The exchange of the model's weights with the slots of one `LocalEntropy` optimizer."""
+    """The exchange of the model's weights with the slots of an inner loop.
 
-    def __init__(self, optimizer: Any) -> None:
-        self._optimizer = optimizer
-        self._held = optimizer.add_variable(
+    Args:
+        owner: keras.optimizers.Optimizer. The optimizer that saves the variables as its state.
+        loop: InnerLoop. Owns the anchors, the means and the phase.
+
+    Attributes:
+        may_be_elsewhere: False only if x' is known to be in place, so that a callback may ask at
+            every minibatch.
+    """
+
+    def __init__(self, owner: keras.optimizers.Optimizer, loop: InnerLoop) -> None:
+        self._owner = owner
+        self._loop = loop
+        self._held = owner.add_variable(
             shape=(),
             initializer="zeros",
             dtype="int32",
             aggregation="only_first_replica",
             name="weights_held",
         )
-        self._fingerprints: Any = None
-        # False only if x' is known to be in place, so that a callback may ask at every minibatch.
         self.may_be_elsewhere = True
 
     def build(self, number: int) -> None:
-        """Create the state that depends on the number of weights."""
-        self._fingerprints = self._optimizer.add_variable(
+        """Create the state that depends on the number of weights.
+
+        Args:
+            number: int >= 0. How many weights the optimizer trains.
+        """
+        self._fingerprints = self._owner.add_variable(
             shape=(number, 2),
             initializer="zeros",
             dtype="float64",
@@ -65,26 +84,23 @@ class WeightSwap:
 
     def holds(self) -> Where | None:
         """Return what the model holds, eagerly; None where anchor, mean and x' coincide."""
-        optimizer = self._optimizer
-        if not optimizer.built or int(optimizer.langevin_phase) == 0:
+        if not self._loop.weights or int(self._loop.phase.numpy()) == 0:
             return None
         return PLACES[int(self._held.numpy())]
 
     def anchors(self) -> list[tf.Tensor]:
         """Return the anchor of every weight, wherever it is kept at the moment."""
-        optimizer = self._optimizer
-        weights = [
-            tf.convert_to_tensor(_inner_loop.tf_variable(v)) for v in optimizer._trainable_variables
-        ]
-        if optimizer.langevin_steps == 0:
+        loop = self._loop
+        weights = [tf.convert_to_tensor(as_tf(v)) for v in loop.weights]
+        if not loop.anchors:
             return weights
-        loop, held = optimizer._loop, tf.convert_to_tensor(self._held.value)
+        held = tf.convert_to_tensor(self._held.value)
         in_place = tf.equal(loop.phase.value, 0) | tf.equal(held, PLACES.index("anchor"))
         members = tf.cast(loop.members.value, tf.bool)
         if tf.executing_eagerly() and bool(~in_place):
             # In a graph the next step sees to it.
-            members &= ~loop.is_replaced(optimizer._distribution_strategy)
-        pairs = list(zip(weights, optimizer._anchors, strict=True))
+            members &= ~loop.probes.is_replaced(self._strategy)
+        pairs = list(zip(weights, loop.anchors, strict=True))
 
         def kept() -> list[tf.Tensor]:
             return [
@@ -111,41 +127,47 @@ class WeightSwap:
         that are not those of the last step stay: someone else has put them there.
 
         Args:
-            where: "anchor", "mean" or "langevin".
+            where: "anchor", "mean" or "langevin". The weights that the model is to hold.
 
         Returns:
             What the model held before; None where the three coincide.
         """
-        optimizer = self._optimizer
         before = self.holds()
         self.may_be_elsewhere = where != "langevin"
         if before is None or where == before:
             return before
-        strategy = optimizer._distribution_strategy
-        with strategy.scope(), uninterrupted():
-            self.back_to_langevin(strategy)
+        with self._strategy.scope(), uninterrupted():
+            self.back_to_langevin(self._strategy)
             if where != "langevin":
-                self._exchange(where, strategy)
+                self._exchange(where, self._strategy)
         return before
+
+    @property
+    def _strategy(self) -> tf.distribute.Strategy:
+        return _keras.strategy_of(self._owner)
 
     def leave_inner_loop(self) -> None:
         """Let all weights be what they are: each starts anew with its next gradient."""
-        members = self._optimizer._loop.members
+        members = self._loop.members
         members.assign(tf.zeros_like(members.value))
         self._held.assign(PLACES.index("langevin"))
 
-    def back_to_langevin(self, distribution: Any) -> None:
-        """Give the model its Langevin weights back; in the training graph or eagerly."""
+    def back_to_langevin(self, distribution: tf.distribute.Strategy) -> None:
+        """Give the model its Langevin weights back; in the training graph or eagerly.
+
+        Args:
+            distribution: tf.distribute.Strategy. The strategy in force.
+        """
         held = tf.convert_to_tensor(self._held.value)
-        loop = self._optimizer._loop
+        loop = self._loop
 
         def take_back() -> tf.Tensor:
             members = tf.convert_to_tensor(loop.members.value)
             going_back = self._are_untouched(distribution) & tf.cast(members, tf.bool)
-            for i, variable in enumerate(self._optimizer._trainable_variables):
-                if self._optimizer._anchors[i] is not None:
+            for i, variable in enumerate(loop.weights):
+                if loop.anchors[i] is not None:
                     distribution.extended.update(
-                        _inner_loop.tf_variable(variable),
+                        as_tf(variable),
                         self._take_back,
                         args=(i, held, going_back[i]),
                         group=False,
@@ -157,58 +179,27 @@ class WeightSwap:
                 group=False,
             )
             distribution.extended.update(self._held.value, lambda v: v.assign(0), group=False)
-            loop.remember(distribution)
+            loop.probes.remember(distribution)
             return tf.constant(0)
 
         tf.cond(tf.equal(held, PLACES.index("langevin")), lambda: tf.constant(0), take_back)
 
-    def let_go_of_frozen(self, distribution: Any) -> None:
-        """Put weights that have been frozen in mid-loop back to their anchors, for good."""
-        optimizer = self._optimizer
-        numbers = [
-            i
-            for i in _inner_loop.frozen(optimizer._trainable_variables)
-            if optimizer._anchors[i] is not None
-        ]
-        if not numbers:
-            return
-        members = optimizer._loop.members
-        joined = tf.gather(tf.convert_to_tensor(members.value), numbers)
-
-        def let_go() -> tf.Tensor:
-            for place, i in enumerate(numbers):
-                distribution.extended.update(
-                    _inner_loop.tf_variable(optimizer._trainable_variables[i]),
-                    lambda v, anchor, joined: v.assign(tf.where(joined, anchor, v)),
-                    args=(optimizer._anchors[i].value, tf.cast(joined[place], tf.bool)),
-                    group=False,
-                )
-            stay = 1 - optimizer._loop.mask(numbers)
-            distribution.extended.update(
-                members.value, lambda v, stay: v.assign(v * stay), args=(stay,), group=False
-            )
-            return tf.constant(0)
-
-        tf.cond(tf.reduce_any(joined > 0), let_go, lambda: tf.constant(0))
-
-    def _exchange(self, where: Where, distribution: Any) -> None:
-        optimizer = self._optimizer
-        self.let_go_of_frozen(distribution)
-        members = optimizer._loop.members.numpy().astype(bool)
-        moved = members & ~optimizer._loop.is_replaced(distribution).numpy()
+    def _exchange(self, where: Where, distribution: tf.distribute.Strategy) -> None:
+        loop = self._loop
+        loop.release_frozen(distribution)
+        members = loop.members.numpy().astype(bool)
+        moved = members & ~loop.probes.is_replaced(distribution).numpy()
         if not moved.any():
             return
-        slots = optimizer._anchors if where == "anchor" else optimizer._means
-        for i, (variable, slot) in enumerate(
-            zip(optimizer._trainable_variables, slots, strict=True)
-        ):
+        slots = loop.anchors if where == "anchor" else loop.means
+        for i, (variable, slot) in enumerate(zip(loop.weights, slots, strict=True)):
             if slot is not None and moved[i]:
                 langevin = tf.identity(tf.convert_to_tensor(variable))
                 placed = tf.identity(tf.convert_to_tensor(slot.value))
                 variable.assign(placed)
                 slot.assign(langevin)
         # Weights that someone else has put there are out of the loop.
-        optimizer._loop.members.assign(moved.astype("int32"))
+        loop.members.assign(moved.astype("int32"))
         self._fingerprints.assign(self._fingerprints_now(distribution))
         self._held.assign(PLACES.index(where))
 
@@ -216,8 +207,7 @@ class WeightSwap:
         self, variable: tf.Variable, i: int, held: tf.Tensor, going_back: tf.Tensor
     ) -> None:
         """Undo `_exchange` for one variable that goes back; what has been replaced stays."""
-        optimizer = self._optimizer
-        anchor, mean = optimizer._anchors[i].value, optimizer._means[i].value
+        anchor, mean = self._loop.anchors[i].value, self._loop.means[i].value
         placed, first, second = (tf.convert_to_tensor(v) for v in (variable, anchor, mean))
         from_anchor = tf.equal(held, PLACES.index("anchor"))
         variable.assign(tf.where(going_back, tf.where(from_anchor, first, second), placed))
@@ -225,26 +215,23 @@ class WeightSwap:
         anchor.assign(tf.where(going_back & from_anchor, placed, first))
         mean.assign(tf.where(going_back & ~from_anchor, placed, second))
 
-    def _are_untouched(self, distribution: Any) -> tf.Tensor:
-        """Whether each weight is what `_exchange` put there, up to rounding: bool [weights]."""
-        weights = self._optimizer._trainable_variables
+    def _are_untouched(self, distribution: tf.distribute.Strategy) -> tf.Tensor:
+        """Return whether each weight is what `_exchange` put there, up to rounding: bool."""
+        weights = self._loop.weights
         then, norm_then = tf.unstack(tf.convert_to_tensor(self._fingerprints.value), axis=1)
         now, norm_now = tf.unstack(self._fingerprints_now(distribution), axis=1)
-        epsilon = [max(_inner_loop.rounding(v.dtype), _ROUNDING) for v in weights]
+        epsilon = [max(rounding(v.dtype), _ROUNDING) for v in weights]
         # Rounding errors have random signs: that of the projection grows as the norm does.
         tolerance = 4.0 * tf.constant(epsilon, tf.float64) * tf.maximum(norm_then, norm_now)
         same = (tf.abs(now - then) <= tolerance) | (tf.math.is_nan(then) & tf.math.is_nan(now))
-        frozen = self._optimizer._loop.mask(_inner_loop.frozen(weights))
-        return same & ~tf.cast(frozen, tf.bool)
+        return same & ~tf.cast(self._loop.mask(frozen(weights)), tf.bool)
 
-    def _fingerprints_now(self, distribution: Any) -> tf.Tensor:
+    def _fingerprints_now(self, distribution: tf.distribute.Strategy) -> tf.Tensor:
         """Return the projection and the norm of every weight: float64 [number of weights, 2]."""
         return tf.stack(
             [
-                _fingerprint(
-                    distribution.experimental_local_results(_inner_loop.tf_variable(variable))[0]
-                )
-                for variable in self._optimizer._trainable_variables
+                _fingerprint(distribution.experimental_local_results(as_tf(variable))[0])
+                for variable in self._loop.weights
             ]
         )
 
@@ -269,7 +256,7 @@ def uninterrupted() -> Iterator[None]:
             previous(*came[0])
 
 
-def _fingerprint(weight: Any) -> tf.Tensor:
+def _fingerprint(weight: tf.Variable) -> tf.Tensor:
     """Return the projection on a fixed direction, as good as random, and the norm."""
     wide = tf.cast(tf.reshape(tf.convert_to_tensor(weight), [-1]), tf.float64)
     places = tf.range(math.prod(weight.shape), dtype=tf.float64)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 
 from esgd_tf._warn import warn
 from esgd_tf.optimizers import _finding
-from esgd_tf.optimizers.scoping import AutoScope
+
+if TYPE_CHECKING:
+    from esgd_tf.optimizers.local_entropy import LocalEntropy
+
+__all__ = ["Warnings", "watch_evaluation"]
 
 _REMEDY = (
     "Put esgd_tf.AnchorCallback() into the `callbacks` of `fit`, or do it inside "
@@ -21,10 +25,10 @@ class Warnings:
     """The warnings of one `LocalEntropy`, each given once.
 
     Args:
-        optimizer: The `LocalEntropy`.
+        optimizer: LocalEntropy. The optimizer that the warnings are about.
     """
 
-    def __init__(self, optimizer: Any) -> None:
+    def __init__(self, optimizer: LocalEntropy) -> None:
         self._optimizer = optimizer
         self._given: set[str] = set()
         #: Set while someone has asked for the weights that the model holds.
@@ -45,7 +49,7 @@ class Warnings:
 
     def loaded(self) -> None:
         """Warn if a file that was saved at the Langevin weights has been loaded."""
-        if not self.place_is_chosen and self._optimizer._swap.holds() == "langevin":
+        if not self.place_is_chosen and self._optimizer.held == "langevin":
             self._once(
                 "loaded",
                 "This file was saved in the middle of an inner loop, and the model now holds the "
@@ -71,9 +75,9 @@ class Warnings:
     def scoping(self) -> None:
         """Warn if x' is held at the anchor, or if the scope was never measured."""
         optimizer = self._optimizer
-        if optimizer.langevin_steps == 0 or not optimizer._pulls:
+        if optimizer.langevin_steps == 0:
             return
-        pull = float(optimizer._scope_now() * optimizer._steps.rate_now())
+        pull = optimizer._scope.pull()
         if pull >= 1.0:
             self._once(
                 "held",
@@ -82,12 +86,7 @@ class Warnings:
                 "were no local entropy. Use a smaller `gamma`, less `scoping`, a `maximum`, or a "
                 "smaller `langevin_learning_rate`.",
             )
-        schedule = optimizer._schedule
-        if (
-            isinstance(schedule, AutoScope)
-            and int(optimizer.outer_iterations.numpy()) >= schedule.start
-            and float(optimizer._statistics.gamma_zero.numpy()) == 0.0
-        ):
+        if optimizer._scope.is_unmeasured():
             self._once(
                 "unmeasured",
                 "AutoScope has not been able to measure gamma_0, which stays 0: it needs a loss "
@@ -97,7 +96,7 @@ class Warnings:
 
     def _langevin(self, what: str, remedy: str) -> None:
         optimizer = self._optimizer
-        if self.place_is_chosen or optimizer._swap.holds() != "langevin":
+        if self.place_is_chosen or optimizer.held != "langevin":
             return
         self._once(
             what,

@@ -68,26 +68,38 @@ class EntropySGD(_FixedOuterOptimizer):
         are those of `LocalEntropy`.
 
     Args:
-        learning_rate: Outer step size, a number or a Keras schedule over outer updates.
-        langevin_steps: L, gradient evaluations per outer update, >= 0; 0 is plain keras SGD.
-        langevin_learning_rate: eta', the inner step size, > 0, or a Keras schedule over outer
-            updates.
-        gamma: Scope gamma0 >= 0, or a schedule of `esgd_tf.optimizers.scoping`.
-        scoping: Relative growth of gamma per outer update, >= 0.
-        noise: epsilon >= 0, in units of which the thermal term is sqrt(2 eta') noise N(0, I).
-        averaging: Weight of the OLD mean, in [0, 1).
-        momentum: Of the inner velocity, in [0, 1).
-        nesterov: Whether the inner step looks ahead.
-        weight_decay: L2 coefficient >= 0, added to the gradient at x'.
-        outer_momentum: Momentum of the outer SGD, in [0, 1].
-        outer_nesterov: Whether the outer momentum is Nesterov's.
-        gamma_in_outer_step: Whether x - mean is multiplied by gamma(t).
-        seed: Of the noise; None draws one from Keras' global seed.
-        statistics: Whether to keep the norms of the last outer update for `statistics()`.
-        skip_nonfinite: Whether to leave out minibatches whose gradient is not finite.
-        learning_rate_multipliers: Factors on the outer step size by patterns of weights' paths.
-        langevin_learning_rate_multipliers: Factors on eta', likewise.
-        name: Name of the optimizer.
+        learning_rate: float >= 0, or a Keras schedule over outer updates. The outer step size.
+            Defaults to 1.0.
+        langevin_steps: int >= 0. L, gradient evaluations per outer update; with 0 it is plain keras
+            SGD. Defaults to 20.
+        langevin_learning_rate: float > 0, or a Keras schedule over outer updates. eta', the inner
+            step size. Defaults to 0.1.
+        gamma: float >= 0, or a schedule of `esgd_tf.optimizers.scoping`. The scope gamma0, for
+            gamma(t) = gamma (1 + scoping)^t, or the law gamma(t) itself. Defaults to 1e-4.
+        scoping: float >= 0. The relative growth of gamma per outer update; not used if `gamma` is a
+            schedule. Defaults to 1e-3.
+        noise: float >= 0. epsilon: the term added to x' is sqrt(2 eta') noise N(0, I). Defaults to
+            1e-4.
+        averaging: float in [0, 1). alpha, the weight of the OLD mean. Defaults to 0.75.
+        momentum: float in [0, 1). Momentum of the inner velocity. Defaults to 0.9.
+        nesterov: bool. Whether the inner step looks ahead along the velocity. Defaults to True.
+        weight_decay: float >= 0. L2 coefficient, added to the gradient at x' before the momentum.
+            Defaults to 0.0.
+        outer_momentum: float in [0, 1]. Momentum of the outer SGD. Defaults to 0.0.
+        outer_nesterov: bool. Whether the outer momentum is Nesterov's. Defaults to False.
+        gamma_in_outer_step: bool. Whether x - mean is multiplied by gamma(t). Defaults to False.
+        seed: int in [0, 2^31). Seed of the noise. Defaults to None, which takes one from Keras'
+            global seed.
+        statistics: bool. Whether to keep the norms of the last outer update for `statistics()`.
+            Defaults to False.
+        skip_nonfinite: bool. Whether to leave out minibatches whose gradient is not finite.
+            Defaults to False.
+        learning_rate_multipliers: dict of floats >= 0 by regular expression. Factors on the outer
+            step size of the weights in whose paths the expressions are found: {"head/": 10.0}.
+            Defaults to None, which means 1 everywhere.
+        langevin_learning_rate_multipliers: dict of floats >= 0 by regular expression. Factors on
+            eta', likewise. Defaults to None, which means 1 everywhere.
+        name: str. Name of the optimizer. Defaults to "entropy_sgd".
         **kwargs: Arguments of every Keras optimizer; see `LocalEntropy`.
 
     Raises:
@@ -162,28 +174,40 @@ class EntropyAdam(_FixedOuterOptimizer):
     Source: Chaudhari et al., ICLR 2017, arXiv 1611.01838, sections on Algorithm 1 and on RNNs.
 
     Args:
-        learning_rate: Outer step size, a number or a Keras schedule over outer updates.
-        beta_1: Decay of the first moment, in [0, 1).
-        beta_2: Decay of the second moment, in [0, 1).
-        epsilon: Of Adam's denominator, > 0.
-        langevin_steps: L, gradient evaluations per outer update, >= 0; 0 is plain keras Adam.
-        langevin_learning_rate: eta', the inner step size, > 0, or a Keras schedule over outer
-            updates.
-        gamma: Scope gamma0 >= 0, or a schedule of `esgd_tf.optimizers.scoping`.
-        scoping: Relative growth of gamma per outer update, >= 0.
-        noise: epsilon of the thermal term, >= 0.
-        averaging: Weight of the OLD mean, in [0, 1).
-        momentum: Of the inner velocity, in [0, 1).
-        nesterov: Whether the inner step looks ahead.
-        weight_decay: L2 coefficient >= 0, added to the gradient at x'.
-        gamma_in_outer_step: Whether x - mean is multiplied by gamma(t); Adam's step hardly depends
-            on the scale of its gradient.
-        seed: Of the noise; None draws one from Keras' global seed.
-        statistics: Whether to keep the norms of the last outer update for `statistics()`.
-        skip_nonfinite: Whether to leave out minibatches whose gradient is not finite.
-        learning_rate_multipliers: Factors on the outer step size by patterns of weights' paths.
-        langevin_learning_rate_multipliers: Factors on eta', likewise.
-        name: Name of the optimizer.
+        learning_rate: float >= 0, or a Keras schedule over outer updates. The outer step size.
+            Defaults to 0.01.
+        beta_1: float in [0, 1). Decay of the first moment. Defaults to 0.9.
+        beta_2: float in [0, 1). Decay of the second moment. Defaults to 0.999.
+        epsilon: float > 0. The term in Adam's denominator. Defaults to 1e-7.
+        langevin_steps: int >= 0. L, gradient evaluations per outer update; with 0 it is plain keras
+            Adam. Defaults to 5.
+        langevin_learning_rate: float > 0, or a Keras schedule over outer updates. eta', the inner
+            step size. Defaults to 0.1.
+        gamma: float >= 0, or a schedule of `esgd_tf.optimizers.scoping`. The scope gamma0, for
+            gamma(t) = gamma (1 + scoping)^t, or the law gamma(t) itself. Defaults to 1e-4.
+        scoping: float >= 0. The relative growth of gamma per outer update; not used if `gamma` is a
+            schedule. Defaults to 1e-3.
+        noise: float >= 0. epsilon: the term added to x' is sqrt(2 eta') noise N(0, I). Defaults to
+            1e-4.
+        averaging: float in [0, 1). alpha, the weight of the OLD mean. Defaults to 0.75.
+        momentum: float in [0, 1). Momentum of the inner velocity. Defaults to 0.9.
+        nesterov: bool. Whether the inner step looks ahead along the velocity. Defaults to True.
+        weight_decay: float >= 0. L2 coefficient, added to the gradient at x' before the momentum.
+            Defaults to 0.0.
+        gamma_in_outer_step: bool. Whether x - mean is multiplied by gamma(t); Adam's step hardly
+            depends on the scale of its gradient. Defaults to False.
+        seed: int in [0, 2^31). Seed of the noise. Defaults to None, which takes one from Keras'
+            global seed.
+        statistics: bool. Whether to keep the norms of the last outer update for `statistics()`.
+            Defaults to False.
+        skip_nonfinite: bool. Whether to leave out minibatches whose gradient is not finite.
+            Defaults to False.
+        learning_rate_multipliers: dict of floats >= 0 by regular expression. Factors on the outer
+            step size of the weights in whose paths the expressions are found: {"head/": 10.0}.
+            Defaults to None, which means 1 everywhere.
+        langevin_learning_rate_multipliers: dict of floats >= 0 by regular expression. Factors on
+            eta', likewise. Defaults to None, which means 1 everywhere.
+        name: str. Name of the optimizer. Defaults to "entropy_adam".
         **kwargs: Arguments of every Keras optimizer; see `LocalEntropy`.
 
     Raises:

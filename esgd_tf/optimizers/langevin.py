@@ -37,7 +37,14 @@ Hazards that the original codes fell into, and these rules do not:
   Nesterov aliases velocity and step, and both leak in.
 * momentum = 0 is plain Langevin dynamics. In the original Lua code the gradient vanishes there.
 
-The functions use arithmetic only, so they take TensorFlow tensors as well as NumPy arrays.
+These functions are the reference: they say what a step is, in arithmetic that holds for TensorFlow
+tensors as well as for NumPy arrays. Of them training runs `outer_gradient`. Its Langevin steps run
+in `_inner_loop.py`, on variables and by TensorFlow's fused kernels (`_kernels.py`): written as
+here, a step would pass over the weights about thirty times, with the kernels about half as often,
+and for tens of millions of weights these passes are the cost of the update. `tests/optimizers/`
+holds the two equal: `test_kernels.py` step by step in float64, `test_golden.py` both of them on the
+trajectories of the original codes, and the `helpers.reference` of the other tests is made of these
+functions.
 """
 
 from __future__ import annotations
@@ -68,7 +75,7 @@ def start(anchor: Array) -> LangevinState:
     """Return the state at the start of an outer update: x' = mean = x and v = 0.
 
     Args:
-        anchor: x, the weights that the outer loop updates.
+        anchor: array or tensor of the weights' shape. x, the weights that the outer loop updates.
     """
     return LangevinState(weights=anchor, velocity=anchor * 0, mean=anchor)
 
@@ -89,17 +96,19 @@ def langevin_step(
     """Take one Langevin step; the equations stand at the top of this module.
 
     Args:
-        state: The state before the step.
-        anchor: x, of the shape of the weights.
-        gradient: Minibatch gradient of the loss at `state.weights`.
-        learning_rate: eta', the inner step size.
-        gamma: gamma(t), the scope; above 1 / eta' it acts as 1 / eta'.
-        averaging: Weight of the old mean, in [0, 1).
-        momentum: Of the inner velocity, in [0, 1).
-        nesterov: Whether the step looks ahead along the velocity.
-        weight_decay: L2 coefficient, added to the gradient before the momentum.
-        displacement: The thermal displacement sqrt(2 eta') noise N(0, I), drawn by the caller, or
-            None for none.
+        state: LangevinState. The state before the step.
+        anchor: array or tensor of the weights' shape. x.
+        gradient: array or tensor of the weights' shape. The minibatch gradient of the loss at
+            `state.weights`.
+        learning_rate: float > 0. eta', the inner step size.
+        gamma: float >= 0. gamma(t), the scope; above 1 / eta' it acts as 1 / eta'.
+        averaging: float in [0, 1). The weight of the old mean.
+        momentum: float in [0, 1). Momentum of the inner velocity. Defaults to 0.0.
+        nesterov: bool. Whether the step looks ahead along the velocity. Defaults to False.
+        weight_decay: float >= 0. L2 coefficient, added to the gradient before the momentum.
+            Defaults to 0.0.
+        displacement: array or tensor of the weights' shape. The thermal displacement sqrt(2 eta')
+            noise N(0, I), sampled by the caller. Defaults to None, which means no displacement.
 
     Returns:
         The state after the step.
@@ -120,10 +129,12 @@ def outer_gradient(anchor: Array, mean: Array, gamma: float | None = None) -> Ar
     """Return r = x - mean, the gradient handed to the outer optimizer.
 
     Args:
-        anchor: x.
-        mean: Running average of x' after the last Langevin step.
-        gamma: If given, r is multiplied by it, as Algorithm 1 prints; the authors leave it out in
-            practice, lest a growing gamma work against the annealed learning rate.
+        anchor: array or tensor of the weights' shape. x.
+        mean: array or tensor of the weights' shape. The running average of x' after the last
+            Langevin step.
+        gamma: float >= 0. What r is multiplied by, as Algorithm 1 prints; the authors leave it out
+            in practice, lest a growing gamma work against the annealed learning rate. Defaults to
+            None, which leaves it out.
     """
     difference = anchor - mean
     return difference if gamma is None else gamma * difference

@@ -15,43 +15,28 @@ anything but a Langevin step. Between two outer updates the model's variables ho
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from esgd_tf import _checks
-from esgd_tf.optimizers import (
-    _in_place,
-    _nonfinite,
-    _outer_step,
-    _phases,
-    _serialization,
-)
-from esgd_tf.optimizers._inner_loop import InnerLoop
-from esgd_tf.optimizers._statistics import LangevinStatistics, StatisticsVariables
-from esgd_tf.optimizers._step_sizes import StepSizes, scalar
-from esgd_tf.optimizers._swap import WeightSwap
+from esgd_tf import _checks, _keras
+from esgd_tf.optimizers import _kernels, _nonfinite, _serialization
+from esgd_tf.optimizers._inner_loop import InnerLoop, Rule
+from esgd_tf.optimizers._outer_update import AnchorCoupling, OuterUpdate, checked
+from esgd_tf.optimizers._scope import ActingScope, scope_schedule
+from esgd_tf.optimizers._statistics import LangevinStatistics
+from esgd_tf.optimizers._step_sizes import StepSizes
+from esgd_tf.optimizers._swap import Where
+from esgd_tf.optimizers._variables import as_tf, is_frozen, scalar
 from esgd_tf.optimizers._warnings import Warnings, watch_evaluation
-from esgd_tf.optimizers.scoping import AutoScope, ExponentialScope, ScopeSchedule
+from esgd_tf.optimizers.scoping import AutoScope, ScopeSchedule
 
 __all__ = ["LocalEntropy"]
 
-# Keras reduces the gradients over the devices, then calls this method once, outside any replica.
-# The phases branch there: around `apply`, a conditional fails under tf.distribute (merge_call).
-_HOOK = "_distributed_tf_update_step"
-if not hasattr(keras.optimizers.Optimizer, _HOOK):
-    raise ImportError(
-        f"esgd_tf needs Keras 3.15 or a release like it on the TensorFlow backend: Keras "
-        f"{keras.__version__} on the {keras.backend.backend()!r} backend has no Optimizer.{_HOOK}. "
-        "Set KERAS_BACKEND=tensorflow, or install keras 3.15."
-    )
 watch_evaluation()
 
-# A scope that is given as a number grows until the pull, gamma(t) eta', comes to this: 1 would hold
-# x' at the anchor.
-_LARGEST_PULL = 0.9
 # What is part of the traced step.
 _FIXED = {
     "averaging", "gamma", "gamma_in_outer_step", "keeps_statistics", "langevin_steps", "nesterov",
@@ -105,34 +90,45 @@ class LocalEntropy(keras.optimizers.Optimizer):
           is part of the traced step, and setting it is refused.
 
     Args:
-        outer_optimizer: A Keras optimizer that is not built yet, or its name. Its own clipping by
-            norm or value and its decoupled weight decay act on the outer step.
-        langevin_steps: L, gradient evaluations per outer update, >= 0.
-        langevin_learning_rate: eta', the inner step size, > 0, or a Keras schedule over outer
-            updates. The paper found annealing it together with the outer one harmful.
-        gamma: Scope gamma0 >= 0, for gamma(t) = gamma (1 + scoping)^t, or a schedule of
-            `esgd_tf.optimizers.scoping`.
-        scoping: Relative growth of gamma per outer update, >= 0. Not used if `gamma` is a schedule.
-        noise: epsilon >= 0; the term added to x' is sqrt(2 eta') noise N(0, I), the scale of the
-            released code. The paper prints sqrt(eta') noise: divide its value by sqrt(2).
-        averaging: alpha, the weight of the OLD mean, in [0, 1).
-        momentum: Of the inner velocity, in [0, 1).
-        nesterov: Whether the inner step looks ahead along the velocity.
-        weight_decay: L2 coefficient >= 0, added to the gradient at x' before the momentum (not
-            Keras' decoupled decay); `exclude_from_weight_decay` is honoured.
-        gamma_in_outer_step: Whether x - mean is multiplied by gamma(t), as Algorithm 1 prints.
-        seed: Of the noise, in [0, 2^31); None draws one from Keras' global seed. It is kept in an
-            optimizer variable, so that a restored run continues its own noise.
-        statistics: Whether to keep the norms of the last outer update for `statistics()`.
-        skip_nonfinite: Whether a minibatch whose gradient, summed over all devices, has a NaN, an
-            infinity, or a squared norm that overflows is left out: weights, slots and counters
-            stay as they are, and the next minibatch takes the step. `skipped` counts them. Costs
-            a pass over the gradient. (`esgd_tf.training.skip_nonfinite` also undoes what such a
-            minibatch does to BatchNormalization statistics and metrics.)
-        learning_rate_multipliers: Factors >= 0 on the outer step size of single weights, by regular
-            expressions that are searched in their paths: {"head/": 10.0}. None for 1 everywhere.
-        langevin_learning_rate_multipliers: Factors >= 0 on eta', likewise.
-        name: Name of the optimizer.
+        outer_optimizer: keras.optimizers.Optimizer that is not built yet, or str. The outer
+            optimizer, or its name. Its own clipping by norm or value and its decoupled weight decay
+            act on the outer step.
+        langevin_steps: int >= 0. L, gradient evaluations per outer update; with 0 it is the outer
+            optimizer alone. Defaults to 20.
+        langevin_learning_rate: float > 0, or a Keras schedule over outer updates. eta', the inner
+            step size. The paper found annealing it together with the outer one harmful. Defaults to
+            0.1.
+        gamma: float >= 0, or a schedule of `esgd_tf.optimizers.scoping`. The scope gamma0, for
+            gamma(t) = gamma (1 + scoping)^t, or the law gamma(t) itself. Defaults to 1e-4.
+        scoping: float >= 0. The relative growth of gamma per outer update; not used if `gamma` is a
+            schedule. Defaults to 1e-3.
+        noise: float >= 0. epsilon: the term added to x' is sqrt(2 eta') noise N(0, I), the scale of
+            the released code. The paper prints sqrt(eta') noise: divide its value by sqrt(2).
+            Defaults to 1e-4.
+        averaging: float in [0, 1). alpha, the weight of the OLD mean. Defaults to 0.75.
+        momentum: float in [0, 1). Momentum of the inner velocity. Defaults to 0.9.
+        nesterov: bool. Whether the inner step looks ahead along the velocity. Defaults to True.
+        weight_decay: float >= 0. L2 coefficient, added to the gradient at x' before the momentum
+            (not Keras' decoupled decay); `exclude_from_weight_decay` is honoured. None means 0.
+            Defaults to 0.0.
+        gamma_in_outer_step: bool. Whether x - mean is multiplied by gamma(t), as Algorithm 1
+            prints. Defaults to False.
+        seed: int in [0, 2^31). Seed of the noise. It is kept in an optimizer variable, so that a
+            restored run continues its own noise. Defaults to None, which takes one from Keras'
+            global seed.
+        statistics: bool. Whether to keep the norms of the last outer update for `statistics()`.
+            Defaults to False.
+        skip_nonfinite: bool. Whether a minibatch whose gradient, summed over all devices, has a
+            NaN, an infinity, or a squared norm that overflows is left out: weights, slots and
+            counters stay as they are, and the next minibatch takes the step. `skipped` counts them.
+            Costs a pass over the gradient. (`esgd_tf.training.skip_nonfinite` also undoes what such
+            a minibatch does to BatchNormalization statistics and metrics.) Defaults to False.
+        learning_rate_multipliers: dict of floats >= 0 by regular expression. Factors on the outer
+            step size of the weights in whose paths the expressions are found: {"head/": 10.0}.
+            Defaults to None, which means 1 everywhere.
+        langevin_learning_rate_multipliers: dict of floats >= 0 by regular expression. Factors on
+            eta', likewise. Defaults to None, which means 1 everywhere.
+        name: str. Name of the optimizer. Defaults to "local_entropy".
         **kwargs: Arguments of every Keras optimizer: `clipnorm`, `clipvalue`, `global_clipnorm`,
             `use_ema`, `ema_momentum`, `ema_overwrite_frequency`, `loss_scale_factor`,
             `gradient_accumulation_steps`.
@@ -169,7 +165,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
                 "`langevin_learning_rate`."
             )
         _checks.keras_options(kwargs)
-        outer_optimizer = _outer_step.checked(
+        outer_optimizer = checked(
             outer_optimizer, (LocalEntropy, keras.optimizers.LossScaleOptimizer)
         )
         # A callable, so that the base class makes no variable for a rate that is not its own.
@@ -177,13 +173,8 @@ class LocalEntropy(keras.optimizers.Optimizer):
         self.outer_optimizer = outer_optimizer
         self.langevin_steps = _checks.integer("langevin_steps", langevin_steps, at_least=0)
         self.scoping = _checks.real("scoping", scoping, at_least=0)
-        if isinstance(gamma, ScopeSchedule):
-            self._schedule, self._pulls = gamma, True
-        else:
-            gamma = _checks.real("gamma", gamma, at_least=0)
-            # With the number 0 there is no pull toward the anchor to compute.
-            self._schedule, self._pulls = ExponentialScope(gamma, self.scoping), gamma > 0
-        self.gamma = gamma
+        schedule = scope_schedule(gamma, self.scoping)
+        self.gamma = gamma if isinstance(gamma, ScopeSchedule) else float(gamma)
         self.noise = _checks.real("noise", noise, at_least=0)
         self.averaging = _checks.real("averaging", averaging, at_least=0, below=1)
         self.nesterov = _checks.boolean("nesterov", nesterov)
@@ -198,31 +189,47 @@ class LocalEntropy(keras.optimizers.Optimizer):
         # With an inner loop the base class would count gradient evaluations; this counts outer
         # updates. Without one, or without a step that may be left out, Keras averages by itself.
         self._ema_overwrite_every: int | None = kwargs.get("ema_overwrite_frequency")
-        self.averages_in_step = self.use_ema and (self.langevin_steps > 0 or self.skip_nonfinite)
-        if self.averages_in_step:
+        self._averages_in_step = self.use_ema and (self.langevin_steps > 0 or self.skip_nonfinite)
+        if self._averages_in_step:
             self.ema_overwrite_frequency = None
-        seed = self.seed if self.seed is not None else _new_seed()
-        self._seed = scalar(self, "seed", "int64", seed)
-        # Any: Keras has no types, and every use below knows whether it is there.
-        self._skipped: Any = scalar(self, "skipped", "int64") if self.skip_nonfinite else None
-        self._steps = StepSizes(
+        self._outer = OuterUpdate(
             self,
+            outer_optimizer,
+            learning_rate_multipliers,
+            averages=self._averages_in_step,
+            overwrite_every=self._ema_overwrite_every,
+        )
+        self._seed = scalar(
+            self, "seed", "int64", _keras.new_seed() if self.seed is None else self.seed
+        )
+        self._skipped: keras.Variable = None
+        if self.skip_nonfinite:
+            self._skipped = scalar(self, "skipped", "int64")
+        self._step_sizes = StepSizes(
+            self,
+            self._outer.iterations,
             langevin_learning_rate,
             momentum,
-            learning_rate_multipliers,
             langevin_learning_rate_multipliers,
         )
-        # Replicas of a network set this: what draws the anchor to their center, around the outer
-        # optimizer's step. It has `before(i, variable, gradient)`, which returns the gradient to
-        # step with, and `after(i, variable)`.
-        self.coupling: Any = None
-        self._loop = InnerLoop(self)
-        self._swap = WeightSwap(self)
-        needs_statistics = self.keeps_statistics or isinstance(self._schedule, AutoScope)
-        self._statistics: Any = StatisticsVariables(self) if needs_statistics else None
-        self._anchors: list[keras.Variable | None] = []
-        self._means: list[keras.Variable | None] = []
-        self._velocities: list[keras.Variable | None] = []
+        self._phase = scalar(self, "langevin_phase", "int64")
+        rule = Rule(
+            langevin_steps=self.langevin_steps,
+            nesterov=self.nesterov,
+            noise=self.noise,
+            averaging=self.averaging,
+            # With the number 0 there is no pull toward the anchor to compute.
+            pulls=isinstance(self.gamma, ScopeSchedule) or self.gamma > 0,
+            seed=self._seed,
+        )
+        self._loop = InnerLoop(
+            self, rule, self._step_sizes, self._phase, self.keeps_statistics, schedule
+        )
+        self._swap = self._loop.swap
+        self._scope = ActingScope(
+            self.gamma, schedule, self._step_sizes, self._outer.iterations, self._loop.statistics
+        )
+        self._measures_scope = isinstance(schedule, AutoScope)
         self._stored = _serialization.StoredState(self)
         self._warnings = Warnings(self)
         self._is_made = True
@@ -237,10 +244,10 @@ class LocalEntropy(keras.optimizers.Optimizer):
     @property
     def langevin_phase(self) -> tf.Tensor:
         """Langevin steps taken since the last outer update: an int64 scalar in [0, L)."""
-        return tf.convert_to_tensor(self._loop.phase.value)
+        return tf.convert_to_tensor(self._phase.value)
 
     @property
-    def held(self) -> str | None:
+    def held(self) -> Where | None:
         """What the model's variables hold: "langevin", "anchor" or "mean"; None if these coincide.
 
         They coincide between two outer updates (phase 0), and are told apart eagerly only.
@@ -253,7 +260,16 @@ class LocalEntropy(keras.optimizers.Optimizer):
 
         t is the outer update that is under way. At 1 / eta' x' is held at the anchor.
         """
-        return tf.minimum(self._scope_now(), 1.0 / self._steps.rate_now())
+        return self._scope.acting()
+
+    @property
+    def coupling(self) -> AnchorCoupling | None:
+        """What acts on the anchor around the outer optimizer's step; replicas set it."""
+        return self._outer.coupling
+
+    @coupling.setter
+    def coupling(self, coupling: AnchorCoupling | None) -> None:
+        self._outer.coupling = coupling
 
     @property
     def skipped(self) -> int:
@@ -275,20 +291,20 @@ class LocalEntropy(keras.optimizers.Optimizer):
 
         Setting it, at any time, sets the variable.
         """
-        return self._steps.rate
+        return self._step_sizes.rate
 
     @langevin_learning_rate.setter
     def langevin_learning_rate(self, langevin_learning_rate: float) -> None:
-        self._steps.rate = langevin_learning_rate
+        self._step_sizes.rate = langevin_learning_rate
 
     @property
     def momentum(self) -> keras.Variable:
         """Momentum of the inner velocity, a variable; one made with 0 has none to be set."""
-        return self._steps.momentum
+        return self._step_sizes.momentum
 
     @momentum.setter
     def momentum(self, momentum: float) -> None:
-        self._steps.momentum = momentum
+        self._step_sizes.momentum = momentum
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -299,7 +315,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
         """Set all state, in the order of `variables`.
 
         Args:
-            weights: Arrays of the shapes of `variables`.
+            weights: sequence of arrays of the shapes of `variables`. The new state.
 
         Raises:
             ValueError: The optimizer is not built, or the arrays do not fit.
@@ -317,25 +333,11 @@ class LocalEntropy(keras.optimizers.Optimizer):
         Raises:
             ValueError: The optimizer was not made with `statistics=True`.
         """
-        if self._statistics is None:
+        if self._loop.statistics is None:
             raise ValueError(
                 f"This {type(self).__name__} keeps no statistics: make it with `statistics=True`."
             )
-        return self._statistics.read()
-
-    # ---- what the step asks for ---------------------------------------------------------------
-
-    def _scope_now(self) -> tf.Tensor:
-        """Return gamma(t) of this outer update, a float64 scalar."""
-        t = tf.cast(self.outer_iterations, tf.float64) + 1.0
-        if isinstance(self._schedule, AutoScope):
-            return self._schedule(t, self._statistics.gamma_zero)
-        gamma = self._schedule(t)
-        if isinstance(self.gamma, ScopeSchedule):
-            return gamma
-        # A number grows until the pull nearly holds x' at the anchor, however long the run.
-        end = tf.constant(_LARGEST_PULL, tf.float64) / self._steps.rate_now()
-        return tf.minimum(gamma, tf.maximum(end, tf.constant(self.gamma, tf.float64)))
+        return self._loop.statistics.read()
 
     # ---- Keras' hooks -------------------------------------------------------------------------
 
@@ -344,25 +346,19 @@ class LocalEntropy(keras.optimizers.Optimizer):
         if self.built:
             return
         variables = list(variables)
-        self._steps.build(variables)
+        self._outer.find_factors(variables)
+        self._step_sizes.build(variables)
         super().build(variables)
-        # Some optimizers copy the weights into a slot here. Outside init_scope the copy would be
-        # lost with the trace that `fit` builds optimizers in.
-        with tf.init_scope():
-            self.outer_optimizer.build(variables)
-        if self.langevin_steps > 0:
-            self._anchors, self._means = self.add_optimizer_variables(variables, ["anchor", "mean"])
-            if self._steps.has_momentum:
-                self._velocities = self.add_optimizer_variables(variables, "velocity")
-            self._loop.build(len(variables))
-            self._swap.build(len(variables))
+        self._outer.build(variables)
+        decays = [_keras.uses_weight_decay(self, variable) for variable in variables]
+        self._loop.build(variables, [self.weight_decay if decay else 0.0 for decay in decays])
         with tf.init_scope():
             self._stored.restore()
 
     def scale_loss(self, loss: tf.Tensor) -> tf.Tensor:
         """Scale the loss as Keras does; `AutoScope` learns the loss here."""
-        if isinstance(self._schedule, AutoScope):
-            self._statistics.see_loss(loss)
+        if self._measures_scope and self._loop.statistics is not None:
+            self._loop.statistics.see_loss(loss)
         return super().scale_loss(loss)
 
     def apply(
@@ -371,7 +367,8 @@ class LocalEntropy(keras.optimizers.Optimizer):
         """Take one step: one Langevin step, and in the last phase the outer update too."""
         if len(grads) == 0:
             return
-        if isinstance(self._schedule, AutoScope) and not self._statistics.has_seen_loss:
+        statistics = self._loop.statistics
+        if self._measures_scope and statistics is not None and not statistics.has_seen_loss:
             raise ValueError(
                 "AutoScope needs the loss, and no one has called `optimizer.scale_loss(loss)`: "
                 "call it in your training loop; under mixed_float16 give `gamma` a number."
@@ -384,7 +381,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
                 )
             trainable_variables = list(trainable_variables)
             self.build(trainable_variables)
-        grads = [_in_place.fenced(g) for g in grads]
+        grads = [_kernels.fenced(g) for g in grads]
         # At the end of a dataset of unknown length `fit` starts a step for which there is no
         # minibatch. What does not wait for a gradient would be done all the same.
         with tf.control_dependencies([g for g in grads if g is not None][-1:]):
@@ -401,7 +398,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
         last = tf.constant(evaluated) if isinstance(evaluated, bool) else evaluated
         if self.langevin_steps > 0:
             last &= self.langevin_phase >= self.langevin_steps - 1
-        scalars = _outer_step.advance_scalars(self.outer_optimizer, last)
+        scalars = self._outer.advance_scalars(last)
         skipped = None if self._skipped is None else tf.identity(self._skipped.value)
         super().apply(grads, trainable_variables)
         if skipped is not None:
@@ -413,10 +410,8 @@ class LocalEntropy(keras.optimizers.Optimizer):
             )
         if self.langevin_steps > 0:
             # After the constraints, which the base class applies last.
-            tf.__internal__.distribute.interim.maybe_merge_call(
-                self._loop.remember,
-                self._distribution_strategy,
-                None if evaluated is True else evaluated,
+            _keras.outside_replicas(
+                self, self._loop.probes.remember, None if evaluated is True else evaluated
             )
 
     def _clip_gradients(self, grads: Sequence[Any]) -> list[Any]:
@@ -428,41 +423,118 @@ class LocalEntropy(keras.optimizers.Optimizer):
 
     def _apply_weight_decay(self, variables: Sequence[keras.Variable]) -> None:
         # Keras' decoupled decay would run at every inner step with the outer rate. Here
-        # `weight_decay` is the L2 term of the gradient, added in `_phases`.
+        # `weight_decay` is the L2 term of the gradient, added in the inner loop.
         del variables
 
     def _update_model_variables_moving_average(self, variables: Sequence[keras.Variable]) -> None:
         # With an inner loop Keras would average x' at every step; the anchor is averaged in
-        # `_phases`.
-        if not self.averages_in_step:
+        # the outer update.
+        if not self._averages_in_step:
             super()._update_model_variables_moving_average(variables)
 
     def _distributed_tf_update_step(
         self,
-        distribution: Any,
-        grads_and_vars: Sequence[tuple[Any, Any]],
-        learning_rate: Any,
+        distribution: tf.distribute.Strategy,
+        grads_and_vars: Sequence[tuple[Any, tf.Variable]],
+        learning_rate: tf.Tensor,
     ) -> None:
-        """Take the step of this phase, for all weights; runs outside any replica (see `_HOOK`)."""
+        """Take the step of this phase, for all weights; Keras calls it outside any replica.
+
+        The phases branch here: around `apply`, a conditional fails under tf.distribute.
+        """
         if self._skipped is None:
-            _phases.step(self, distribution, grads_and_vars, learning_rate)
+            self._step(distribution, grads_and_vars, learning_rate)
             return
         _nonfinite.step_or_skip(
             distribution,
             [gradient for gradient, _ in grads_and_vars],
             self._skipped.value,
-            lambda: _phases.step(self, distribution, grads_and_vars, learning_rate),
+            lambda: self._step(distribution, grads_and_vars, learning_rate),
         )
+
+    # ---- the step -----------------------------------------------------------------------------
+
+    def _step(
+        self,
+        distribution: tf.distribute.Strategy,
+        grads_and_vars: Sequence[tuple[Any, tf.Variable]],
+        learning_rate: tf.Tensor,
+    ) -> None:
+        """Take a Langevin step with all weights that have a gradient; in the last phase update."""
+        gradients = {_keras.number_of(self, v): (g, v) for g, v in grads_and_vars}
+        if self.langevin_steps == 0:
+            self._step_without_inner_loop(distribution, gradients, learning_rate)
+            return
+        self._swap.back_to_langevin(distribution)
+        self._loop.release_frozen(distribution)
+        phase = tf.identity(tf.convert_to_tensor(self._phase.value))
+        factor = self._scope.factor() if self.gamma_in_outer_step else None
+        evaluation = tf.cast(tf.convert_to_tensor(self.iterations), tf.int64)
+        taken = self._loop.step(distribution, gradients, evaluation, self._scope.now())
+
+        def update_outer() -> tf.Tensor:
+            def update(i: int, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
+                gradient = self._loop.end(i, variable, taken, factor)
+                self._outer.step(i, variable, gradient, learning_rate)
+
+            for i, weight in enumerate(self._loop.weights):
+                if self._loop.anchors[i] is None:
+                    continue
+                variable = gradients[i][1] if i in gradients else as_tf(weight)
+                move = _on_devices(distribution, variable, update, i, learning_rate)
+                # A weight without a gradient at this step may have had one in this inner loop. If
+                # it stays it is averaged all the same, as Keras averages all weights.
+                stay = _on_devices(distribution, variable, self._outer.average, i)
+                if i in gradients:
+                    move()
+                elif is_frozen(weight):
+                    stay()
+                else:
+                    tf.cond(taken.members[i] > 0, move, stay)
+            if self._loop.statistics is not None:
+                self._loop.statistics.finish_outer_update(distribution, self._outer.iterations)
+            self._outer.count(distribution)
+            distribution.extended.update(
+                self._phase.value, lambda v: v.assign(tf.zeros_like(v)), group=False
+            )
+            return tf.constant(0)
+
+        def go_on() -> tf.Tensor:
+            distribution.extended.update(
+                self._phase.value, lambda v: v.assign_add(tf.ones_like(v)), group=False
+            )
+            return tf.constant(0)
+
+        # A state that comes from an optimizer with more steps ends its inner loop at once.
+        tf.cond(phase >= self.langevin_steps - 1, update_outer, go_on)
+
+    def _step_without_inner_loop(
+        self,
+        distribution: tf.distribute.Strategy,
+        gradients: Mapping[int, tuple[Any, tf.Variable]],
+        learning_rate: tf.Tensor,
+    ) -> None:
+        """L = 0: take the outer optimizer's step, given the minibatch gradient as it is."""
+        dense = self.weight_decay > 0 or self.coupling is not None
+
+        def step(i: int, variable: tf.Variable, gradient: Any, learning_rate: tf.Tensor) -> None:
+            if dense:
+                gradient = _kernels.with_l2(gradient, variable, self._loop.l2[i])
+            self._outer.step(i, variable, gradient, learning_rate)
+
+        for i, (gradient, variable) in gradients.items():
+            _on_devices(distribution, variable, step, i, gradient, learning_rate)()
+        self._outer.count(distribution)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Update one variable alone; `apply` is the door for a whole model."""
-        if len(self._trainable_variables) > 1:
+        if len(self._loop.weights) > 1:
             raise ValueError(
                 f"{type(self).__name__} moves all weights of an inner loop together: call `apply` "
                 "with all gradients instead of `update_step` for each."
             )
         self._distributed_tf_update_step(
-            self._distribution_strategy, [(gradient, variable)], learning_rate
+            _keras.strategy_of(self), [(gradient, variable)], learning_rate
         )
 
     def finalize_variable_values(self, var_list: Sequence[keras.Variable]) -> None:
@@ -472,9 +544,9 @@ class LocalEntropy(keras.optimizers.Optimizer):
         self._warnings.scoping()
         self.outer_optimizer.finalize_variable_values(var_list)
         # Before the first outer update there is no average yet.
-        if not self.averages_in_step or int(self.outer_iterations.numpy()) > 0:
+        if not self._averages_in_step or int(self.outer_iterations.numpy()) > 0:
             # Of weights that have been frozen since, `var_list` would have none.
-            super().finalize_variable_values(self._trainable_variables)
+            super().finalize_variable_values(self._loop.weights)
 
     def save_own_variables(self, store: Any) -> None:
         """Save this optimizer's state; Keras visits the outer optimizer by itself."""
@@ -518,5 +590,19 @@ def _rate_of_the_outer_optimizer() -> float:
     raise AssertionError("LocalEntropy has no learning rate of its own")
 
 
-def _new_seed() -> int:
-    return keras.src.random.seed_generator.make_default_seed()
+def _on_devices(
+    distribution: tf.distribute.Strategy,
+    variable: tf.Variable,
+    update: Callable[..., None],
+    i: int,
+    *arguments: Any,
+) -> Callable[[], tf.Tensor]:
+    """Return a function that updates weight i on every device, and returns what `tf.cond` wants."""
+
+    def on_devices() -> tf.Tensor:
+        distribution.extended.update(
+            variable, lambda v, *given: update(i, v, *given), args=arguments, group=False
+        )
+        return tf.constant(0)
+
+    return on_devices

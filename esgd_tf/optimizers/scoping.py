@@ -49,7 +49,7 @@ class ScopeSchedule:
         """Return gamma(t), a float64 scalar.
 
         Args:
-            t: Number of the outer update, a scalar, 1 for the first.
+            t: float, or a scalar tensor. The number of the outer update, 1 for the first.
         """
         raise NotImplementedError
 
@@ -147,8 +147,8 @@ class BoundedScope(ScopeSchedule):
     """gamma(t) = gamma (1 - exp(-tau t)), which rises from 0 to the bound `gamma`.
 
     Args:
-        gamma: The bound, >= 0.
-        tau: Rate per outer update, > 0.
+        gamma: float >= 0. The bound that gamma(t) approaches.
+        tau: float > 0. The rate per outer update. Defaults to 1e-3.
 
     Raises:
         ValueError: An argument is out of range or not a finite number.
@@ -170,7 +170,7 @@ class ConstantScope(ScopeSchedule):
     """gamma(t) = gamma: no scoping.
 
     Args:
-        gamma: The scope, >= 0.
+        gamma: float >= 0. The scope at every outer update.
 
     Raises:
         ValueError: `gamma` is negative or not a finite number.
@@ -212,9 +212,9 @@ class AutoScope(ScopeSchedule):
         the weights for good).
 
     Args:
-        outer_updates: T, the number of outer updates over which gamma grows by `growth`, >= 1.
-        growth: Total growth factor, > 0.
-        start: t0, the outer update at whose end gamma0 is measured, >= 1.
+        outer_updates: int >= 1. T, the number of outer updates over which gamma grows by `growth`.
+        growth: float > 0. The total growth factor. Defaults to 1e4.
+        start: int >= 1. t0, the outer update at whose end gamma0 is measured. Defaults to 1.
 
     Raises:
         ValueError: An argument is out of range.
@@ -236,10 +236,11 @@ class AutoScope(ScopeSchedule):
         """Return gamma0 after outer update `t`.
 
         Args:
-            t: Number of the outer update that ends now.
-            gamma_zero: gamma0 so far, 0 before it is known.
-            loss: Loss of the last minibatch.
-            squared_distance: |x - x'|^2 over all weights, x' after the last Langevin step.
+            t: scalar tensor. The number of the outer update that ends now.
+            gamma_zero: float32 scalar tensor. gamma0 so far; 0 before it is known.
+            loss: float32 scalar tensor. The loss of the last minibatch.
+            squared_distance: float32 scalar tensor. |x - x'|^2 over all weights, x' being that
+                after the last Langevin step.
 
         Returns:
             A scalar of the dtype of `gamma_zero`. It stays 0 where the distance is 0 or the ratio

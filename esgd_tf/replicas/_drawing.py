@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from esgd_tf.optimizers import LocalEntropy, _in_place
+from esgd_tf.optimizers import LocalEntropy, _kernels
 from esgd_tf.replicas.coupling import Coupling, coupled_gradient
 
 __all__ = ["Drawing"]
@@ -80,7 +80,7 @@ class Drawing:
 
         def pull() -> tf.Tensor:
             difference = tf.subtract(variable, self._center[i])
-            _in_place.subtract_scaled(variable, tf.cast(self._factor, variable.dtype), difference)
+            _kernels.subtract_scaled(variable, tf.cast(self._factor, variable.dtype), difference)
             return tf.constant(0)
 
         self._if_due(pull, lambda: tf.constant(0))

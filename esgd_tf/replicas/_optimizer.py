@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from esgd_tf.optimizers import LocalEntropy, _outer_step
+from esgd_tf.optimizers import LocalEntropy, _outer_update
 from esgd_tf.replicas._limits import Limits
 from esgd_tf.replicas.coupling import Coupling
 from esgd_tf.replicas.focusing import CouplingSchedule
@@ -225,7 +225,7 @@ def _without_inner_loop(optimizer: keras.optimizers.Optimizer) -> LocalEntropy:
     for name in options:
         config.pop(name, None)
     plain = type(optimizer).from_config(config)
-    _outer_step.checked(plain, (keras.optimizers.LossScaleOptimizer,))
+    _outer_update.checked(plain, (keras.optimizers.LossScaleOptimizer,))
     return LocalEntropy(plain, langevin_steps=0, name=optimizer.name, **options)
 
 

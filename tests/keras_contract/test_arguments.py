@@ -101,7 +101,7 @@ def test_a_schedule_for_the_inner_rate(float64):
         x, step = last["weights"], step + 3
         helpers.assert_close(held[step - 1], x)
     copy = EntropySGD.from_config(tested.get_config())
-    assert isinstance(copy._steps._rate, type(schedule))
+    assert isinstance(copy._step_sizes._rate, type(schedule))
     with pytest.raises(TypeError, match="schedule"):
         tested.langevin_learning_rate = 0.1
 

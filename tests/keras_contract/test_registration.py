@@ -36,7 +36,7 @@ import sys
 {imports}
 assert not [name for name in sys.modules if name.startswith("esgd_tf.optimizers")]
 model = keras.models.load_model(sys.argv[1])
-print(type(model.optimizer).__name__, model.optimizer._schedule)
+print(type(model.optimizer).__name__, model.optimizer.gamma)
 print(float(model.layers[0].kernel.value[0, 0]))
 """
 

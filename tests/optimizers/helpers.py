@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from esgd_tf.optimizers import _in_place, langevin
+from esgd_tf.optimizers import _kernels, langevin
 
 SHAPES = ((4, 3), (3,), (2, 3))
 
@@ -40,8 +40,8 @@ def run(optimizer, weights, steps, gradient=gradient):
 
 def displacement(shape, dtype, seed, index, step, *, rate, noise):
     """Return the thermal displacement that the optimizer draws without XLA."""
-    key = _in_place.noise_key(tf.constant(seed, tf.int64), tf.constant(step, tf.int64))
-    normal = _in_place.standard_normal(tf.TensorShape(shape), tf.as_dtype(dtype), key, index)
+    key = _kernels.noise_key(tf.constant(seed, tf.int64), tf.constant(step, tf.int64))
+    normal = _kernels.standard_normal(tf.TensorShape(shape), tf.as_dtype(dtype), key, index)
     return np.sqrt(2 * rate) * noise * normal.numpy()
 
 

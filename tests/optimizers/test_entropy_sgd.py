@@ -105,7 +105,7 @@ def test_one_outer_update_by_hand(make, float64):
     optimizer.apply([tf.constant([2.0], tf.float64)], [x])
     np.testing.assert_allclose(x.numpy(), [0.78], atol=1e-15)
     optimizer.apply([tf.constant([1.0], tf.float64)], [x])
-    np.testing.assert_allclose(optimizer._means[0].numpy(), [0.8501], atol=1e-15)
+    np.testing.assert_allclose(optimizer._loop.means[0].numpy(), [0.8501], atol=1e-15)
     r = 0.1499
     step = {
         "EntropySGD": 0.5 * r,

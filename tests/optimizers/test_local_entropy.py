@@ -282,7 +282,7 @@ def test_fit_with_ema_ends_at_the_average(float64):
     helpers.fit(model, epochs=2)
     average = helpers.numpy(model.optimizer._model_variables_moving_average)
     helpers.assert_equal(model.get_weights(), average)
-    helpers.assert_differ(average, helpers.numpy(model.optimizer._anchors))
+    helpers.assert_differ(average, helpers.numpy(model.optimizer._loop.anchors))
 
 
 # ---- gradient accumulation ----------------------------------------------------------------------

@@ -200,7 +200,7 @@ def test_mixed_precision(policy):
         assert int(tested.step_counter.numpy()) == STEPS  # all steps were finite
         tested = tested.inner_optimizer
     assert int(tested.outer_iterations) == 3
-    for slot in (*tested._anchors, *tested._means, *tested._velocities):
+    for slot in (*tested._loop.anchors, *tested._loop.means, *tested._loop.velocities):
         assert slot.dtype == "float32"
     history = plain_reference(STEPS)
     # Rounding the activations moves the gradient in its third digit (bfloat16 has eight bits).

@@ -67,8 +67,8 @@ def test_inner_loop_converges_to_the_mean_of_the_gibbs_measure(float64, momentum
     gamma *= 1 - momentum
     expected = np.linalg.solve(A + gamma * np.eye(SIZE), gamma * x - b)
     np.testing.assert_allclose(variable.numpy(), expected, atol=1e-12)
-    np.testing.assert_allclose(optimizer._means[0].numpy(), expected, atol=1e-12)
-    np.testing.assert_array_equal(optimizer._anchors[0].numpy(), x)
+    np.testing.assert_allclose(optimizer._loop.means[0].numpy(), expected, atol=1e-12)
+    np.testing.assert_array_equal(optimizer._loop.anchors[0].numpy(), x)
 
 
 def test_long_inner_loops_are_the_proximal_point_method(float64):
@@ -148,7 +148,7 @@ def test_stationary_variance_of_langevin_dynamics(float64, momentum, nesterov):
     weights = variable.numpy()
     gradient = tf.constant(a * weights)
     optimizer.apply([gradient], [variable])
-    later, mean = variable.numpy(), optimizer._means[0].numpy()
+    later, mean = variable.numpy(), optimizer._loop.means[0].numpy()
 
     # The state (x', v, mean) around its fixed point, linear in itself:
     lookahead = 1 + m if nesterov else 1  # s = q + m v' or v', with v' = m v + q and q = a x'

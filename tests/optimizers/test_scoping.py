@@ -224,7 +224,7 @@ def test_auto_scope_under_fit_and_a_strategy(float64, two_cpus):
     def trained(jit_compile=False):
         model = helpers.network(auto(), jit_compile=jit_compile)
         # gamma(t) itself: what acts is capped here.
-        record = helpers.Record(lambda optimizer: float(optimizer._scope_now()))
+        record = helpers.Record(lambda optimizer: float(optimizer._scope.now()))
         helpers.fit(model, epochs=3, callbacks=[record])
         return record
 

@@ -37,7 +37,7 @@ def state(tested, model):
 def test_there_and_back(float64, where, momentum):
     tested = optimizer(momentum=momentum)
     model = in_mid_loop(tested)
-    slots = {"anchor": tested._anchors, "mean": tested._means}[where]
+    slots = {"anchor": tested._loop.anchors, "mean": tested._loop.means}[where]
     langevin_weights, placed, before = (
         helpers.numpy(model), helpers.numpy(slots), state(tested, model),
     )  # fmt: skip
@@ -60,7 +60,7 @@ def test_there_and_back(float64, where, momentum):
 def test_from_the_anchor_to_the_mean(float64):
     tested = optimizer()
     model = in_mid_loop(tested)
-    langevin_weights, mean = helpers.numpy(model), helpers.numpy(tested._means)
+    langevin_weights, mean = helpers.numpy(model), helpers.numpy(tested._loop.means)
     tested._swap.place("anchor")
     assert tested._swap.place("mean") == "anchor"
     helpers.assert_equal(helpers.numpy(model), mean)
@@ -95,8 +95,8 @@ def test_replaced_weights_start_their_inner_loop_anew(float64, where):
     tested = optimizer(noise=0.0, nesterov=False, averaging=0.75)
     model = in_mid_loop(tested, steps=4)  # one step into the second inner loop
     kept = helpers.numpy(model)[1:]
-    anchors, means = helpers.numpy(tested._anchors), helpers.numpy(tested._means)
-    velocities = helpers.numpy(tested._velocities)
+    anchors, means = helpers.numpy(tested._loop.anchors), helpers.numpy(tested._loop.means)
+    velocities = helpers.numpy(tested._loop.velocities)
     tested._swap.place(where)
     new = np.full(helpers.SHAPES[0], 0.25)
     model[0].assign(new)
@@ -111,9 +111,9 @@ def test_replaced_weights_start_their_inner_loop_anew(float64, where):
         for w, v, a in zip([new, *kept], expected_velocity, x, strict=True)
     ]
     mean = [0.75 * m + 0.25 * w for m, w in zip([new, *means[1:]], langevin_weights, strict=True)]
-    helpers.assert_close(helpers.numpy(tested._anchors), x)
+    helpers.assert_close(helpers.numpy(tested._loop.anchors), x)
     helpers.assert_close(helpers.numpy(model), langevin_weights)
-    helpers.assert_close(helpers.numpy(tested._means), mean)
+    helpers.assert_close(helpers.numpy(tested._loop.means), mean)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
@@ -206,7 +206,7 @@ def test_set_weights_after_fit_is_not_undone(float64):
     helpers.fit(model)  # ends in phase 2
     new = [0.5 * np.ones_like(w) for w in model.get_weights()]
     model.set_weights(new)
-    record = helpers.Record(lambda optimizer: helpers.numpy(optimizer._anchors))
+    record = helpers.Record(lambda optimizer: helpers.numpy(optimizer._loop.anchors))
     helpers.fit(model, callbacks=[record])
     # Its next step, the last of the inner loop, starts and ends an inner loop of its own.
     helpers.assert_equal(record.values[0], new)
@@ -231,7 +231,7 @@ def test_early_stopping_with_the_best_weights(float64):
     assert len(record.weights) == 10
     helpers.assert_equal(model.get_weights(), record.weights[4])
     helpers.fit(model)
-    anchor = helpers.numpy(model.optimizer._anchors)
+    anchor = helpers.numpy(model.optimizer._loop.anchors)
     assert all(np.isfinite(a).all() for a in anchor)
     assert int(model.optimizer.outer_iterations) == 5
 
@@ -254,7 +254,7 @@ def test_under_a_strategy(float64, two_cpus):
         assert twice.optimizer._swap.place("mean") == "langevin"
     new = [0.5 * np.ones_like(w) for w in twice.get_weights()]
     twice.set_weights(new)
-    record = helpers.Record(lambda optimizer: helpers.numpy(optimizer._anchors))
+    record = helpers.Record(lambda optimizer: helpers.numpy(optimizer._loop.anchors))
     helpers.fit(twice, callbacks=[record])
     helpers.assert_equal(record.values[0], new)
 

@@ -29,7 +29,7 @@ def fenced(gradient: Any) -> Any:
     does not pass this operation, which hands its input through and costs nothing.
 
     Args:
-        gradient: A tensor; anything else (IndexedSlices, None) comes back as it is.
+        gradient: tf.Tensor. The gradient; anything else (IndexedSlices, None) comes back as it is.
     """
     options = tf.config.optimizer.get_experimental_options()
     if not options.get("auto_mixed_precision_onednn_bfloat16") or not tf.is_tensor(gradient):
@@ -37,13 +37,27 @@ def fenced(gradient: Any) -> Any:
     return tf.raw_ops.PlaceholderWithDefault(input=gradient, shape=gradient.shape)
 
 
+def with_l2(gradient: Any, variable: tf.Variable, coefficient: float) -> tf.Tensor:
+    """Return q = gradient + coefficient x', dense and in the variable's dtype.
+
+    Args:
+        gradient: tf.Tensor or tf.IndexedSlices. The minibatch gradient.
+        variable: tf.Variable. x'.
+        coefficient: float >= 0. The L2 coefficient of this weight.
+    """
+    gradient = tf.cast(tf.convert_to_tensor(gradient), variable.dtype)
+    if coefficient > 0:
+        gradient += tf.constant(coefficient, variable.dtype) * variable
+    return gradient
+
+
 def subtract_scaled(variable: tf.Variable, scale: tf.Tensor, delta: tf.Tensor) -> None:
     """Compute variable = variable - scale * delta in one pass.
 
     Args:
-        variable: The variable to change.
-        scale: Scalar of the variable's dtype.
-        delta: Tensor of the variable's shape and dtype.
+        variable: tf.Variable. The variable to change.
+        scale: tf.Tensor, a scalar of the variable's dtype. The factor.
+        delta: tf.Tensor of the variable's shape and dtype. What is subtracted.
     """
     with tf.control_dependencies([delta]):
         tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=scale, delta=delta)
@@ -62,13 +76,14 @@ def descend(
     """Compute v = momentum v + q and x' = x' - eta' s, in one pass over both.
 
     Args:
-        weights: x'.
-        velocity: -eta' v, or None for momentum 0.
-        gradient: q.
-        learning_rate: eta', a scalar of the weights' dtype.
-        momentum: A scalar of the weights' dtype.
-        nesterov: Whether s looks ahead.
-        after: Tensors computed from the old x', to be finished first.
+        weights: tf.Variable. x', changed in place.
+        velocity: tf.Variable of the weights' shape, or None for momentum 0. -eta' v, changed in
+            place.
+        gradient: tf.Tensor of the weights' shape and dtype. q.
+        learning_rate: tf.Tensor, a scalar of the weights' dtype. eta'.
+        momentum: tf.Tensor, a scalar of the weights' dtype. The momentum of the velocity.
+        nesterov: bool. Whether s looks ahead along the velocity.
+        after: list of tf.Tensor. What was computed from the old x' and must be finished first.
     """
     with tf.control_dependencies([*after, gradient]):
         if velocity is None:
@@ -90,10 +105,10 @@ def average(mean: tf.Variable, weights: tf.Variable, averaging: float, rest: tf.
     """Compute mean = averaging mean + (1 - averaging) x'.
 
     Args:
-        mean: The running average, changed in place.
-        weights: x' after the step.
-        averaging: Weight of the old mean.
-        rest: 1 - averaging, a scalar of the weights' dtype.
+        mean: tf.Variable. The running average, changed in place.
+        weights: tf.Variable of the mean's shape. x' after the step.
+        averaging: float in [0, 1). The weight of the old mean.
+        rest: tf.Tensor, a scalar of the weights' dtype. 1 - averaging.
     """
     if averaging == 0.0:
         mean.assign(weights)
@@ -106,8 +121,8 @@ def noise_key(seed: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
     """Return the key of the noise at gradient evaluation `step`: uint64 [1].
 
     Args:
-        seed: int64 scalar in [0, 2^31); XLA reads the low 32 bits.
-        step: int64 scalar, gradient evaluations so far.
+        seed: int64 scalar tensor in [0, 2^31). The optimizer's seed; XLA reads its low 32 bits.
+        step: int64 scalar tensor. Gradient evaluations so far.
     """
     numbers = tf.stack([seed, tf.cast(step, tf.int64)])
     return tf.raw_ops.StatelessRandomGetKeyCounter(seed=numbers).key
@@ -116,19 +131,19 @@ def noise_key(seed: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
 def standard_normal(
     shape: tf.TensorShape, dtype: tf.DType, key: tf.Tensor, index: int
 ) -> tf.Tensor:
-    """Draw N(0, I) for weight `index`: Box and Muller's method on the bits of Philox.
+    """Sample N(0, I) for weight `index`: Box and Muller's method on the bits of Philox.
 
     A word w of 2h random bits makes two numbers, with u = ((w mod 2^h) + 1/2) / 2^h and the angle
     a = π w / 2^(2h-1):
 
         sqrt(-2 log u) cos a,    sqrt(-2 log u) sin a
 
-    The draw is a pure function of (key, index): the same on every mirrored replica, and after a
-    resume. The index is the high word of the generator's counter, so no two weights share a draw.
+    The sample is a pure function of (key, index): the same on every mirrored replica, and after a
+    resume. The index is the high word of the generator's counter, so no two weights share a sample.
     The bits are the same with XLA and without, and so are the numbers, up to rounding.
 
-    TensorFlow's own normal draws take twice the time on CPUs, where drawing is the largest part of
-    an update, and give other numbers with XLA. What is saved is randomness: with h = 16, for
+    TensorFlow's own normal samplers take twice the time on CPUs, where sampling is the largest part
+    of an update, and give other numbers with XLA. What is saved is randomness: with h = 16, for
     weights of up to 32 bits, the lengths sqrt(-2 log u) take 65,536 values and end at 4.86. For
     float64, h = 32 and they end at 6.76.
 
@@ -136,24 +151,24 @@ def standard_normal(
     al., "Parallel random numbers: as easy as 1, 2, 3", 2011 (Philox).
 
     Args:
-        shape: Shape of the weight.
-        dtype: Floating point dtype of the weight.
-        key: From `noise_key`.
-        index: Number of the weight in the optimizer.
+        shape: tf.TensorShape. The shape of the weight.
+        dtype: tf.DType, floating point. The dtype of the weight.
+        key: uint64 tensor of shape [1]. What `noise_key` returned for this step.
+        index: int. The number of the weight in the optimizer.
     """
-    draw = _drawing(tuple(shape), dtype)
-    return draw(key, tf.constant([0, index], tf.uint64))
+    sample = _sampler(tuple(shape), dtype)
+    return sample(key, tf.constant([0, index], tf.uint64))
 
 
 @functools.cache
-def _drawing(shape: tuple[int, ...], dtype: tf.DType) -> Any:
+def _sampler(shape: tuple[int, ...], dtype: tf.DType) -> Any:
     """Return `standard_normal` for one shape, traced once however many weights have it."""
     count = math.prod(shape)
     half_bits = 32 if dtype == tf.float64 else 16
     real, integer = (tf.float64, tf.int64) if half_bits == 32 else (tf.float32, tf.int32)
 
     @tf.function(autograph=False)
-    def draw(key: tf.Tensor, counter: tf.Tensor) -> tf.Tensor:
+    def sample(key: tf.Tensor, counter: tf.Tensor) -> tf.Tensor:
         words = tf.raw_ops.StatelessRandomUniformFullIntV2(
             shape=[(count + 1) // 2],
             key=key,
@@ -168,4 +183,4 @@ def _drawing(shape: tuple[int, ...], dtype: tf.DType) -> Any:
         pairs = tf.concat([length * tf.cos(angle), length * tf.sin(angle)], axis=0)
         return tf.cast(tf.reshape(pairs if count % 2 == 0 else pairs[:count], shape), dtype)
 
-    return draw
+    return sample

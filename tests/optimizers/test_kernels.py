@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 import tensorflow as tf
 
-from esgd_tf.optimizers import ConstantScope, ExponentialScope, LocalEntropy, _in_place, langevin
+from esgd_tf.optimizers import ConstantScope, ExponentialScope, LocalEntropy, _kernels, langevin
 from tests.optimizers import helpers
 
 MODES = list(itertools.product([(0.0, False), (0.9, False), (0.9, True)], [0.0, 0.01], [0.0, 0.75]))
@@ -34,11 +34,11 @@ def test_optimizer_follows_the_pure_rules(float64, momentum, weight_decay, avera
         helpers.assert_close(held, record["weights"], atol=1e-13)
     # Eleven steps end in phase 2 of the third inner loop: look at the slots too.
     state = history[-1]["state"]
-    helpers.assert_close(helpers.numpy(optimizer._anchors), history[-1]["anchor"], atol=1e-13)
-    helpers.assert_close(helpers.numpy(optimizer._means), [s.mean for s in state], atol=1e-13)
+    helpers.assert_close(helpers.numpy(optimizer._loop.anchors), history[-1]["anchor"], atol=1e-13)
+    helpers.assert_close(helpers.numpy(optimizer._loop.means), [s.mean for s in state], atol=1e-13)
     if momentum:
         kept = [-0.07 * s.velocity for s in state]
-        helpers.assert_close(helpers.numpy(optimizer._velocities), kept, atol=1e-13)
+        helpers.assert_close(helpers.numpy(optimizer._loop.velocities), kept, atol=1e-13)
 
 
 def outer():
@@ -53,7 +53,7 @@ def test_rules_in_other_dtypes(dtype, epsilon):
     start, g = np.array([1.0, -0.5, 0.25]), np.array([0.5, 0.25, -1.0])
     weights, velocity = tf.Variable(start, dtype=dtype), tf.Variable(start * 0, dtype=dtype)
     mean = tf.Variable(start, dtype=dtype)
-    _in_place.descend(
+    _kernels.descend(
         weights,
         velocity,
         tf.constant(g, dtype),
@@ -62,7 +62,7 @@ def test_rules_in_other_dtypes(dtype, epsilon):
         nesterov=True,
         after=[],
     )
-    _in_place.average(mean, weights, 0.75, tf.constant(0.25, dtype))
+    _kernels.average(mean, weights, 0.75, tf.constant(0.25, dtype))
     state = langevin.langevin_step(
         langevin.start(start), start, g,
         learning_rate=0.25, gamma=0.0, averaging=0.75, momentum=0.5, nesterov=True,
@@ -77,7 +77,7 @@ def test_pull_is_read_before_the_weights_move():
     @tf.function
     def step(weights, anchor):
         pull = weights - anchor
-        _in_place.descend(
+        _kernels.descend(
             weights,
             None,
             tf.ones(1000),
@@ -86,7 +86,7 @@ def test_pull_is_read_before_the_weights_move():
             nesterov=False,
             after=[pull],
         )
-        _in_place.subtract_scaled(weights, tf.constant(1.0), pull)
+        _kernels.subtract_scaled(weights, tf.constant(1.0), pull)
 
     weights, anchor = tf.Variable(tf.fill([1000], 3.0)), tf.Variable(tf.fill([1000], 1.0))
     step(weights, anchor)
@@ -96,8 +96,8 @@ def test_pull_is_read_before_the_weights_move():
 def normal(seed=1, index=0, step=0, size=100_000, dtype=tf.float64):
     shape = tf.TensorShape([size])
     seed, step = tf.constant(seed, tf.int64), tf.constant(step, tf.int64)
-    key = _in_place.noise_key(seed, step)
-    return _in_place.standard_normal(shape, dtype, key, index).numpy()
+    key = _kernels.noise_key(seed, step)
+    return _kernels.standard_normal(shape, dtype, key, index).numpy()
 
 
 @pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
@@ -125,11 +125,11 @@ def test_noise_of_few_weights(size):
 
 
 def test_noise_of_other_shapes_and_dtypes():
-    key = _in_place.noise_key(tf.constant(1, tf.int64), tf.constant(2, tf.int64))
-    assert _in_place.standard_normal(tf.TensorShape([]), tf.float32, key, 0).shape == ()
-    wide = _in_place.standard_normal(tf.TensorShape([3, 5]), tf.float32, key, 4)
+    key = _kernels.noise_key(tf.constant(1, tf.int64), tf.constant(2, tf.int64))
+    assert _kernels.standard_normal(tf.TensorShape([]), tf.float32, key, 0).shape == ()
+    wide = _kernels.standard_normal(tf.TensorShape([3, 5]), tf.float32, key, 4)
     for dtype in (tf.float16, tf.bfloat16):
-        narrow = _in_place.standard_normal(tf.TensorShape([3, 5]), dtype, key, 4)
+        narrow = _kernels.standard_normal(tf.TensorShape([3, 5]), dtype, key, 4)
         assert narrow.dtype == dtype
         np.testing.assert_array_equal(narrow.numpy(), tf.cast(wide, dtype).numpy())
 
@@ -137,12 +137,12 @@ def test_noise_of_other_shapes_and_dtypes():
 @pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
 def test_noise_is_the_same_with_xla(dtype):
     compiled = tf.function(
-        lambda key: _in_place.standard_normal(tf.TensorShape([101]), dtype, key, 3),
+        lambda key: _kernels.standard_normal(tf.TensorShape([101]), dtype, key, 3),
         jit_compile=True,
         autograph=False,
     )
-    key = _in_place.noise_key(tf.constant(2**31 - 1, tf.int64), tf.constant(7, tf.int64))
-    plain = _in_place.standard_normal(tf.TensorShape([101]), dtype, key, 3)
+    key = _kernels.noise_key(tf.constant(2**31 - 1, tf.int64), tf.constant(7, tf.int64))
+    plain = _kernels.standard_normal(tf.TensorShape([101]), dtype, key, 3)
     np.testing.assert_allclose(compiled(key), plain, rtol=1e-5, atol=1e-6)
 
 
