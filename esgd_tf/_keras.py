@@ -17,17 +17,32 @@ import tensorflow as tf
 
 __all__ = [
     "clipped",
+    "compiled_loss",
     "counter_of",
+    "dataset_of_arrays",
     "decoupled_weight_decay",
+    "given_learning_rate",
     "has_own",
+    "initial_epoch",
+    "is_in_multi_worker_mode",
+    "layers_in",
+    "loss_tracker",
     "moving_averages",
     "new_seed",
     "number_of",
     "outside_replicas",
     "own_variables",
+    "policy_of",
+    "regularization_losses",
+    "replace_symbolic_build",
+    "require_compiled",
     "scalars_besides_counters",
+    "set_policy",
     "strategy_of",
+    "sublayers",
+    "symbolic_build",
     "take_empty_step",
+    "track",
     "trained_by",
     "uses_weight_decay",
 ]
@@ -49,12 +64,23 @@ _OPTIMIZER = (
     "_use_weight_decay",
 )
 
-_missing = [name for name in _OPTIMIZER if not hasattr(keras.optimizers.Optimizer, name)]
+# What `keras.Model` and `keras.Layer` must have.
+_MODEL = ("_assert_compile_called", "_get_regularization_losses", "_symbolic_build")
+_LAYER = ("_flatten_layers",)
+
+_missing = [
+    f"{kind.__name__}.{name}"
+    for kind, names in (
+        (keras.optimizers.Optimizer, _OPTIMIZER), (keras.Model, _MODEL), (keras.Layer, _LAYER)
+    )
+    for name in names
+    if not hasattr(kind, name)
+]  # fmt: skip
 if _missing:
     raise ImportError(
         f"esgd_tf needs Keras 3.15 or a release like it on the TensorFlow backend: Keras "
-        f"{keras.__version__} on the {keras.backend.backend()!r} backend has no "
-        f"Optimizer.{_missing[0]}. Set KERAS_BACKEND=tensorflow, or install keras 3.15."
+        f"{keras.__version__} on the {keras.backend.backend()!r} backend has no {_missing[0]}. "
+        "Set KERAS_BACKEND=tensorflow, or install keras 3.15."
     )
 
 
@@ -146,3 +172,108 @@ def outside_replicas(
 def new_seed() -> int:
     """Return a seed from Keras' global generator, which `keras.utils.set_random_seed` sets."""
     return keras.src.random.seed_generator.make_default_seed()
+
+
+def given_learning_rate(optimizer: keras.optimizers.Optimizer) -> Any:
+    """Return an optimizer's learning rate as it was given: `learning_rate` evaluates a schedule."""
+    return optimizer._learning_rate
+
+
+def track(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> None:
+    """Let an optimizer save a variable that was made elsewhere: `add_variable` makes new ones."""
+    optimizer._track_variable(variable)
+
+
+# ---- layers and models --------------------------------------------------------------------------
+
+
+def layers_in(layer: keras.Layer) -> list[keras.Layer]:
+    """Return a layer and all layers in it, at any depth; `Model.layers` has one level only."""
+    return list(layer._flatten_layers())
+
+
+def sublayers(layer: keras.Layer) -> list[keras.Layer]:
+    """Return the layers that a layer keeps as its attributes, one level deep."""
+    return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
+def policy_of(layer: keras.Layer) -> keras.DTypePolicy:
+    """Return the dtype policy object of a layer: `dtype_policy` makes a copy of a quantized one."""
+    return layer._dtype_policy
+
+
+def set_policy(layer: keras.Layer, policy: keras.DTypePolicy) -> None:
+    """Give a layer another dtype policy, which the public setter refuses for a layer in use."""
+    layer._dtype_policy = policy
+
+
+def regularization_losses(model: keras.Model) -> list[tf.Tensor]:
+    """Return the terms of the loss that the weights' regularizers give; `losses` has others too."""
+    return model._get_regularization_losses()
+
+
+def compiled_loss(model: keras.Model) -> tuple[Any, Any]:
+    """Return the loss and the loss weights that `compile` was given; None for each that was not.
+
+    Keras keeps the weights of losses nowhere else.
+    """
+    compiled = getattr(model, "_compile_loss", None)
+    return getattr(compiled, "_user_loss", None), getattr(compiled, "_user_loss_weights", None)
+
+
+def loss_tracker(model: keras.Model) -> keras.metrics.Metric | None:
+    """Return the metric that averages the loss; each `compile` makes a new one."""
+    return getattr(model, "_loss_tracker", None)
+
+
+def require_compiled(model: keras.Model, method: str) -> None:
+    """Raise Keras' own error if a model is not compiled.
+
+    Args:
+        model: keras.Model. The model.
+        method: str. The name of the method that needs it, for the message.
+    """
+    model._assert_compile_called(method)
+
+
+def initial_epoch(model: keras.Model) -> int | None:
+    """Return the epoch at which `BackupAndRestore` lets a `fit` begin that is under way."""
+    return model._initial_epoch
+
+
+def symbolic_build(model: keras.Model, data: Any) -> None:
+    """Build the model's weights and its metrics for a minibatch, without computing anything.
+
+    Args:
+        model: keras.Model. The model.
+        data: nested structure of tensors. A minibatch, as `train_step` takes it.
+    """
+    model._symbolic_build(data_batch=data)
+
+
+def replace_symbolic_build(model: keras.Model, build: Callable[..., None]) -> None:
+    """Let `fit` call `build(iterator=..., data_batch=...)` where it would build the model.
+
+    Keras' own fails for the values of several processes (keras issue 20585).
+    """
+    model._maybe_symbolic_build = build
+
+
+# ---- data and strategies ------------------------------------------------------------------------
+
+
+def dataset_of_arrays(arrays: Sequence[Any], batch_size: int) -> tf.data.Dataset:
+    """Return arrays as the batches that `fit` and `evaluate` would cut them into, in order.
+
+    Args:
+        arrays: sequence of arrays or nested structures of arrays. What `fit` takes as x, y and
+            sample_weight.
+        batch_size: int >= 1. Examples of a batch.
+    """
+    adapter = keras.src.trainers.data_adapters.array_data_adapter.ArrayDataAdapter
+    return adapter(*arrays, batch_size=batch_size).get_tf_dataset()
+
+
+def is_in_multi_worker_mode(strategy: tf.distribute.Strategy) -> bool:
+    """Return whether a MultiWorkerMirroredStrategy joins more than this one process."""
+    return bool(strategy.extended._in_multi_worker_mode())

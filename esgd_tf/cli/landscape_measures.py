@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from esgd_tf import landscape
+from esgd_tf import _keras, landscape
 from esgd_tf.data.pipeline import evaluation_batches
 from esgd_tf.landscape import Result
 from esgd_tf.runs.checkpoints import load_network
@@ -251,7 +251,7 @@ class Measures:
 
     def _settle(self, measured: Measured) -> Any:
         """Return what re-estimates BatchNormalization at a point; None without such layers."""
-        layers = measured.model._flatten_layers()
+        layers = _keras.layers_in(measured.model)
         if not any(isinstance(layer, keras.layers.BatchNormalization) for layer in layers):
             return None
         network = measured.network

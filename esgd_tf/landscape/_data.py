@@ -18,8 +18,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from esgd_tf import _keras
+
 # What `fit` and `evaluate` cut arrays with: floats become floatx, sparse and ragged arrays work.
-from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
 
 __all__ = ["Batch", "FixedData", "cut_rows", "first_line", "rows_of"]
 
@@ -105,7 +106,7 @@ class FixedData:
             return
         if self.for_model:
             try:
-                cut = ArrayDataAdapter(*arrays, batch_size=int(size)).get_tf_dataset()
+                cut = _keras.dataset_of_arrays(arrays, batch_size=int(size))
             except (ValueError, TypeError) as reason:
                 raise ValueError(f"{_KINDS}. Keras says: {first_line(reason)}") from reason
             self._list = [_triple(element) for element in cut]

@@ -18,6 +18,8 @@ from typing import Any
 
 import keras
 
+from esgd_tf import _keras
+
 __all__ = ["filter_axes"]
 
 _DEPTHWISE = (
@@ -41,7 +43,7 @@ def filter_axes(model: keras.Model, variables: Sequence[Any]) -> list[tuple[int,
         variables: Keras variables. Of one that no layer of Keras knows, it is the last axis.
     """
     known: dict[int, tuple[int, ...]] = {}
-    for layer in model._flatten_layers():
+    for layer in _keras.layers_in(model):
         if isinstance(layer, _DEPTHWISE):
             # The depthwise part of a separable convolution has a name of its own.
             kernel = getattr(layer, "depthwise_kernel", None)

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from esgd_tf import _keras
 from esgd_tf.landscape._patches import Functions, settings
 
 __all__ = ["in_float64", "is_in_float64", "wide"]
@@ -24,7 +25,7 @@ def in_float64(model: keras.Model | None) -> Iterator[None]:
     Args:
         model: The model that is called inside; None if there is none.
     """
-    layers = [] if model is None else model._flatten_layers()
+    layers = [] if model is None else _keras.layers_in(model)
     policies = [
         (layer, "dtype_policy", keras.dtype_policies.get("float64"))
         for layer in layers

@@ -22,6 +22,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from esgd_tf import _keras
 from esgd_tf.landscape._data import first_line, rows_of
 from esgd_tf.landscape._float64 import is_in_float64
 from esgd_tf.landscape._precision import in_full_precision
@@ -285,7 +286,7 @@ def _wider(one: tf.DType, other: tf.DType) -> tf.DType:
 
 
 def _regularization(model: keras.Model) -> list[Any]:
-    return model._get_regularization_losses()
+    return _keras.regularization_losses(model)
 
 
 def _takes_training(function: Callable[..., Any]) -> bool:

@@ -15,6 +15,7 @@ import keras
 import tensorflow as tf
 
 # The one look beyond this room: who else could say where the anchor is?
+from esgd_tf import _keras
 from esgd_tf.optimizers import _finding
 
 __all__ = ["Place", "find"]
@@ -54,14 +55,6 @@ def find(model: keras.Model) -> Place:
             continue
         name = "mean" if held == "mean" else "anchor"
         if held == "langevin":
-            pairs = zip(optimizer._trainable_variables, optimizer.anchors(), strict=True)
+            pairs = zip(_keras.trained_by(optimizer), optimizer.anchors(), strict=True)
             values |= {id(variable): anchor for variable, anchor in pairs}
-    # What `compile` was given. Keras keeps the weights of losses nowhere else.
-    compiled = getattr(model, "_compile_loss", None)
-    return Place(
-        model,
-        name,
-        values,
-        getattr(compiled, "_user_loss", None),
-        getattr(compiled, "_user_loss_weights", None),
-    )
+    return Place(model, name, values, *_keras.compiled_loss(model))

@@ -15,6 +15,8 @@ from typing import Any
 
 import keras
 
+from esgd_tf import _keras
+
 __all__ = ["in_full_precision", "refuse_half_weights"]
 
 _HALF = ("float16", "bfloat16")
@@ -31,17 +33,17 @@ def in_full_precision(model: keras.Model) -> Iterator[None]:
     """
     # The attribute: setting the property would write into a policy that layers share by a map.
     mixed = [
-        (layer, layer._dtype_policy)
-        for layer in model._flatten_layers()
+        (layer, _keras.policy_of(layer))
+        for layer in _keras.layers_in(model)
         if layer.compute_dtype in _HALF and layer.variable_dtype not in _HALF
     ]
     try:
         for layer, _ in mixed:
-            layer._dtype_policy = keras.DTypePolicy(layer.variable_dtype)
+            _keras.set_policy(layer, keras.DTypePolicy(layer.variable_dtype))
         yield
     finally:
         for layer, policy in mixed:
-            layer._dtype_policy = policy
+            _keras.set_policy(layer, policy)
 
 
 def refuse_half_weights(variables: list[Any]) -> None:

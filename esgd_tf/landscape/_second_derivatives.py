@@ -30,6 +30,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from esgd_tf import _keras
 from esgd_tf.landscape._float64 import is_in_float64
 from esgd_tf.landscape._patches import Functions, settings
 
@@ -45,7 +46,7 @@ def twice_differentiable(model: keras.Model | None = None) -> Iterator[None]:
     """
     recurrent = [
         (layer, "use_cudnn", False)
-        for layer in (() if model is None else model._flatten_layers())
+        for layer in (() if model is None else _keras.layers_in(model))
         if getattr(layer, "use_cudnn", False)
     ]
     with _exact(), settings(recurrent):

@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from esgd_tf import _keras
+
 __all__ = ["Selection", "select", "select_indices"]
 
 Selection = None | Sequence[Any] | Callable[[Any], bool]
@@ -53,7 +55,7 @@ def select(model: keras.Model, trainable: list[Any], chosen: Selection) -> list[
 
 def _places(layer: Any, path: str) -> Iterator[tuple[str, Any]]:
     """Yield all layers inside one, with their paths through models in models."""
-    for inner in layer._flatten_layers(include_self=False, recursive=False):
+    for inner in _keras.sublayers(layer):
         here = f"{path}/{inner.name}"
         yield here, inner
         yield from _places(inner, here)

@@ -17,6 +17,7 @@ from typing import Any
 
 import keras
 
+from esgd_tf import _keras
 from esgd_tf.landscape._losses import FunctionLoss
 from esgd_tf.landscape._metric_sums import MetricSums
 from esgd_tf.landscape._model_loss import ModelLoss
@@ -61,8 +62,7 @@ def traces_of(place: Place, loss: Any, metrics: Mapping[str, Any]) -> Traces:
     if compiled:
         loss, weights = place.loss, place.loss_weights
     named = tuple(metrics.items())
-    # Each `compile` makes a new one.
-    tracker = getattr(model, "_loss_tracker", None)
+    tracker = _keras.loss_tracker(model)
     key = (
         _identities(loss), repr(weights), compiled, _identities(named), _settings(model),
         id(tracker),
@@ -92,7 +92,7 @@ def _identities(structure: Any) -> tuple[Hashable, ...]:
 def _settings(model: keras.Model) -> Hashable:
     """Return a key of what a graph of the model depends on beside its weights."""
     strategy = getattr(model, "distribute_strategy", None)
-    layers = tuple((id(layer), _config(layer)) for layer in model._flatten_layers())
+    layers = tuple((id(layer), _config(layer)) for layer in _keras.layers_in(model))
     variables = tuple(
         (id(v), v.trainable, _config(getattr(v, "regularizer", None))) for v in model.variables
     )

@@ -25,6 +25,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from esgd_tf import _keras
+
 if TYPE_CHECKING:
     import keras
 
@@ -156,7 +158,7 @@ def build(
         raise ValueError(f"dropout must lie in [0, 1), but it is {dropout!r}.")
     model = entry.builder(shape, int(num_classes), dropout=dropout, seed=seed, **fields)
     if sync_bn:
-        for layer in model._flatten_layers():
+        for layer in _keras.layers_in(model):
             if hasattr(layer, "synchronized"):
                 layer.synchronized = True
     return model

@@ -394,7 +394,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
         evaluated: tf.Tensor | bool = True
         if self.gradient_accumulation_steps:
             k = self.gradient_accumulation_steps
-            evaluated = tf.equal(tf.cast(self._iterations, tf.int64) % k, k - 1)
+            evaluated = tf.equal(tf.cast(_keras.counter_of(self), tf.int64) % k, k - 1)
         last = tf.constant(evaluated) if isinstance(evaluated, bool) else evaluated
         if self.langevin_steps > 0:
             last &= self.langevin_phase >= self.langevin_steps - 1
@@ -406,7 +406,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
             evaluated &= taken
             # The base class has counted the minibatch.
             _nonfinite.undo_counting(
-                taken, scalars, self._iterations, self.gradient_accumulation_steps or 1
+                taken, scalars, _keras.counter_of(self), self.gradient_accumulation_steps or 1
             )
         if self.langevin_steps > 0:
             # After the constraints, which the base class applies last.

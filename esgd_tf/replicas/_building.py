@@ -11,6 +11,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from esgd_tf import _keras
+
 __all__ = ["copy_of", "copy_state", "kept", "numbered"]
 
 
@@ -67,7 +69,7 @@ def copy_state(source: keras.Model, target: keras.Model) -> None:
     It goes layer by layer, as Keras saves: vocabularies are not among a model's weights, and some
     layers derive more from their weights than `set_weights` knows of.
     """
-    pairs = list(zip(source._flatten_layers(), target._flatten_layers(), strict=True))
+    pairs = list(zip(_keras.layers_in(source), _keras.layers_in(target), strict=True))
     for old, new in pairs:
         if not _has_learnt(old):
             continue
@@ -84,7 +86,7 @@ def copy_state(source: keras.Model, target: keras.Model) -> None:
 def kept(model: keras.Model) -> Iterator[None]:
     """Put everything that a model has learnt back afterwards."""
     stores = []
-    for layer in model._flatten_layers():
+    for layer in _keras.layers_in(model):
         if not _has_learnt(layer):
             continue
         store: dict[str, Any] = {}

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from esgd_tf import _keras
 from esgd_tf.optimizers import LocalEntropy, _outer_update
 from esgd_tf.replicas._limits import Limits
 from esgd_tf.replicas.coupling import Coupling
@@ -46,7 +47,7 @@ class ReplicasOptimizer(keras.optimizers.Optimizer):
     ) -> None:
         super().__init__(learning_rate=_rate_of_the_replicas, name="replicas")
         for variable in center:
-            self._track_variable(variable)
+            _keras.track(self, variable)
         self.replicas = list(optimizers)
         self._coupling = coupling
         self._limits = Limits(coupling, self.replicas[0].outer_optimizer)
@@ -110,7 +111,7 @@ class ReplicasOptimizer(keras.optimizers.Optimizer):
     def _last_rate(self) -> Any:
         """The learning rate of the step taken last, which a schedule has left behind."""
         optimizer = self.replicas[0]
-        schedule = optimizer.outer_optimizer._learning_rate
+        schedule = _keras.given_learning_rate(optimizer.outer_optimizer)
         if not isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
             return optimizer.learning_rate
         updated = int(self.iterations.numpy()) % max(optimizer.langevin_steps, 1) == 0
@@ -152,7 +153,7 @@ class ReplicasOptimizer(keras.optimizers.Optimizer):
         del var_list
         for optimizer in self.replicas:
             if optimizer.use_ema:
-                variables = optimizer._trainable_variables
+                variables = _keras.trained_by(optimizer)
                 keras.optimizers.Optimizer.finalize_variable_values(optimizer, variables)
                 self.is_settled = False
 
@@ -213,7 +214,7 @@ def put_at(optimizer: LocalEntropy, weights: Sequence[Any]) -> None:
         optimizer: The replica's, which is built.
         weights: The anchor, one array for each of its weights.
     """
-    for variable, weight in zip(optimizer._trainable_variables, weights, strict=True):
+    for variable, weight in zip(_keras.trained_by(optimizer), weights, strict=True):
         variable.assign(weight)
     if optimizer.langevin_steps:
         optimizer._swap.leave_inner_loop()

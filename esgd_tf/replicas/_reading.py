@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from esgd_tf import _keras
 from esgd_tf.replicas import ensemble as ensembles
 from esgd_tf.replicas._arrival import Batches
 from esgd_tf.replicas._building import copy_of, copy_state
@@ -196,7 +197,7 @@ class Reading:
     def _assign_statistics(self, values: Sequence[np.ndarray]) -> None:
         for variable, value in zip(statistics_of(self._center), values, strict=True):
             variable.assign(value)
-        for layer in self._center._flatten_layers():
+        for layer in _keras.layers_in(self._center):
             if isinstance(layer, keras.layers.Normalization) and layer.built:
                 layer.finalize_state()
 
@@ -211,7 +212,7 @@ class Reading:
         if known is None or known.model is not model:
             known = self._reestimations[number] = BatchNormReestimation(model)
         # The data go through in training mode, which moves other states too.
-        norms = [layer for layer in model._flatten_layers() if isinstance(layer, BATCH_NORM)]
+        norms = [layer for layer in _keras.layers_in(model) if isinstance(layer, BATCH_NORM)]
         estimated = {id(v) for layer in norms for v in layer.weights}
         others = [v for v in statistics_of(model) if id(v) not in estimated]
         before = [v.numpy() for v in others]

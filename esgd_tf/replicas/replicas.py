@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from esgd_tf import _checks
+from esgd_tf import _checks, _keras
 from esgd_tf._warn import warn
 from esgd_tf.replicas._arrival import Batches
 from esgd_tf.replicas._building import copy_of
@@ -106,7 +106,7 @@ class Replicas(Filing, Entrances, Stepping, Reading, keras.Model):
                 "have weights of their own, which the scope would tie together."
             )
         if seed is None:
-            seed = keras.src.random.seed_generator.make_default_seed()
+            seed = _keras.new_seed()
         self.seed = _checks.integer("seed", seed, at_least=0)
         self.replicas = count
         self.coupling = coupling.for_replicas(count)
@@ -258,7 +258,7 @@ class Replicas(Filing, Entrances, Stepping, Reading, keras.Model):
         Raises:
             ValueError: The data are of another kind, or gamma_0 cannot be measured.
         """
-        self._assert_compile_called("fit")
+        _keras.require_compiled(self, "fit")
         _refuse_class_weight(options)
         if options.get("validation_split"):
             raise ValueError("`validation_split` is not taken: give `validation_data` instead.")
@@ -276,7 +276,7 @@ class Replicas(Filing, Entrances, Stepping, Reading, keras.Model):
         )
         # `BackupAndRestore` sets the first epoch when Keras' `fit` is under way.
         batches, steps = make(
-            local=self.local, first_epoch=lambda: self._initial_epoch or initial_epoch
+            local=self.local, first_epoch=lambda: _keras.initial_epoch(self) or initial_epoch
         )
         execution = self.steps_per_execution
         if steps and steps % execution:
@@ -339,7 +339,7 @@ class Replicas(Filing, Entrances, Stepping, Reading, keras.Model):
         Raises:
             ValueError: The minibatches do not go round.
         """
-        self._assert_compile_called("train_on_batch")
+        _keras.require_compiled(self, "train_on_batch")
         _refuse_class_weight(options)
         arrays = tuple(part for part in (x, y, sample_weight) if part is not None)
         length = len(keras.tree.flatten(x)[0])
@@ -395,7 +395,7 @@ class Replicas(Filing, Entrances, Stepping, Reading, keras.Model):
     def _has_batch_norm(self) -> bool:
         return any(
             isinstance(layer, keras.layers.BatchNormalization)
-            for layer in self._center._flatten_layers()
+            for layer in _keras.layers_in(self._center)
         )
 
     def _check_trainable(self) -> None:

@@ -18,6 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from esgd_tf import _keras
 from esgd_tf._warn import warn
 from esgd_tf.training.batch_inputs import input_batches
 from esgd_tf.training.batch_norm_sums import add_statistics
@@ -132,7 +133,7 @@ class BatchNormReestimation:
             ]
             known_length = any(
                 isinstance(layer, keras.layers.TimeDistributed)
-                for layer in self.model._flatten_layers()
+                for layer in _keras.layers_in(self.model)
             )
             self._forward = tf.function(
                 functools.partial(add_statistics, self.model, layers, self._sums),
@@ -254,6 +255,6 @@ def _moving(layer: Any) -> list[keras.Variable]:
 def _batch_norm_layers(model: keras.Model) -> list[Any]:
     return [
         layer
-        for layer in model._flatten_layers()
+        for layer in _keras.layers_in(model)
         if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable and layer.built
     ]

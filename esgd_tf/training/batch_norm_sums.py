@@ -16,6 +16,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from esgd_tf import _keras
+
 __all__ = ["add_statistics"]
 
 
@@ -48,7 +50,7 @@ def add_statistics(
             stack.enter_context(
                 _replaced_call(layer, functools.partial(_gathering, layer, own, training))
             )
-        for layer in model._flatten_layers():
+        for layer in _keras.layers_in(model):
             if isinstance(layer, keras.layers.TimeDistributed):
                 stack.enter_context(_replaced_call(layer, _of_known_length))
         model(inputs, training=training)

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import keras
 import tensorflow as tf
 
-from esgd_tf import _checks
+from esgd_tf import _checks, _keras
 from esgd_tf._warn import warn
 from esgd_tf.optimizers import LocalEntropy, _finding
 from esgd_tf.optimizers._swap import PLACES, Where, uninterrupted
@@ -151,7 +151,7 @@ def _restored(
     started = clock()
     weights = [*model.trainable_variables]
     for optimizer in optimizers:  # which may train more than this model
-        weights += optimizer._trainable_variables
+        weights += _keras.trained_by(optimizer)
     weights = list({id(v): v for v in weights}.values())
     # A tensor shares the variable's buffer until one of the two changes: this costs no memory.
     snapshot = [tf.identity(tf.convert_to_tensor(v)) for v in weights]
@@ -170,7 +170,7 @@ def _clock(model: keras.Model, optimizers: Sequence[LocalEntropy]) -> tuple[int,
     own = getattr(own, "inner_optimizer", own)
     counted = [*optimizers, *([] if own is None else [own])]
     # Of minibatches: `iterations` would not count those that are still accumulated.
-    return tuple(int(one._iterations.numpy()) for one in counted)
+    return tuple(int(_keras.counter_of(one).numpy()) for one in counted)
 
 
 class AnchorCallback(keras.callbacks.Callback):

@@ -22,6 +22,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from esgd_tf import _keras
+
 __all__ = ["enable_multi_worker", "is_multi_worker"]
 
 Step = Callable[[Any], dict[str, Any]]
@@ -34,7 +36,7 @@ def is_multi_worker(strategy: tf.distribute.Strategy) -> bool:
         strategy: Any strategy.
     """
     multi = tf.distribute.MultiWorkerMirroredStrategy
-    return isinstance(strategy, multi) and bool(strategy.extended._in_multi_worker_mode())
+    return isinstance(strategy, multi) and _keras.is_in_multi_worker_mode(strategy)
 
 
 def enable_multi_worker(model: keras.Model) -> keras.Model:
@@ -70,7 +72,7 @@ def enable_multi_worker(model: keras.Model) -> keras.Model:
                 )
                 break
         with strategy.scope():
-            model._symbolic_build(data_batch=data_batch)
+            _keras.symbolic_build(model, data_batch)
 
     def with_an_axis(step: Step) -> Step:
         @functools.wraps(step)
@@ -79,7 +81,7 @@ def enable_multi_worker(model: keras.Model) -> keras.Model:
 
         return wrapped
 
-    model._maybe_symbolic_build = symbolic_build
+    _keras.replace_symbolic_build(model, symbolic_build)
     model.train_step = with_an_axis(model.train_step)
     model.test_step = with_an_axis(model.test_step)
     # Whatever was traced before is of the old steps.

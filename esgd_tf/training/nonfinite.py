@@ -13,6 +13,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from esgd_tf import _keras
+
 __all__ = ["skip_nonfinite"]
 
 
@@ -55,11 +57,11 @@ def skip_nonfinite(model: keras.Model) -> keras.Model:
     @functools.wraps(plain_step)
     def train_step(data: Any) -> dict[str, Any]:
         # Metrics make their variables when first used; here they are wanted before.
-        model._symbolic_build(data_batch=data)
+        _keras.symbolic_build(model, data)
         optimizer = model.optimizer
         # `iterations` of the optimizer proper, which counts minibatches also where Keras'
         # property of that name counts accumulated gradients.
-        counter = getattr(optimizer, "inner_optimizer", optimizer)._iterations.value
+        counter = _keras.counter_of(getattr(optimizer, "inner_optimizer", optimizer)).value
         before = tf.identity(counter)
         variables = [*model.non_trainable_variables, *model.metrics_variables]
         state = list({id(variable): variable for variable in variables}.values())

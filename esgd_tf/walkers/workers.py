@@ -141,7 +141,7 @@ class Workers:
         moving = [network.trainable_variables]
         if k > 0:
             optimizer = network.optimizer
-            moving += [slots for slots in (optimizer._anchors, optimizer._means) if slots]
+            moving += [slots for slots in (optimizer._loop.anchors, optimizer._loop.means) if slots]
         for variables in moving:
             for variable, shift in zip(variables, shifts, strict=True):
                 if variable is not None:
