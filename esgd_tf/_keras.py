@@ -26,6 +26,7 @@ __all__ = [
     "initial_epoch",
     "is_in_multi_worker_mode",
     "layers_in",
+    "loss_scale_of",
     "loss_tracker",
     "moving_averages",
     "new_seed",
@@ -177,6 +178,13 @@ def new_seed() -> int:
 def given_learning_rate(optimizer: keras.optimizers.Optimizer) -> Any:
     """Return an optimizer's learning rate as it was given: `learning_rate` evaluates a schedule."""
     return optimizer._learning_rate
+
+
+def loss_scale_of(optimizer: keras.optimizers.Optimizer) -> float | None:
+    """Return the factor by which mixed_float16 scales the loss; None where it is not scaled."""
+    if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer) or not optimizer.built:
+        return None
+    return float(keras.ops.convert_to_numpy(optimizer.dynamic_scale))
 
 
 def track(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> None:

@@ -100,23 +100,22 @@ def _run(
     """Train, and turn what only a training can run into a sentence and an exit status."""
     import tensorflow as tf
 
-    from esgd_tf.runs.callbacks import Interrupted, NotFiniteError
-    from esgd_tf.runs.training_run import run_training
+    from esgd_tf.runs.errors import NotFiniteError
+    from esgd_tf.runs.guard import Interrupted
+    from esgd_tf.runs.training_run import Places, run_training
     from esgd_tf.training.multi_worker import is_multi_worker
 
     try:
-        return run_training(
-            settings,
+        places = Places(
             path,
             checkpoint,
-            strategy,
             seen=seen,
             checkpoint_dir=None if fv.checkpoint_dir is None else Path(fv.checkpoint_dir),
             data_dir=fv.data_dir,
             raw_dir=fv.raw_dir,
             download=fv.download,
-            verbose=fv.verbose,
         )
+        return run_training(settings, places, strategy, verbose=fv.verbose)
     except Interrupted as stopped:
         return 128 + stopped.signal_number
     except KeyboardInterrupt:

@@ -17,6 +17,7 @@ import tensorflow as tf
 from esgd_tf import _checks, _keras
 from esgd_tf._warn import warn
 from esgd_tf.replicas._arrival import Batches
+from esgd_tf.replicas._as_trained import TrainedReplicas
 from esgd_tf.replicas._building import copy_of
 from esgd_tf.replicas._drawing import Drawing
 from esgd_tf.replicas._entrances import Entrances
@@ -384,6 +385,10 @@ class Replicas(Filing, Entrances, Stepping, Reading, keras.Model):
             "weighted_metrics": copied_metrics(given.get("weighted_metrics")),
             "run_eagerly": given.get("run_eagerly", False),
         }
+
+    def as_trained(self) -> TrainedReplicas:
+        """Return the replicas as a training run of `esgd_tf.runs` sees them."""
+        return TrainedReplicas(self)
 
     @property
     def ensemble_kind(self) -> str | list[str]:

@@ -22,6 +22,7 @@ from esgd_tf._files import replaced_when_whole
 from esgd_tf.optimizers._serialization import StateWarning
 from esgd_tf.runs.errors import CheckpointError, DamagedCheckpointError
 from esgd_tf.runs.progress import MEMBER, Progress, read_extra
+from esgd_tf.runs.trained import trained
 from esgd_tf.training.evaluation import evaluate_at
 from esgd_tf.training.loading import load_model
 
@@ -103,7 +104,7 @@ def load_network(path: Path) -> tuple[keras.Model, Progress]:
     progress, _ = read_extra(path)
     try:
         model = load_model(path, compile=False)
-        return (model.center() if hasattr(model, "center") else model), progress
+        return trained(model).network(), progress
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         # Such as a layer of an architecture that no one has registered in this process.
         raise CheckpointError(

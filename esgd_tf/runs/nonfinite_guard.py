@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from esgd_tf.runs.counting import evaluations_counted, loss_scale
 from esgd_tf.runs.errors import NotFiniteError
+from esgd_tf.runs.trained import trained
 
 if TYPE_CHECKING:
-    from esgd_tf.runs.callbacks import Recorder
+    from esgd_tf.runs.recorder import Recorder
 
 __all__ = ["NotFiniteGuard"]
 
@@ -41,7 +41,7 @@ class NotFiniteGuard(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Look how many gradients were stepped with so far."""
-        self._counted = evaluations_counted(self.model)
+        self._counted = trained(self.model).gradient_evaluations()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Remember how many they were when the epoch began."""
@@ -53,14 +53,14 @@ class NotFiniteGuard(keras.callbacks.Callback):
         Raises:
             NotFiniteError: A gradient was not finite, or the mean loss of this epoch is not.
         """
-        before, self._counted = self._counted, evaluations_counted(self.model)
+        before, self._counted = self._counted, trained(self.model).gradient_evaluations()
         # Of replicas, one that skips is enough.
         skipped = self._counted - before < self._recorder.evaluations_a_step
         self._in_a_row = self._in_a_row + 1 if skipped else 0
         # The recorder has not counted this minibatch yet.
         at = self._where(self._recorder.progress.batches)
         if skipped and self._on_nan == "stop":
-            scale = loss_scale(self.model)
+            scale = trained(self.model).loss_scale()
             if scale is None:
                 raise NotFiniteError(f"The gradient was not finite at {at}")
             if scale < 1:

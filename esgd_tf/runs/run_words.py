@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from esgd_tf.replicas import Replicas
 from esgd_tf.runs.run_folder import RunFolder
+from esgd_tf.runs.trained import trained
 from esgd_tf.training.strategies import Processes
 
 __all__ = ["go_on_with", "has_had_enough", "on_what", "what"]
@@ -25,20 +24,11 @@ def what(model: keras.Model, images: int, steps: int) -> str:
         images: How many there are to train on.
         steps: Minibatches of an epoch.
     """
-    replicas = model.replicas if isinstance(model, Replicas) else 1
-    network = model.members[0] if isinstance(model, Replicas) else model
-    weights = sum(math.prod(variable.shape) for variable in network.trainable_variables)
-    text = (
-        f"{images:,} training images, {weights:,} weights, {steps * replicas} gradient evaluations "
-        "an epoch"
+    seen = trained(model)
+    return (
+        f"{images:,} training images, {seen.number_of_weights():,} weights, "
+        f"{steps * seen.replicas} gradient evaluations an epoch{seen.words(steps)}"
     )
-    if isinstance(model, Replicas):
-        where = "one a device" if len(set(model.devices)) > 1 else "on one device"
-        text += (
-            f"\n{replicas} replicas, {where}: {steps} minibatches each an epoch, coupled every "
-            f"{model.coupling_period}"
-        )
-    return text
 
 
 def on_what(strategy: tf.distribute.Strategy, processes: Processes, batch_size: int) -> str:

@@ -1,75 +1,106 @@
-"""One training run, from data to final table. It reads from top to bottom."""
+"""One training run: prepare what it needs, restore where it stood, fit, and report."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
-import sys
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import keras
 import tensorflow as tf
 
 from esgd_tf import data
 from esgd_tf.cli.settings import REPLICATED, Settings
-from esgd_tf.replicas import ReplicaMonitor, Replicas
-from esgd_tf.runs.callbacks import (
-    Diagnostics,
-    Guard,
-    Interrupted,
-    Recorder,
-)
-from esgd_tf.runs.checkpoints import DamagedCheckpointError, load_checkpoint
+from esgd_tf.replicas import ReplicaMonitor
 from esgd_tf.runs.components import Batches
+from esgd_tf.runs.diagnostics import Diagnostics
 from esgd_tf.runs.errors import NotFiniteError
-from esgd_tf.runs.figures import plot_history
-from esgd_tf.runs.final_table import final_table
+from esgd_tf.runs.guard import Guard, Interrupted
 from esgd_tf.runs.network import make_model
 from esgd_tf.runs.nonfinite_guard import NotFiniteGuard
-from esgd_tf.runs.progress import Progress, require_run
 from esgd_tf.runs.progress_bar import ProgressBar
+from esgd_tf.runs.recorder import Recorder
+from esgd_tf.runs.report import Report
+from esgd_tf.runs.restoring import Restored, restore
 from esgd_tf.runs.run_folder import RunFolder, State
-from esgd_tf.runs.run_words import go_on_with, has_had_enough, on_what, what
-from esgd_tf.training import AnchorCallback
+from esgd_tf.runs.trained import trained
 from esgd_tf.training.precision import set_precision
 from esgd_tf.training.strategies import Processes, StrategyError
 
-__all__ = ["run_training", "segments"]
+__all__ = ["Places", "run_training", "segments"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """Where a run lies, and where its data are.
+
+    Args:
+        path: Path. The run folder.
+        checkpoint: Path. The checkpoint to go on from. Defaults to None, which begins a new run.
+        seen: State. The run folder's `state` on which `checkpoint` rests. Defaults to None, which
+            accepts any.
+        checkpoint_dir: Path. Where the checkpoints go. Defaults to None, the run folder.
+        data_dir: str. The folder in which data sets lie prepared. Defaults to "tfrecords".
+        raw_dir: str. The folder with their archives. Defaults to None, which means that there is
+            none.
+        download: bool. Whether a missing data set may be downloaded. Defaults to True.
+    """
+
+    path: Path
+    checkpoint: Path | None = None
+    seen: State | None = None
+    checkpoint_dir: Path | None = None
+    data_dir: str = "tfrecords"
+    raw_dir: str | None = None
+    download: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class _Prepared:
+    """What a run is made of before it knows where it stands.
+
+    Attributes:
+        settings: The numbers in force.
+        batches: The pipelines of training and test images.
+        training_images: How many images there are to train on.
+        model: The compiled network, or its replicas.
+        strategy: On what it is trained.
+        processes: The processes that take part.
+        precision: What to say of the precision.
+    """
+
+    settings: Settings
+    batches: Batches
+    training_images: int
+    model: keras.Model
+    strategy: tf.distribute.Strategy
+    processes: Processes
+    precision: str
+
+    @property
+    def is_replicated(self) -> bool:
+        return self.settings.experiment.optimizer in REPLICATED
+
+    def steps(self, evaluations: int | None) -> int | None:
+        """Return how many steps, each a gradient evaluation in every replica, make so many."""
+        return evaluations and max(evaluations // self.settings.experiment.replicas, 1)
 
 
 def run_training(
-    settings: Settings,
-    path: Path,
-    checkpoint: Path | None,
-    strategy: tf.distribute.Strategy,
-    *,
-    seen: State | None = None,
-    checkpoint_dir: Path | None = None,
-    data_dir: str = "tfrecords",
-    raw_dir: str | None = None,
-    download: bool = True,
-    verbose: bool = False,
+    settings: Settings, places: Places, strategy: tf.distribute.Strategy, *, verbose: bool = False
 ) -> int:
     """Train, evaluate, write the run folder, and print the final table.
 
     Args:
-        settings: The numbers in force.
-        path: The run folder.
-        checkpoint: Where to go on from, or None for a new run.
-        strategy: On what to train. Of several processes, the chief writes and prints.
-        seen: The run folder's `state` on which `checkpoint` rests; None for any.
-        checkpoint_dir: Where the checkpoints go; None for the run folder.
-        data_dir: Where data sets lie prepared.
-        raw_dir: Where their archives lie.
-        download: Whether a missing data set may be downloaded.
-        verbose: Whether to print the norms of the inner loop.
+        settings: Settings. The numbers in force.
+        places: Places. Where the run lies, and where its data are.
+        strategy: tf.distribute.Strategy. On what to train. Of several processes, the chief writes
+            and prints.
+        verbose: bool. Whether to print the norms of the inner loop. Defaults to False.
 
     Returns:
-        0.
+        0, the exit status.
 
     Raises:
         DataError: The data set is not to be had.
@@ -80,186 +111,107 @@ def run_training(
         StrategyError: The batch cannot be split over the devices, or the processes differ.
         Interrupted: A signal stopped the run after its state was saved.
     """
-    experiment, run = settings.experiment, settings.run
-    seed, limit = run["seed"], run["limit_steps"]
-    keras.utils.set_random_seed(seed)
-    precision = set_precision(run["mixed_precision"])
-    processes = Processes(strategy)
-    replicas = strategy.num_replicas_in_sync
-    replicated = experiment.optimizer in REPLICATED
-    if experiment.batch_size % replicas and not replicated:
-        raise StrategyError(
-            f"--batch_size={experiment.batch_size} cannot be split evenly over the {replicas} "
-            f"devices: choose a multiple of {replicas}."
-        )
-
-    images = data.load(experiment.dataset, data_dir=data_dir, raw_dir=raw_dir, download=download)
-    corruptions = data.parse_corruptions(experiment.corrupt)
-    images = data.corrupt_data(images, corruptions, seed=experiment.corruption_seed)
-    batches = Batches(images, experiment, seed, limit)
-    model = make_model(settings, images, batches, strategy)
-    folder = RunFolder(path, checkpoint_dir, seen=seen)
-    with folder if processes.is_chief else contextlib.nullcontext():
-        progress, intact = _restore(model, checkpoint, folder)
-        _tell_of_lost_lines(folder, progress, batches.steps_per_epoch, processes)
-        if not processes.agree(_fingerprint(settings, progress)):
-            raise StrategyError(
-                f"Worker {processes.index} of {processes.count} and the others differ in their "
-                "flags or in the checkpoint they see: give all the same flags, and a run folder "
-                "and checkpoint folder that all of them share."
-            )
-        total = experiment.epochs * batches.steps_per_epoch
-        if limit is not None:
-            total = min(total, progress.batches + _steps(limit, experiment.replicas))
-        if progress.batches >= total:
-            if processes.is_chief:
-                _draw_if_missing(folder, settings)
-                print(has_had_enough(path, progress.batches / batches.steps_per_epoch, experiment))
+    prepared = _prepare(settings, places, strategy)
+    folder = RunFolder(places.path, places.checkpoint_dir, seen=places.seen)
+    is_chief = prepared.processes.is_chief
+    with folder if is_chief else contextlib.nullcontext():
+        restored = restore(
+            prepared.model, places.checkpoint, folder, prepared.batches.steps_per_epoch,
+            prepared.processes, settings,
+        )  # fmt: skip
+        report = Report(folder, settings) if is_chief else None
+        total = _total(prepared, restored)
+        if restored.progress.batches >= total:
+            if report is not None:
+                done = restored.progress.batches / prepared.batches.steps_per_epoch
+                report.nothing_to_do(done)
             return 0
         recorder = Recorder(
             folder,
-            batches.steps_per_epoch,
-            progress,
-            every=_steps(run["checkpoint_steps"], experiment.replicas),
-            keep_every=run["keep_every"],
-            writes=processes.is_chief,
-            keeps_previous=intact,
+            prepared.batches.steps_per_epoch,
+            restored.progress,
+            every=prepared.steps(settings.run["checkpoint_steps"]),
+            keep_every=settings.run["keep_every"],
+            writes=is_chief,
+            keeps_previous=restored.is_intact,
         )
-        guard = Guard(processes.gather, alone=processes.count == 1)
-        first = [
-            NotFiniteGuard(run["on_nan"], recorder),
-            *([ReplicaMonitor(**batches.monitored(run["monitor"]))] if replicated else []),
-        ]
-        if not processes.is_chief:
-            _fit(model, batches, recorder, guard, total, first)
+        if report is None:
+            _fit(prepared, recorder, total)
             return 0
-        folder.write_config(settings.to_dict())
-        print(f"run folder: {path}")
-        print(what(model, len(images.train_labels), batches.steps_per_epoch))
-        if run["mixed_precision"] != "none":
-            print(f"precision: {precision}")
-        if replicas > 1 and not replicated:
-            print(on_what(strategy, processes, experiment.batch_size))
-        if progress.batches:
-            done, all_of_them = (n * experiment.replicas for n in (progress.batches, total))
-            print(f"going on after {done:,} of {all_of_them:,}")
-        _write_hparams(folder, settings)
+        report.begin(
+            prepared.model, prepared.training_images, prepared.batches.steps_per_epoch,
+            prepared.precision, prepared.strategy, prepared.processes,
+            restored.progress.batches, total,
+        )  # fmt: skip
         shown = [
             keras.callbacks.TensorBoard(folder.tensorboard, write_graph=False),
             ProgressBar(diagnostics=verbose),
         ]
         try:
-            rows = _fit(model, batches, recorder, guard, total, first, shown)
+            _fit(prepared, recorder, total, *shown)
         except Interrupted as stopped:
-            print(
-                f"\nStopped by {stopped} after {recorder.progress.batches * experiment.replicas:,} "
-                "gradient evaluations; "
-                f"saved to\n{folder.last}. Go on with:\n"
-                f"  {go_on_with(folder, checkpoint_dir, data_dir, raw_dir, download=download)}"
-            )
+            report.interrupted(stopped, recorder.progress.batches, places)
             raise
         except NotFiniteError as error:
-            kept = (
-                f"{folder.last} is from before" if folder.last.exists() else "nothing was saved yet"
-            )
-            raise NotFiniteError(
-                f"{error}; {kept}. Try a smaller --lr or --langevin_lr, another "
-                "--seed, or --on_nan skip."
-            ) from None
-        _draw(rows, folder, settings)
-        print(final_table(rows, folder, batches.test_images))
+            raise report.not_finite(error) from None
+        report.end(recorder.rows, prepared.batches.test_images)
     return 0
 
 
-def _draw(rows: list[dict[str, float]], folder: RunFolder, settings: Settings) -> None:
-    experiment = settings.experiment
-    title = f"{experiment.model} on {experiment.dataset}: {experiment.optimizer}"
-    if experiment.langevin_steps:
-        title += f", L = {experiment.langevin_steps}"
-    plot_history(rows, folder.curves, f"{title}, seed {settings.run['seed']}")
+def _prepare(settings: Settings, places: Places, strategy: tf.distribute.Strategy) -> _Prepared:
+    """Load the data, and make and compile the network.
 
-
-def _draw_if_missing(folder: RunFolder, settings: Settings) -> None:
-    """Draw the curves that a run did not come to, which was killed after its last checkpoint."""
-    rows = folder.read_history()
-    if rows and (
-        not folder.curves.exists() or folder.curves.stat().st_mtime < folder.history.stat().st_mtime
-    ):
-        _draw(rows, folder, settings)
-
-
-def _steps(evaluations: Any, replicas: int) -> Any:
-    """Return the steps, each a gradient evaluation in every replica, for so many; None for None."""
-    return evaluations and max(evaluations // replicas, 1)
-
-
-def _restore(
-    model: keras.Model, checkpoint: Path | None, folder: RunFolder
-) -> tuple[Progress, bool]:
-    """Load the checkpoint, or the one before if that is damaged.
-
-    Returns:
-        Where the run stands, and whether its last checkpoint is whole.
+    Raises:
+        DataError: The data set is not to be had.
+        StrategyError: The batch cannot be split over the devices.
     """
-    if checkpoint is None:
-        return Progress(), True
-    try:
-        return _load(model, checkpoint, folder), True
-    except DamagedCheckpointError as error:
-        if checkpoint != folder.last or not folder.previous.exists():
-            raise
-        progress = _load(model, folder.previous, folder)
-        evaluations = progress.batches * (model.replicas if isinstance(model, Replicas) else 1)
-        print(
-            f"{error}\nGoing on from {folder.previous} instead, after {evaluations:,} "
-            "gradient evaluations.",
-            file=sys.stderr,
+    experiment, run = settings.experiment, settings.run
+    keras.utils.set_random_seed(run["seed"])
+    precision = set_precision(run["mixed_precision"])
+    devices = strategy.num_replicas_in_sync
+    if experiment.batch_size % devices and experiment.optimizer not in REPLICATED:
+        raise StrategyError(
+            f"--batch_size={experiment.batch_size} cannot be split evenly over the {devices} "
+            f"devices: choose a multiple of {devices}."
         )
-        return progress, False
+    images = data.load(
+        experiment.dataset,
+        data_dir=places.data_dir,
+        raw_dir=places.raw_dir,
+        download=places.download,
+    )
+    corruptions = data.parse_corruptions(experiment.corrupt)
+    images = data.corrupt_data(images, corruptions, seed=experiment.corruption_seed)
+    batches = Batches(images, experiment, run["seed"], run["limit_steps"])
+    model = make_model(settings, images, batches, strategy)
+    processes, count = Processes(strategy), len(images.train_labels)
+    return _Prepared(settings, batches, count, model, strategy, processes, precision)
 
 
-def _load(model: keras.Model, checkpoint: Path, folder: RunFolder) -> Progress:
-    progress = load_checkpoint(model, checkpoint)
-    if folder.run_id is not None:  # the chief's, which holds the lock
-        require_run(progress, folder.run_id, checkpoint)
-    return progress
-
-
-def _tell_of_lost_lines(
-    folder: RunFolder, progress: Progress, steps_per_epoch: int, processes: Processes
-) -> None:
-    """Say of which epochs history.csv has no line any more."""
-    there = {row["epoch"] for row in folder.read_history()}
-    lost = [e for e in range(1, progress.batches // steps_per_epoch + 1) if e not in there]
-    if lost and processes.is_chief:
-        which = f"epoch {lost[0]}" if len(lost) == 1 else f"{len(lost)} epochs, from {lost[0]} on"
-        print(
-            f"{folder.history} has lost the lines of {which}: table and picture will lack them.",
-            file=sys.stderr,
-        )
+def _total(prepared: _Prepared, restored: Restored) -> int:
+    """Return the minibatches after which the run ends."""
+    total: int = prepared.settings.experiment.epochs * prepared.batches.steps_per_epoch
+    limit = prepared.steps(prepared.settings.run["limit_steps"])
+    return total if limit is None else min(total, restored.progress.batches + limit)
 
 
 def _fit(
-    model: keras.Model,
-    batches: Batches,
-    recorder: Recorder,
-    guard: Guard,
-    total: int,
-    first: Sequence[keras.callbacks.Callback],
-    shown: Sequence[keras.callbacks.Callback] = (),
-) -> list[dict[str, float]]:
-    """Train until `total` minibatches and return the rows of history.csv.
+    prepared: _Prepared, recorder: Recorder, total: int, *shown: keras.callbacks.Callback
+) -> None:
+    """Train until `total` minibatches; the recorder has the rows of history.csv.
 
     An interruption leaves the state saved, in all processes after the same step.
     """
-    replicated = isinstance(model, Replicas)
-    # Replicas are evaluated and saved at their center, by themselves.
-    averaged = batches.reestimation is None  # --bn_reestimate 0
-    options = {"batch_norm_data": False if averaged else batches.reestimation} if replicated else {}
-    anchor = [] if replicated else [AnchorCallback(batch_norm_data=batches.reestimation)]
+    run, batches = prepared.settings.run, prepared.batches
+    guard = Guard(prepared.processes.gather, alone=prepared.processes.count == 1)
+    to_the_right_weights, options = trained(prepared.model).evaluation(batches.reestimation)
+    monitor = (
+        [ReplicaMonitor(**batches.monitored(run["monitor"]))] if prepared.is_replicated else []
+    )
     callbacks = [
-        *anchor,
-        *first,
+        *to_the_right_weights,
+        NotFiniteGuard(run["on_nan"], recorder),
+        *monitor,
         Diagnostics(recorder),
         *shown[:1],
         recorder,
@@ -271,7 +223,7 @@ def _fit(
             for first_epoch, epochs, epoch_steps in segments(
                 recorder.progress.batches, total, batches.steps_per_epoch
             ):
-                model.fit(
+                prepared.model.fit(
                     batches.training(recorder.progress.batches),
                     initial_epoch=first_epoch,
                     epochs=epochs,
@@ -285,15 +237,6 @@ def _fit(
     except Interrupted:
         recorder.save()
         raise
-    return recorder.rows
-
-
-def _fingerprint(settings: Settings, progress: Progress) -> int:
-    """Return a number that differs where two processes would not compute the same."""
-    numbers = settings.to_dict()
-    own = ("devices", "logical_devices")  # what a process may have of its own
-    numbers["run"] = {k: v for k, v in numbers["run"].items() if k not in own}
-    return zlib.crc32(json.dumps([numbers, progress.batches], sort_keys=True).encode())
 
 
 def segments(done: int, total: int, steps: int) -> Iterator[tuple[int, int, int]]:
@@ -316,14 +259,3 @@ def segments(done: int, total: int, steps: int) -> Iterator[tuple[int, int, int]
         done = total // steps * steps
     if done < total:
         yield done // steps, done // steps + 1, total - done
-
-
-def _write_hparams(folder: RunFolder, settings: Settings) -> None:
-    """Write the hyperparameters where TensorBoard's HParams page finds them."""
-    from tensorboard.plugins.hparams import api as hparams  # noqa: PLC0415 - slow to import
-
-    values: dict[str, Any] = {"preset": settings.preset, "seed": settings.run["seed"]}
-    for name, value in dataclasses.asdict(settings.experiment).items():
-        values[name] = value if isinstance(value, bool | int | float | str) else json.dumps(value)
-    with tf.summary.create_file_writer(str(folder.tensorboard / "validation")).as_default():
-        hparams.hparams(values, trial_id=folder.path.name)

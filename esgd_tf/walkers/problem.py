@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from esgd_tf import data
 from esgd_tf.runs.checkpoints import CheckpointError, load_model
+from esgd_tf.runs.trained import trained
 from esgd_tf.walkers.settings import Settings
 
 __all__ = ["Problem", "cross_entropy", "error", "joined"]
@@ -161,7 +162,7 @@ def _taught(path: str, x: Array, classes: int) -> Array:
     except (ValueError, OSError, KeyError, TypeError) as reason:
         first = str(reason).strip().splitlines()[0]
         raise CheckpointError(f"The teacher {path} cannot be loaded: {first}") from None
-    teacher = teacher.center() if hasattr(teacher, "center") else teacher
+    teacher = trained(teacher).network() if isinstance(teacher, keras.Model) else teacher
     fits = isinstance(teacher, keras.Model) and tuple(teacher.input_shape[1:]) == x.shape[1:]
     if not fits or teacher.output_shape[-1] != classes:
         raise CheckpointError(

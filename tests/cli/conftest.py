@@ -8,7 +8,7 @@ import os
 import pytest
 
 from esgd_tf import data
-from esgd_tf.runs import training_run
+from esgd_tf.runs import report
 from esgd_tf.runs.figures import plot_history
 from tests.cli.helpers import SMALL, STEPS, interrupted_at, train
 
@@ -27,14 +27,14 @@ def only_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "load", load_or_remember)
         # A picture takes as long as a tracing; `finished` and `drawn` have theirs.
-        patch.setattr(training_run, "plot_history", lambda *_: None)
+        patch.setattr(report, "plot_history", lambda *_: None)
         yield
 
 
 @pytest.fixture
 def drawn(monkeypatch):
     """Have the picture of a run drawn after all."""
-    monkeypatch.setattr(training_run, "plot_history", plot_history)
+    monkeypatch.setattr(report, "plot_history", plot_history)
 
 
 @contextlib.contextmanager
@@ -55,7 +55,7 @@ def finished(tmp_path_factory):
     with unless_it_exists(tmp_path_factory, "finished") as (logdir, new):
         if new:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(training_run, "plot_history", plot_history)
+                patch.setattr(report, "plot_history", plot_history)
                 assert train(*SMALL, "--logdir", logdir, "-n", "whole") == 0
         return logdir / "whole"
 

@@ -5,7 +5,7 @@ import signal
 import config
 from esgd_tf.cli.commands import main
 from esgd_tf.cli.train import main as train_main
-from esgd_tf.runs.callbacks import Recorder
+from esgd_tf.runs.recorder import Recorder
 
 # 8,750 images in batches of 1,750 are 5 steps an epoch; 5 mod 3 = 2 is inside an inner loop.
 SMALL = ("--preset", "quickstart", "-m", "mnistfc", "-b", "1750", "-L", "3", "-e", "2",

@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 
-from esgd_tf.runs.callbacks import Recorder
+from esgd_tf.runs.recorder import Recorder
 from tests.cli.helpers import SMALL, STEPS, interrupted_at, train
 from tests.cli.test_training_run import history, state
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from esgd_tf.runs.callbacks import Guard
 from esgd_tf.runs.figures import plot_history
+from esgd_tf.runs.guard import Guard
 from tests.cli.helpers import SMALL, STEPS, interrupted_at, train
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,9 +13,9 @@ import tensorflow as tf
 
 import config
 from esgd_tf.runs import training_run
-from esgd_tf.runs.callbacks import Recorder
 from esgd_tf.runs.checkpoints import load_model
 from esgd_tf.runs.components import Batches, learning_rate
+from esgd_tf.runs.recorder import Recorder
 from tests.cli.helpers import SMALL, STEPS, interrupted_at, train
 
 

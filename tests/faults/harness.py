@@ -17,7 +17,7 @@ import pytest
 import config
 from esgd_tf.cli import train
 from esgd_tf.data import catalog
-from esgd_tf.runs import training_run
+from esgd_tf.runs import report
 from esgd_tf.training import load_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,7 +68,7 @@ def run_here(*flags):
     with pytest.MonkeyPatch.context() as patch:
         for name, entry in archive_maker.tiny_entries().items():
             patch.setitem(catalog.ENTRIES, name, entry)
-        patch.setattr(training_run, "plot_history", lambda *_: None)
+        patch.setattr(report, "plot_history", lambda *_: None)
         return train.main(config.PRESETS, ["train.py", *map(str, flags)])
 
 

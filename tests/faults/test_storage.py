@@ -15,7 +15,7 @@ import pytest
 import config
 from esgd_tf import data
 from esgd_tf.cli.train import main
-from esgd_tf.runs import training_run
+from esgd_tf.runs import report
 from esgd_tf.runs.run_folder import RunFolder
 from tests.faults import harness
 from tests.faults.harness import Job
@@ -39,7 +39,7 @@ def only_once():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "load", load_or_remember)
-        patch.setattr(training_run, "plot_history", lambda *_: None)
+        patch.setattr(report, "plot_history", lambda *_: None)
         yield
 
 

@@ -17,7 +17,7 @@ import archive_maker  # noqa: E402
 import config  # noqa: E402
 from esgd_tf.cli import train  # noqa: E402
 from esgd_tf.data import catalog, storage  # noqa: E402
-from esgd_tf.runs import callbacks, training_run  # noqa: E402
+from esgd_tf.runs import recorder, report, training_run  # noqa: E402
 
 
 def say(what):
@@ -32,7 +32,7 @@ def announced(function, what):
     return wrapped
 
 
-class Announcing(callbacks.Recorder):
+class Announcing(recorder.Recorder):
     def on_train_batch_begin(self, batch, logs=None):
         say("step")
 
@@ -44,7 +44,7 @@ if __name__ == "__main__":
     say(f"pid {os.getpid()}")
     catalog.ENTRIES.update(archive_maker.tiny_entries())
     storage.write = announced(storage.write, "records")
-    callbacks.save_checkpoint = announced(callbacks.save_checkpoint, "checkpoint")
+    recorder.save_checkpoint = announced(recorder.save_checkpoint, "checkpoint")
     training_run.Recorder = Announcing
-    training_run.plot_history = lambda *_: None
+    report.plot_history = lambda *_: None
     sys.exit(train.main(config.PRESETS, ["train.py", *sys.argv[1:]]))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esgd_tf.runs.callbacks import Guard, Interrupted
+from esgd_tf.runs.guard import Guard, Interrupted
 from tests.optimizers import helpers
 
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esgd_tf.runs.callbacks import Diagnostics, Recorder
 from esgd_tf.runs.checkpoints import Progress
+from esgd_tf.runs.diagnostics import Diagnostics
 from esgd_tf.runs.errors import NotFiniteError
 from esgd_tf.runs.nonfinite_guard import NotFiniteGuard
+from esgd_tf.runs.recorder import Recorder
 from esgd_tf.runs.run_folder import RunFolder
 from esgd_tf.training import skip_nonfinite
 

@@ -1,0 +1,98 @@
+"""Replicas as a training run sees them: see `Trained` in `esgd_tf/runs/trained.py`."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import keras
+
+from esgd_tf import _keras
+
+if TYPE_CHECKING:
+    from esgd_tf.replicas.replicas import Replicas
+
+__all__ = ["TrainedReplicas"]
+
+
+class TrainedReplicas:
+    """All replicas of one `Replicas` model, seen by a run.
+
+    Args:
+        model: Replicas. The model; compiled, or just loaded.
+
+    Attributes:
+        replicas: How many there are, in all processes together.
+    """
+
+    def __init__(self, model: Replicas) -> None:
+        self._model = model
+        self.replicas: int = model.replicas
+
+    def network(self) -> keras.Model:
+        """Return the center, as a model of its own."""
+        return self._model.center()
+
+    def number_of_weights(self) -> int:
+        """Return how many trainable numbers one replica has."""
+        weights = self._model.members[0].trainable_variables
+        return sum(math.prod(variable.shape) for variable in weights)
+
+    def gradient_evaluations(self) -> int:
+        """Return the gradients that were stepped with, over all replicas.
+
+        Of the replicas in other processes, none is known to have left one out.
+        """
+        steps = int(self._model.optimizer.iterations.numpy())
+        own = [self._model.optimizer.replicas[a] for a in self._model.local]
+        return steps * self.replicas - sum(steps - int(o.iterations.numpy()) for o in own)
+
+    def loss_scale(self) -> float | None:
+        """Return the smallest factor by which mixed_float16 scales a replica's loss, if any."""
+        scales = [_keras.loss_scale_of(member.optimizer) for member in self._model.members]
+        return min((scale for scale in scales if scale is not None), default=None)
+
+    def step_logs(self, batch: int) -> dict[str, float]:
+        """Return the strength of the coupling at the last step.
+
+        Args:
+            batch: int >= 0. The number of the minibatch in its epoch.
+        """
+        del batch
+        return {"coupling": self._model.optimizer.last_gamma}
+
+    def epoch_logs(self) -> dict[str, float]:
+        """Return the outer updates of all replicas, and their scope, if they have an inner loop."""
+        first = self._model.optimizer.replicas[0]
+        if first.langevin_steps == 0:
+            return {}
+        updates = sum(int(o.outer_iterations.numpy()) for o in self._model.optimizer.replicas)
+        return {"outer_updates": updates, "scope": float(first.scope)}
+
+    def prepare_to_save(self) -> None:
+        """Bring this process' copies of the replicas of other processes up to date."""
+        self._model.gather()
+
+    def evaluation(
+        self, batch_norm_data: Any
+    ) -> tuple[list[keras.callbacks.Callback], dict[str, Any]]:
+        """Return an argument of `fit`: replicas are evaluated and saved at their center.
+
+        Args:
+            batch_norm_data: batches of training images, or a callable that returns them. From them
+                BatchNorm statistics are estimated anew; None keeps the moving averages.
+        """
+        averaged = batch_norm_data is None
+        return [], {"batch_norm_data": False if averaged else batch_norm_data}
+
+    def words(self, steps: int) -> str:
+        """Return how many replicas there are, on what, and when they are coupled.
+
+        Args:
+            steps: int >= 1. Minibatches of an epoch, of each replica.
+        """
+        where = "one a device" if len(set(self._model.devices)) > 1 else "on one device"
+        return (
+            f"\n{self.replicas} replicas, {where}: {steps} minibatches each an epoch, coupled "
+            f"every {self._model.coupling_period}"
+        )

@@ -1,0 +1,56 @@
+"""What a run logs of the algorithm, for every callback that follows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from esgd_tf.runs.recorder import Recorder
+from esgd_tf.runs.trained import Trained, trained
+
+__all__ = ["Diagnostics"]
+
+
+class Diagnostics(keras.callbacks.Callback):
+    """Adds to Keras' logs what there is to see of the algorithm; every later callback gets it.
+
+    Each minibatch: the scope, or the strength of the coupling of replicas. Each epoch: its means
+    with the part of it before an interruption, gradient evaluations, outer updates, learning rate,
+    scope, and the statistics of the last outer update (see `LangevinStatistics`).
+
+    Args:
+        recorder: Knows what was before.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+        self._trained: Trained | None = None
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Show the scope in the progress bar."""
+        if self._trained is None:
+            self._trained = trained(self.model)
+        if logs is not None:
+            logs.update(self._trained.step_logs(batch))
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Add the epoch's diagnostics to the logs."""
+        if logs is not None:
+            logs.update(self._recorder.running)
+            logs.update(self._measure())
+
+    def _measure(self) -> dict[str, float]:
+        seen, recorder = trained(self.model), self._recorder
+        evaluations = seen.gradient_evaluations()
+        skipped = recorder.progress.batches * recorder.evaluations_a_step - evaluations
+        rate = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
+        measured: dict[str, float] = {
+            "gradient_evaluations": evaluations,
+            "outer_updates": evaluations,
+            "learning_rate": float(rate),
+        }
+        if skipped:
+            measured["skipped"] = skipped
+        return measured | seen.epoch_logs()
