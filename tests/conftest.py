@@ -1,6 +1,7 @@
 """What every test shares: two logical CPUs, and a fresh Keras for each test."""
 
 import os
+import signal
 import stat
 from pathlib import Path
 
@@ -10,9 +11,34 @@ import keras
 import pytest
 import tensorflow as tf
 
+from tests import tiers
+
 # TensorFlow can be told only once, and before it looks at its devices.
 for _cpu in tf.config.list_physical_devices("CPU"):
     tf.config.set_logical_device_configuration(_cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--every-combination", action="store_true",
+        help="run all cases of all matrices, not only what shows each pair of values once",
+    )  # fmt: skip
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m deselects
+def pytest_collection_modifyitems(config, items):
+    left_out = set(
+        tiers.sort_into_tiers(items, every_combination=config.getoption("--every-combination"))
+    )
+    config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+    items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def default_signals():
+    """Let Ctrl-C and a closed terminal act: a run in the background starts with them ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

@@ -68,6 +68,7 @@ def test_estimating_anew_uses_the_batches_of_training(finished):
     )
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_inside_an_epoch_has_its_statistics_estimated(interrupted):
     by_itself = evaluate(interrupted)
     assert by_itself["gradient_evaluations"] == STEPS + 2
@@ -102,6 +103,7 @@ def test_records_as_tfds_writes_them(finished):
         assert numbers[name] == whole[name]
 
 
+@pytest.mark.slow
 def test_a_run_on_corrupted_data_is_evaluated_as_it_was_trained(tmp_path, monkeypatch):
     """Records of one's own are shuffled too, and training inputs get their noise."""
     corrupt = ("--corrupt", "pixel_shuffle+gaussian:2", "--corruption_seed", "3")

@@ -48,6 +48,7 @@ def logits(finished):
     return raw, prepared, np.asarray(model(prepared))
 
 
+@pytest.mark.slow
 def test_both_forms_load_without_the_library(finished, tmp_path, logits, capsys):
     raw, prepared, expected = logits
     assert esgd_tf("export", finished, tmp_path / "net") == 0

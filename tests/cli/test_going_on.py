@@ -22,6 +22,7 @@ def of_tensorboard(run, tag):
     return {e.step: float(make_ndarray(e.tensor_proto)) for e in accumulator.Tensors(tag)}
 
 
+@pytest.mark.slow
 def test_an_equal_limit_is_one_more_and_all_show_the_whole_epoch(finished, tmp_path, capsys):
     flags = ("--logdir", tmp_path, "-n", "parts")
     assert train(*SMALL, *flags, "--limit_steps", "3") == 0
@@ -40,6 +41,7 @@ def test_an_equal_limit_is_one_more_and_all_show_the_whole_epoch(finished, tmp_p
         assert f"{short}: {expected:.4f}" in shown
 
 
+@pytest.mark.slow
 def test_a_kill_just_after_the_last_checkpoint_loses_nothing(drawn, tmp_path, monkeypatch, capsys):
     write_last = Recorder._write_last
 
@@ -67,6 +69,7 @@ def test_a_kill_just_after_the_last_checkpoint_loses_nothing(drawn, tmp_path, mo
     assert (run / "curves.png").stat().st_mtime_ns == drawn_at
 
 
+@pytest.mark.slow
 def test_the_line_to_go_on_with_does_so(tmp_path, monkeypatch, capsys):
     checkpoints = tmp_path / "it's elsewhere"
     flags = ("--logdir", tmp_path / "my runs", "-n", "a run; of mine", "--checkpoint_dir",

@@ -115,6 +115,7 @@ def test_a_start_that_was_overtaken_while_it_loaded(own, tmp_path, monkeypatch, 
     assert len(RunFolder(run).read_history()) == 2
 
 
+@pytest.mark.slow
 def test_starts_that_race_for_one_name(tmp_path, monkeypatch, capsys):
     strategy = train_module._strategy
     first = tmp_path / "runs" / "quickstart-entropy-sgd"

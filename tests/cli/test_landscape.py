@@ -63,12 +63,14 @@ def refused(capsys, status, *words):
     return captured.err
 
 
+@pytest.mark.slow
 def test_kept_checkpoints_are_those_of_the_epochs(runs):
     kept = sorted((runs[0] / "checkpoints" / "kept").iterdir())
     assert [path.name for path in kept] == [f"epoch-0000{k}.keras" for k in (1, 2, 3)]
     assert [load_network(path)[1].batches for path in kept] == [5, 10, 15]
 
 
+@pytest.mark.slow
 def test_numbers_are_those_of_the_library(runs, everything):
     """The same images, chosen by seed 0, preprocessed as in training."""
     document = json.loads((everything[0] / "landscape.json").read_text())
@@ -211,6 +213,7 @@ class TestWhatIsLeftOfAReport:
         ],
         ids=["foreseen", "unforeseen"],
     )
+    @pytest.mark.first(1)
     def test_a_measure_that_fails(self, runs, tmp_path, monkeypatch, capsys, error, words):
         fails_with(monkeypatch, "sharpness", error)
         out = tmp_path / "wide"
@@ -241,6 +244,7 @@ class TestWhatIsLeftOfAReport:
         assert rows == found
 
     @pytest.mark.parametrize("becomes", ["an error", "nothing"])
+    @pytest.mark.slow
     def test_ctrl_c_that_python_has_lost(self, runs, tmp_path, monkeypatch, capsys, becomes):
         """In an import it may become another error, in a destructor it is dropped."""
         from esgd_tf.cli.landscape_measures import Measures
@@ -271,6 +275,7 @@ class TestWhatIsLeftOfAReport:
         assert esgd_tf("landscape", runs[0], "--density", *QUICK, "--out", out) == 130
         assert missing_in(out) == (set(), {("esgd-1", "density"): None})
 
+    @pytest.mark.slow
     def test_nothing_is_missing_of_a_whole_report(self, everything):
         found, missing = missing_in(everything[0])
         assert not missing

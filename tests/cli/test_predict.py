@@ -52,6 +52,7 @@ def test_the_images_of_the_data_set_get_the_probabilities_of_the_network(
 @pytest.mark.parametrize(
     "corrupt", ["double+pixel_shuffle", pytest.param("pixel_shuffle", marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_a_run_that_saw_shuffled_images_gets_the_files_shuffled(
     images, corrupt, tmp_path, monkeypatch, capsys
 ):

@@ -47,6 +47,7 @@ def test_history_has_what_the_papers_log(whole):
         assert float(rows[-1]["coupling"]) > float(rows[0]["coupling"]) > 0
 
 
+@pytest.mark.slow
 def test_going_on_after_ctrl_c_within_an_epoch(whole, tmp_path, monkeypatch, capsys):
     optimizer, run = whole
     with monkeypatch.context() as patch:
@@ -106,6 +107,7 @@ def test_three_replicas_on_two_devices_are_refused(tmp_path, two_cpus, monkeypat
 
 
 @pytest.mark.filterwarnings("ignore:A coupling of 0.1 with learning rate")
+@pytest.mark.slow
 def test_checkpoint_steps_count_all_replicas_and_nothing_bad_is_saved(tmp_path, capsys):
     """Every gradient but the first two is infinite; 2 evaluations a step."""
     flags = (*FLAGS, *COUPLED["rsgd"], "--monitor", "0", "--budget", "each", "-e", "1")

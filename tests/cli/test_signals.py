@@ -86,6 +86,7 @@ def test_curves_of_a_scope_of_zero_warn_of_nothing(tmp_path):
     assert (tmp_path / "curves.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_tensorflow_loads(tmp_path):
     """One sentence, whatever was being imported."""
     command = [sys.executable, "train.py", *map(str, SMALL), "--logdir", str(tmp_path)]

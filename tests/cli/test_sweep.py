@@ -72,6 +72,7 @@ def trained(tmp_path_factory, two_cpus):
 
 
 @pytest.mark.parametrize(("optimizer", "precision"), cases(("entropy-sgd", "none")))
+@pytest.mark.slow
 def test_two_parts_on_two_devices_are_one_run_on_one(optimizer, precision, trained):
     one, _ = trained(optimizer, precision, "none", 1)
     two, _ = trained(optimizer, precision, "mirrored", 2)

@@ -87,6 +87,7 @@ def test_going_on_after_ctrl_c_within_an_epoch(finished, interrupted, tmp_path):
     goes_on_to_the_same_bits(cut, finished)
 
 
+@pytest.mark.slow
 def test_going_on_after_sigterm_at_the_end_of_an_epoch(finished, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         interrupted_at(patch, STEPS, signal.SIGTERM)
@@ -173,6 +174,7 @@ def a_nan_at_minibatch_3(monkeypatch):
     monkeypatch.setattr(Batches, "training", poisoned)
 
 
+@pytest.mark.slow
 def test_on_nan_skip_leaves_the_minibatch_out(a_nan_at_minibatch_3, tmp_path, capsys):
     flags = [*SMALL, "--on_nan", "skip", "--logdir", str(tmp_path)]
     assert train(*flags, "-n", "whole") == 0
@@ -212,6 +214,7 @@ def test_on_nan_stop_saves_nothing_that_is_not_finite(a_nan_at_minibatch_3, tmp_
     assert not any(np.isnan(w).any() for w in weights[:14])
 
 
+@pytest.mark.slow
 def test_the_last_good_checkpoint_survives_a_later_nan(tmp_path, monkeypatch, capsys):
     count = Recorder.on_train_batch_end
 

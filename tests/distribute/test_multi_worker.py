@@ -74,6 +74,7 @@ def test_two_logical_cpus_are_one_device(scenario, on):
 
 
 @pytest.mark.parametrize("scenario", [s for s in SCENARIOS if s.values[0] in ONE_DEVICE])
+@pytest.mark.slow
 def test_two_processes_are_one_device(scenario, workers, on):
     for worker in workers(scenario):
         assert_same(of(scenario, worker), on("one", scenario))

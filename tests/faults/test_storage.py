@@ -81,6 +81,7 @@ needs_mount = pytest.mark.skipif(not may_mount(), reason="no file systems may be
 
 
 @needs_mount
+@pytest.mark.slow
 def test_full_disk_keeps_the_last_good_state(tmp_path):
     # Room for one checkpoint of 30 MB and a part of the next.
     kept = tmp_path / "kept"
@@ -147,6 +148,7 @@ SLOW = pytest.mark.slow
 @pytest.mark.parametrize(
     "how", [pytest.param("truncated", marks=SLOW), "flipped", pytest.param("gone", marks=SLOW)]
 )
+@pytest.mark.slow
 def test_the_checkpoint_before_a_damaged_one_is_used(copied, two_epochs, capsys, how):
     copied.last.unlink() if how == "gone" else damage(copied.last, how)
     assert train("-rl", "--logdir", copied.path.parent, "-n", "run") == 0
@@ -230,6 +232,7 @@ def test_damaged_records_are_named(tmp_path, capsys, how):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_two_trainings_in_one_folder(tmp_path, capsys):
     job = Job(tmp_path, "run", 1)
     with subprocess.Popen(
@@ -278,6 +281,7 @@ def builder(folder, delay):
 
 
 @pytest.mark.parametrize("fate", [pytest.param("lives", marks=SLOW), "killed"])
+@pytest.mark.slow
 def test_two_processes_build_one_data_set(tmp_path, fate):
     """One builds and one waits; if the first dies, the second builds."""
     Job(tmp_path, "unused", 1)  # makes the archives

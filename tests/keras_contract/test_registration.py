@@ -45,6 +45,7 @@ print(float(model.layers[0].kernel.value[0, 0]))
     "imports",
     ["import esgd_tf, keras", pytest.param("import keras, esgd_tf", marks=pytest.mark.slow)],
 )
+@pytest.mark.slow
 def test_a_new_process_loads_what_was_saved(imports, tmp_path):
     model = helpers.network(esgd_tf.LocalEntropy("adam", 5, gamma=AutoScope(7)))
     helpers.fit(model)

@@ -85,6 +85,7 @@ def test_no_inner_loop_is_the_optimizer_alone_bit_for_bit(name, options):
 
 
 @pytest.mark.parametrize("anchor", ["first", "last", "none"])
+@pytest.mark.first(1)
 def test_keras_ema_callback_looks_and_leaves_training_alone(anchor):
     """SwapEMAWeights swaps by arithmetic; the inner loop goes on all the same."""
     seen = []
@@ -166,6 +167,7 @@ def two_layers(optimizer):
 
 
 @pytest.mark.parametrize("use_ema", [False, True])
+@pytest.mark.first(1)
 def test_a_layer_frozen_between_two_fits_stays(use_ema):
     model, layer = two_layers(EntropySGD(0.7, L, use_ema=use_ema, seed=1))
     quiet_fit(model)  # ends in mid-loop, at the anchor

@@ -44,6 +44,7 @@ def state(model):
 
 
 @every_optimizer
+@pytest.mark.first(2)
 def test_resume(make, tmp_path):
     """Two epochs, saved and loaded, and two more are four."""
     whole, half = network(make), network(make)
@@ -56,6 +57,7 @@ def test_resume(make, tmp_path):
 
 
 @every_optimizer
+@pytest.mark.first(2)
 def test_weights_into_a_model_that_has_not_trained(make, tmp_path):
     trained = network(make)
     fit(trained, 2)
@@ -68,6 +70,7 @@ def test_weights_into_a_model_that_has_not_trained(make, tmp_path):
 
 
 @every_optimizer
+@pytest.mark.first(2)
 def test_weights_alone_by_a_callback(make, tmp_path):
     path = tmp_path / "{epoch}.weights.h5"
     model = network(make)
@@ -78,6 +81,7 @@ def test_weights_alone_by_a_callback(make, tmp_path):
 
 
 @every_optimizer
+@pytest.mark.first(2)
 def test_pickle_and_copy(make):
     model = network(make)
     fit(model, 2)
@@ -89,6 +93,7 @@ def test_pickle_and_copy(make):
 
 
 @every_optimizer
+@pytest.mark.first(2)
 def test_clone_and_config(make):
     model = network(make)
     twin = keras.models.clone_model(model)
@@ -101,6 +106,7 @@ def test_clone_and_config(make):
 
 
 @every_optimizer
+@pytest.mark.first(2)
 def test_compile_again_with_the_same_optimizer(make):
     again, plain = network(make), network(make)
     for model in (again, plain):
@@ -112,6 +118,7 @@ def test_compile_again_with_the_same_optimizer(make):
 
 
 @every_optimizer
+@pytest.mark.first(2)
 def test_callbacks_in_any_order(make, tmp_path):
     ends = []
     for order in ((0, 1, 2, 3), (3, 2, 1, 0), (1, 0, 3, 2), (2, 3, 0, 1)):
@@ -130,6 +137,7 @@ def test_callbacks_in_any_order(make, tmp_path):
 
 @every_optimizer
 @pytest.mark.parametrize("by_callback", [True, False])
+@pytest.mark.first(2)
 def test_rates_that_callbacks_and_users_set(make, by_callback):
     """A rate that is set is the rate that the optimizer might have been made with."""
     config = make().get_config()
@@ -183,6 +191,7 @@ def test_a_training_loop_of_ones_own(make):
 
 
 @every_optimizer
+@pytest.mark.first(2)
 def test_freezing(make):
     first, second = keras.layers.Dense(5, "tanh"), keras.layers.Dense(3)
     model = keras.Sequential([keras.Input((4,)), first, second])
@@ -207,6 +216,7 @@ def test_metrics_losses_and_layers_that_come_late(make, tmp_path):
 
 
 @every_optimizer
+@pytest.mark.first(2)
 def test_optimizer_state_by_hand(make):
     model, other = network(make), network(make)
     fit(model, 2)

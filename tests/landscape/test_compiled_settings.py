@@ -431,6 +431,7 @@ class TestOtherTools:
 
 class TestTwoDevices:
     @pytest.mark.parametrize("case", ["weights", "regularised", "heads"])
+    @pytest.mark.first(1)
     def test_are_as_one(self, two_cpus, case):
         def make():
             if case == "heads":

@@ -79,6 +79,7 @@ class TestOfProducts:
         assert 0.93 <= fraction <= 0.975
 
     @pytest.mark.parametrize("num_probes", [2, 3, 10])
+    @pytest.mark.slow
     def test_density(self, num_probes):
         """Its means, and the density where the quadrature is exact enough to see the error."""
         h, grid = MatrixOperator(symmetric(SPREAD)), np.array([-0.5, 1.0])

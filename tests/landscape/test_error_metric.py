@@ -208,6 +208,7 @@ REGRESSION = [
 class TestRefused:
     @pytest.mark.parametrize("number", range(len(REGRESSION)))
     @pytest.mark.parametrize("shape", [(1,), (3,)], ids=str)
+    @pytest.mark.first(4)
     def test_for_regression(self, number, shape):
         model = network(shape)
         with pytest.raises(ValueError, match="knows no classes, so there is no error rate"):

@@ -438,6 +438,7 @@ class TestResult:
 
 
 class TestWhoseWeights:
+    @pytest.mark.slow
     def test_networks_in_training_are_taken_at_their_anchors(self):
         """And the plane through one, too: x' is nowhere on it."""
         from esgd_tf import EntropySGD, evaluate_at

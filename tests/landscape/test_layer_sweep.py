@@ -91,6 +91,7 @@ def products_are_right(case):
 
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("name", QUICK)
+@pytest.mark.first(6)
 def test_some_products(name):
     products_are_right(CASES[name])
 

@@ -133,6 +133,7 @@ class TestLangevinOnQuadratics:
             (1000, 1.0, (6.0, 12.0)),
         ],
     )
+    @pytest.mark.first(1)
     def test_in_many_dimensions(self, in_numpy, n, beta, gammas):
         a, b, x = problem(n) if n < 1000 else (np.diag(np.linspace(-0.5, 4, n)), *problem(n)[1:])
         options = {"samples": 1200, "burn_in": 300} if n == 1000 else {"samples": 2000}
@@ -418,6 +419,7 @@ class TestLaplace:
 
 
 class TestTrainedNetwork:
+    @pytest.mark.slow
     def test_both_agree_on_it(self):
         """At β = N and large γ the Gibbs density is nearly Gaussian."""
         model, (x, y) = mlp(), examples(60, dtype="float32")

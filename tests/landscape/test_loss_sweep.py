@@ -109,6 +109,7 @@ class TestEveryLoss:
             ("CTC", "ntc", "none"),
         ],
     )
+    @pytest.mark.first(2)
     def test_in_graphs(self, name, shape, weighting):
         check(BY_NAME[name], {}, shape, weighting)
 
@@ -151,6 +152,7 @@ class TestWaysToGiveALoss:
         ("row", "name"),
         [pytest.param(row, name, id=name) for row in LOSSES for name in row.strings],
     )
+    @pytest.mark.first(6)
     def test_strings(self, row, name):
         self.given(row, name)
 
@@ -168,11 +170,13 @@ class TestWaysToGiveALoss:
     @pytest.mark.parametrize(
         "row", [pytest.param(row, id=row.function) for row in LOSSES if row.is_string]
     )
+    @pytest.mark.first(4)
     def test_functions(self, row):
         self.given(row, getattr(keras.losses, row.function))
 
     @pytest.mark.usefixtures("eagerly")
     @pytest.mark.parametrize("row", [pytest.param(row, id=row.name) for row in LOSSES])
+    @pytest.mark.first(4)
     def test_objects(self, row):
         self.given(row, row.make())
 

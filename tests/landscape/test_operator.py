@@ -168,6 +168,7 @@ class TestFace:
         np.testing.assert_allclose(results[1], results[0], atol=1e-6)
         np.testing.assert_allclose(results[2], results[0], atol=1e-6)
 
+    @pytest.mark.first(1)
     def test_leaves_the_model_as_it_was(self, kind):
         model = mlp(batch_norm=True)
         model.layers[0].trainable = False
@@ -178,6 +179,7 @@ class TestFace:
         h.gradient()
         assert same_state(before, state(model))
 
+    @pytest.mark.first(1)
     def test_later_changes_of_the_model_do_not_matter_until_asked(self, kind):
         model = mlp(batch_norm=True)
         h = kind(model, cross_entropy(), examples(dtype="float32"))
@@ -193,6 +195,7 @@ class TestFace:
         old = [w / 1.1 for w in (v.numpy() for v in model.trainable_variables)]
         assert np.abs(h.at(old) @ v - before).max() < 1e-4
 
+    @pytest.mark.first(1)
     def test_two_devices_are_one(self, kind, two_cpus):
         with two_cpus.scope():
             mirrored = mlp(batch_norm=True)
@@ -215,6 +218,7 @@ class TestFace:
 
 class TestSelection:
     @pytest.mark.usefixtures("float64")
+    @pytest.mark.slow
     def test_a_layer_is_a_block_of_the_whole(self):
         model, data = mlp(), examples()
         whole = matrix(HessianOperator(model, cross_entropy(), data))

@@ -178,6 +178,7 @@ def matrix(operator):
 @pytest.mark.usefixtures("float64")
 class TestOptimaAreStationary:
     @pytest.mark.parametrize("weighting", ["none", "n", "n1", "zeros"])
+    @pytest.mark.first(1)
     def test_weighted_linear_regression(self, weighting):
         """The minimum in closed form, and the Hessian there: 2/N Σ w x x' (not divided by Σ w)."""
         rng = np.random.default_rng(0)

@@ -45,6 +45,7 @@ def policies(model):
 
 @pytest.mark.parametrize("policy", MIXED)
 class TestMixed:
+    @pytest.mark.first(1)
     def test_is_the_float32_twin(self, policy):
         mixed, twin = network(policy), network("float32")
         for kind in (HessianOperator, GaussNewtonOperator, FisherOperator):

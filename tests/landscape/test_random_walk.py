@@ -67,6 +67,7 @@ class TestFree:
             assert found.escape_steps[walk] == first
 
     @pytest.mark.parametrize("n", [1, 2, 3])
+    @pytest.mark.first(1)
     def test_mean_escape_step_of_a_bowl(self, n):
         """Against an independent simulation, Wald's identity and Siegmund's correction.
 

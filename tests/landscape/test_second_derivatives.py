@@ -194,12 +194,14 @@ class TestEmbedding:
 
     @pytest.mark.usefixtures("float64")
     @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.first(1)
     def test_operators(self, kind):
         (table, data), (dense, rows) = self.networks()
         one, other = kind(table, cross_entropy(), data), kind(dense, cross_entropy(), rows)
         np.testing.assert_allclose(matrix(one), matrix(other), atol=1e-12)
         np.testing.assert_allclose(one.gradient(), other.gradient(), atol=1e-12)
 
+    @pytest.mark.slow
     def test_measures(self):
         (table, data), (dense, rows) = self.networks()
         for model, given in ((table, data), (dense, rows)):
@@ -240,6 +242,7 @@ class TestGaussNewtonOfProbabilities:
             ("sigmoid", 1, keras.losses.BinaryCrossentropy),
         ],
     )
+    @pytest.mark.first(1)
     def test_is_that_of_the_logits(self, activation, units, loss):
         x, y = examples(12, 3, 3)
         if units == 1:

@@ -83,6 +83,7 @@ class TestKept:
         assert loss_of(model) != before
         assert loss_of(model) == pytest.approx(in_keras(model), rel=1e-6)
 
+    @pytest.mark.slow
     def test_a_model_that_is_gone_is_not_kept(self):
         model = network()
         loss_of(model)

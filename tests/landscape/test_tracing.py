@@ -165,6 +165,7 @@ class TestTracedAnew:
         model.compile(loss="mae", loss_weights=3.0)
         assert self.loss(model) == pytest.approx(3 * np.abs(errors).mean(), rel=1e-5)
 
+    @pytest.mark.slow
     def test_functions_that_are_written_anew(self):
         """Two functions of one name at one place in memory, one after the other."""
         model = network()

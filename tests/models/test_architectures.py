@@ -269,6 +269,7 @@ def test_dropout_does_not_change_the_initial_weights(name):
 
 
 @_EVERY
+@pytest.mark.first(1)
 def test_a_seed_fixes_the_dropout_masks(name):
     x, _ = _data(name, 8)
     outputs = [
@@ -283,6 +284,7 @@ def test_a_seed_fixes_the_dropout_masks(name):
 
 
 @_EVERY
+@pytest.mark.first(1)
 def test_graph_equals_eager(name):
     x, y = _data(name)
     graph = _train(_compile(_build(name, dropout=0.3), jit_compile=False), x, y)
@@ -297,6 +299,7 @@ def test_graph_equals_eager(name):
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("mnistfc", "allcnn", "wrn-10-1")),
     ],
 )
+@pytest.mark.slow
 def test_xla_equals_graph_and_the_loss_falls(name):
     x, y = _data(name)
     histories, weights = [], []
@@ -333,6 +336,7 @@ def test_dropout_under_xla():
         ),
     ],
 )
+@pytest.mark.first(1)
 def test_dtype_policies(name, policy):
     x, y = _data(name, 8)
     keras.config.set_dtype_policy(policy)
@@ -348,6 +352,7 @@ def test_dtype_policies(name, policy):
 
 
 @pytest.mark.parametrize("name", ["mnistconv", "wrn-10-1"])
+@pytest.mark.first(1)
 def test_two_devices(name, two_cpus):
     x, y = _data(name)
     with two_cpus.scope():
@@ -358,6 +363,7 @@ def test_two_devices(name, two_cpus):
     assert all(np.any(a != b) for a, b in zip(before, model.trainable_variables, strict=True))
 
 
+@pytest.mark.slow
 def test_two_devices_with_fixed_statistics_equal_one(two_cpus):
     """With batch norm frozen the mean over devices is the mean over the batch."""
     x, y = _data("wrn-10-1")
@@ -375,6 +381,7 @@ def test_two_devices_with_fixed_statistics_equal_one(two_cpus):
 
 
 @_EVERY
+@pytest.mark.first(1)
 def test_save_and_load(name, tmp_path):
     x, y = _data(name)
     model = _compile(_build(name, dropout=0.3), jit_compile=False)

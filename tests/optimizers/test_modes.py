@@ -141,6 +141,7 @@ def test_fit_follows_the_pure_rules(float64):
     helpers.assert_close(model.get_weights(), history[-1]["anchor"], atol=1e-9)
 
 
+@pytest.mark.slow
 def test_noise_under_xla():
     """The same in every run, of the right size, and another one for every step and weight."""
     size = 50_000

@@ -76,6 +76,7 @@ def test_transparent_inner_loop(float64, make):
 
 
 @every_outer
+@pytest.mark.first(4)
 def test_outer_update_every_third_step(float64, make):
     options = {
         "langevin_steps": 3,
@@ -97,6 +98,7 @@ def test_outer_update_every_third_step(float64, make):
 # Those that do something unusual: copy the weights into a slot when built, keep a scalar between
 # steps, decay by two rates.
 @pytest.mark.parametrize("kind", ["ScheduleFreeAdamW", "Nadam", "Muon"])
+@pytest.mark.first(1)
 def test_fit(float64, kind):
     def trained(optimizer):
         # Keras 3.15 loses what ScheduleFreeAdamW copies in `build` if `fit` builds it; here it may.

@@ -97,6 +97,7 @@ def with_batch_norm(a):
 
 
 @pytest.mark.parametrize("execution", [1, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_validation_and_measurements_leave_the_order_of_the_data_alone(execution):
     def run(gamma, **options):
         rule = ReplicatedSGD(Focusing(10, gamma=gamma, growth=1.0))

@@ -41,6 +41,7 @@ def gathers(monkeypatch):
         *(pytest.param(n, marks=pytest.mark.slow) for n in ("rsgd", "parle")),
     ],
 )
+@pytest.mark.first(1)
 def test_one_replica_a_device_is_all_on_one(name, two_cpus, gathers):
     trajectory, _, center, history = helpers.uninterrupted(name)
     model = helpers.case(name, strategy=two_cpus)
@@ -62,6 +63,7 @@ def test_one_replica_a_device_is_all_on_one(name, two_cpus, gathers):
     "names",
     [["easgd"], pytest.param(["rsgd", "focused", "walkers", "parle"], marks=pytest.mark.slow)],
 )
+@pytest.mark.slow
 def test_three_devices_are_one(names, tmp_path):
     """In a process of its own: here are two."""
     command = [sys.executable, "-m", "tests.replicas.devices_job", tmp_path / "found.npz", *names]
@@ -107,6 +109,7 @@ def test_batch_norm_statistics_of_the_center_on_two_devices(two_cpus):
 
 
 @pytest.mark.parametrize("epochs", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_compiled_anew_on_two_devices(epochs, two_cpus):
     """The mean is that of the new optimizers: after one epoch they are amid an inner loop."""
     found = []
@@ -182,6 +185,7 @@ def assert_same(ours, theirs, atol=1e-6):
 
 
 @pytest.mark.parametrize("name", ["rsgd", "easgd"])
+@pytest.mark.slow
 def test_two_processes_are_one(name, workers):
     for worker in workers[1]:
         results = of(name, worker)

@@ -138,6 +138,7 @@ class Worse(keras.callbacks.Callback):
 @pytest.mark.parametrize(
     "name", ["focused", *(pytest.param(n, marks=pytest.mark.slow) for n in ("easgd", "parle"))]
 )
+@pytest.mark.slow
 def test_early_stopping_restores_replicas_and_center(name):
     """The best epoch ended amid an inner loop, and so does the last one."""
     best = {}

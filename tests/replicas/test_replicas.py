@@ -101,6 +101,7 @@ def test_metrics_given_as_objects_are_not_shared():
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.first(1)
 def test_a_run_that_is_evaluated_saved_and_resumed_is_as_if_uninterrupted(name, tmp_path):
     trajectory, end, center_at_end, history = helpers.uninterrupted(name)
     model = helpers.case(name)
@@ -570,6 +571,7 @@ def test_an_optimizer_may_be_named():
     )
 
 
+@pytest.mark.slow
 def test_a_new_process_loads_every_coupling(tmp_path):
     """Only what was imported is known to Keras: `load_model` sees to it."""
     for name in ("focused", "easgd", "parle"):

@@ -204,6 +204,7 @@ STILL = {"lr": 1e-9, "langevin_lr": 1e-9, "langevin_steps": 3, "momentum": 0.0}
     ],
     ids=["sgd", "entropy-sgd", "lbfgs"],
 )
+@pytest.mark.first(1)
 def test_a_worker_goes_on_from_where_its_walk_ended(kind):
     walks = {"explore": True, "freq_h": 2, "n_steps": 4, "rw_step_size": 0.05, "threshold": 0.05}
     moved = experiment(explore_moves=True, **walks, **{**STILL, **kind})
@@ -234,6 +235,7 @@ def test_a_worker_goes_on_from_where_its_walk_ended(kind):
         np.testing.assert_allclose(norms, norms[0], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_center_made_of_its_workers_does_not_move():
     exp = experiment(n_workers=2, alpha=0.1, explore=True, explore_moves=True, freq_h=2, n_steps=4)
     exp.run()
@@ -265,6 +267,7 @@ def test_a_run_that_is_told_to_end_ends_as_it_was_measured():
         np.testing.assert_allclose(stored, norms[k], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_center_is_that_of_the_workers_who_have_moved():
     exp = experiment(n_workers=2, alpha=0.1, explore=True, explore_moves=True, freq_h=2, n_steps=4)
     go_on = exp._conductor._go_on
