@@ -25,7 +25,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from esgd_tf import _keras
 
 if TYPE_CHECKING:
     import keras
@@ -158,6 +157,8 @@ def build(
         raise ValueError(f"dropout must lie in [0, 1), but it is {dropout!r}.")
     model = entry.builder(shape, int(num_classes), dropout=dropout, seed=seed, **fields)
     if sync_bn:
+        from esgd_tf import _keras  # noqa: PLC0415 - loads TensorFlow, as the builder has done
+
         for layer in _keras.layers_in(model):
             if hasattr(layer, "synchronized"):
                 layer.synchronized = True
