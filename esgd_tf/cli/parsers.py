@@ -243,14 +243,14 @@ def parse_flags(fv: flags.FlagValues, argv: Sequence[str]) -> list[str]:
 
 
 def _as_typed(text: str, fv: flags.FlagValues, argv: Sequence[str]) -> str:
-    """Return a complaint that begins with a flag's long name with the short one, if that is used."""
+    """Return a complaint with the name by which the flag was given, such as --lr."""
     found = re.match(r"--(\w+)(.*)", text, flags=re.DOTALL)
     if found is None or found[1] not in fv:
         return text
     long, rest = found.groups()
     short = fv[long].short_name
-    typed = {word.lstrip("-").partition("=")[0] for word in argv if word.startswith("-")}
-    return f"--{short}{rest}" if short in typed and long not in typed else text
+    typed = {word.partition("=")[0] for word in argv}
+    return f"--{short}{rest}" if f"--{short}" in typed and f"--{long}" not in typed else text
 
 
 def flag_error(error: Exception) -> str:

@@ -59,7 +59,7 @@ def test_flags_override_and_are_marked():
     assert set(chosen.overridden) == {"weight_decay", "dataset", "batch_size"}
     table = settings_table(chosen)
     assert "weight_decay*: 0.01" in table
-    assert "lr: 0.1" in table
+    assert "learning_rate: 0.1" in table
     assert "gamma" not in table  # no meaning for SGD
     assert max(map(len, table.splitlines())) <= 80
 
