@@ -16,9 +16,10 @@ from typing import Any
 
 from absl import flags
 
+from esgd_tf._files import expanded
 from esgd_tf.cli.door import asks_for_traceback, enter
 from esgd_tf.cli.flags import FlagError, define_switch, flag_help
-from esgd_tf.cli.parsers import ChoiceParser, PathParser, WholeParser, expanded, parse_flags
+from esgd_tf.cli.parsers import ChoiceParser, PathParser, WholeParser, parse_flags
 
 __all__ = ["CommandLine", "output_path"]
 

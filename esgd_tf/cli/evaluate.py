@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from esgd_tf._files import expanded
 from esgd_tf.cli.command_line import CommandLine, output_path
-from esgd_tf.cli.parsers import FlagError, expanded
+from esgd_tf.cli.parsers import FlagError
 from esgd_tf.cli.startup import start_tensorflow
 from esgd_tf.cli.tables import place_of
 from esgd_tf.runs.stored_run import StoredRun

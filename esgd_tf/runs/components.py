@@ -9,7 +9,6 @@ import keras
 import tensorflow as tf
 
 from esgd_tf import data
-from esgd_tf.cli.settings import REPLICATED, epoch_steps
 from esgd_tf.optimizers import EntropyAdam, EntropySGD, LocalEntropy
 from esgd_tf.replicas import (
     Coupling,
@@ -19,6 +18,8 @@ from esgd_tf.replicas import (
     Parle,
     ReplicatedSGD,
 )
+from esgd_tf.runs.experiment import REPLICATED, Experiment
+from esgd_tf.runs.settings import epoch_steps
 
 __all__ = [
     "Batches",
@@ -40,7 +41,7 @@ class Batches:
     """
 
     def __init__(
-        self, images: data.ImageData, experiment: Any, seed: int, limit: int | None
+        self, images: data.ImageData, experiment: Experiment, seed: int, limit: int | None
     ) -> None:
         self._images = images
         self._training = functools.partial(
@@ -123,7 +124,7 @@ def replica_seed(seed: int, a: int) -> int:
     return (seed + 1_000_003 * a) % 2**31
 
 
-def make_coupling(experiment: Any, steps_per_epoch: int) -> Coupling:
+def make_coupling(experiment: Experiment, steps_per_epoch: int) -> Coupling:
     """Return what draws the replicas of an experiment together.
 
     Args:
@@ -152,16 +153,18 @@ def make_coupling(experiment: Any, steps_per_epoch: int) -> Coupling:
         rho=e.coupling_gamma,
         scoping=e.scoping,
         rho_max=10.0 if e.coupling_max is None else e.coupling_max,
-        langevin_learning_rate=e.langevin_lr,
+        langevin_learning_rate=e.langevin_learning_rate,
         momentum=e.momentum,
         averaging=e.averaging,
-        weight_decay=e.l2,
+        weight_decay=e.weight_decay,
         every=e.coupling_every,
         skip_nonfinite=True,
     )
 
 
-def make_optimizer(experiment: Any, steps_per_epoch: int, seed: int) -> keras.optimizers.Optimizer:
+def make_optimizer(
+    experiment: Experiment, steps_per_epoch: int, seed: int
+) -> keras.optimizers.Optimizer:
     """Return the optimizer of an experiment.
 
     The baselines are Keras' own optimizers inside a `LocalEntropy` without inner loop, which adds
@@ -180,13 +183,13 @@ def make_optimizer(experiment: Any, steps_per_epoch: int, seed: int) -> keras.op
         inner = {
             "learning_rate": rate,
             "langevin_steps": e.langevin_steps,
-            "langevin_learning_rate": e.langevin_lr,
+            "langevin_learning_rate": e.langevin_learning_rate,
             "gamma": e.gamma,
             "scoping": e.scoping,
             "noise": e.noise,
             "averaging": e.averaging,
             "momentum": e.momentum,
-            "weight_decay": e.l2,
+            "weight_decay": e.weight_decay,
             "seed": seed,
             "statistics": e.langevin_steps > 0,
             "skip_nonfinite": True,
@@ -204,11 +207,11 @@ def make_optimizer(experiment: Any, steps_per_epoch: int, seed: int) -> keras.op
         "adam": lambda: keras.optimizers.Adam(rate),
     }[e.optimizer]()
     return LocalEntropy(
-        outer, langevin_steps=0, weight_decay=e.l2, skip_nonfinite=True, name=e.optimizer
+        outer, langevin_steps=0, weight_decay=e.weight_decay, skip_nonfinite=True, name=e.optimizer
     )
 
 
-def learning_rate(experiment: Any, steps_per_epoch: int) -> Any:
+def learning_rate(experiment: Experiment, steps_per_epoch: int) -> Any:
     """Return the outer step size: a float, or a Keras schedule over outer updates.
 
     Args:
@@ -216,9 +219,11 @@ def learning_rate(experiment: Any, steps_per_epoch: int) -> Any:
         steps_per_epoch: Minibatches of one pass over the data.
     """
     if not experiment.lr_drops:
-        return float(experiment.lr)
+        return float(experiment.learning_rate)
     updates_per_epoch = steps_per_epoch / max(experiment.langevin_steps, 1)
     # Keras' schedule still has the old value AT a boundary, which counts from 0.
     boundaries = [max(round(d * updates_per_epoch) - 1, 0) for d in experiment.lr_drops]
-    values = [experiment.lr * experiment.lr_factor**k for k in range(len(boundaries) + 1)]
+    values = [
+        experiment.learning_rate * experiment.lr_factor**k for k in range(len(boundaries) + 1)
+    ]
     return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, values)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
 
 import keras
 import tensorflow as tf
 
+from esgd_tf.runs.experiment import Experiment
 from esgd_tf.runs.run_folder import RunFolder
 from esgd_tf.runs.trained import trained
 from esgd_tf.training.strategies import Processes
@@ -44,7 +44,7 @@ def on_what(strategy: tf.distribute.Strategy, processes: Processes, batch_size: 
     return f"{replicas} devices{machines}: {batch_size // replicas} images each at a time"
 
 
-def has_had_enough(path: Path, done: float, experiment: Any) -> str:
+def has_had_enough(path: Path, done: float, experiment: Experiment) -> str:
     """Say that there is nothing left to do.
 
     Args:
