@@ -23,13 +23,13 @@ import dataclasses
 import hashlib
 import logging
 import math
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from esgd_tf._files import replaced_when_whole
 from esgd_tf.data.npz import open_npz
 
 _LOG = logging.getLogger(__name__)
@@ -151,21 +151,13 @@ def _read(path: Path, fingerprint: str, size: int) -> Whitening | None:
 
 
 def _write(path: Path, whitening: Whitening, fingerprint: str) -> None:
-    temporary: Path | None = None
     try:
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{_FILE}.", delete=False
-        ) as stream:
-            temporary = Path(stream.name)
+        with replaced_when_whole(path) as partial:
             np.savez(
-                stream,
+                partial,
                 mean=whitening.mean,
                 matrix=whitening.matrix,
                 fingerprint=np.array(fingerprint),
             )
-        temporary.chmod(0o644)
-        temporary.replace(path)
     except OSError as error:
         _LOG.warning("Cannot store the whitening in %s: %s", path.parent, error.strerror or error)
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from esgd_tf._files import replaced_when_whole
 from esgd_tf.landscape._memory import free_memory as _free_memory
 from esgd_tf.landscape._progress import progress_bar
 from esgd_tf.landscape._result import Result, axes
@@ -209,17 +209,9 @@ class _Columns:
         return advanced
 
     def _write_note(self) -> None:
-        """Write the note beside and rename: it is never half there."""
         text = json.dumps({**self.of, "probe": self.probe, "done": self.done})
-        # A name that nobody has.
-        handle, name = tempfile.mkstemp(".part", self.note.name + ".", self.note.parent)
-        try:
-            with os.fdopen(handle, "w") as file:
-                file.write(text)
-            Path(name).replace(self.note)
-        except BaseException:
-            Path(name).unlink()
-            raise
+        with replaced_when_whole(self.note) as partial:
+            partial.write_text(text)
 
     def in_memory(self) -> NDArray[Any]:
         """Return a matrix that may be overwritten: the file stays for another try."""
