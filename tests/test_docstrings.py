@@ -27,7 +27,7 @@ _TYPES = (
     r"sequences?\b|iterables?\b|iterators?\b|mapping\b|callable\b|path\b|type\b|class\b|module\b|"
     r"(NumPy )?arrays?\b|tensors?\b|scalar\b|variables?\b|models?\b|layers?\b|object\b|enum\b|"
     r"exception\b|generator\b|context manager\b|files?\b|anything\b|nested\b|optional\b|number\b|"
-    r"collections?\b|(pathlib\.)?Path\b|`[\w.]+|keras\.|tf\.|np\.|\"|(bool|u?int|float)\d+\b|"
+    r"collections?\b|flags\.\w+|(pathlib\.)?Path\b|`[\w.]+|keras\.|tf\.|np\.|\"|(bool|u?int|float)\d+\b|"
     r"one of\b|any\b"
 )
 # Our own classes, by their names.

@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        argv: "compare" and what follows it.
+        argv: sequence of str. "compare" and what follows it.
 
     Returns:
         The exit status.

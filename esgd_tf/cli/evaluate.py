@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        argv: "evaluate" and what follows it.
+        argv: sequence of str. "evaluate" and what follows it.
 
     Returns:
         The exit status.
@@ -123,10 +123,10 @@ def _description(run: StoredRun, checkpoint: Path, network: Any, what: str) -> s
     """Return what is evaluated, in lines of at most 80 columns.
 
     Args:
-        run: The run.
-        checkpoint: The checkpoint.
-        network: Its `StoredNetwork`.
-        what: The images.
+        run: StoredRun. The run.
+        checkpoint: Path. The checkpoint of the run.
+        network: StoredNetwork. The network of the checkpoint.
+        what: str. What the images are.
     """
     e = run.experiment
     inner = f", L = {e['langevin_steps']}" if e["langevin_steps"] else ""

@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        argv: "export" and what follows it.
+        argv: sequence of str. "export" and what follows it.
 
     Returns:
         The exit status.

@@ -136,8 +136,8 @@ def parse(fv: flags.FlagValues, argv: Sequence[str]) -> None:
     """Parse the command line into `fv`.
 
     Args:
-        fv: From `define_flags`.
-        argv: As `sys.argv`.
+        fv: flags.FlagValues. The flags, from `define_flags`.
+        argv: sequence of str. The command line, like `sys.argv`.
 
     Raises:
         FlagError: A flag is unknown, has a bad value, or there is a word that belongs to none.
@@ -153,11 +153,11 @@ def define_switch(
     """Define a flag that is on or off.
 
     Args:
-        fv: To which it is added.
-        name: Its name; with "no" in front it is off.
-        default: Whether it is on.
-        help: What for.
-        short: Another name.
+        fv: flags.FlagValues. The flags to which it is added.
+        name: str. The flag's name; with "no" in front it is off.
+        default: bool. Whether it is on.
+        help: str. What the flag is for.
+        short: str. A second, shorter name. Defaults to None, which means none.
     """
     flag = flags.BooleanFlag(name, default, help, short)
     flag.parser = SwitchParser()
@@ -170,7 +170,7 @@ def help_text(
     """Return the help, the main flags first, in 80 columns.
 
     Args:
-        fv: flags.FlagValues. The flags, from `define_flags`.
+        fv: `flags.FlagValues`. The flags, from `define_flags`.
         defaults: mapping from str. The values of the default preset by flag.
         experiment: type. The dataclass that `define_flags` was given. Defaults to Experiment.
     """
@@ -192,8 +192,9 @@ def flag_help(flag: flags.Flag, preset_value: Any = None) -> list[str]:
     """Return the lines of the help about one flag, in 80 columns.
 
     Args:
-        flag: The flag.
-        preset_value: What it is by the preset in force; None where presets have no say.
+        flag: flags.Flag. The flag.
+        preset_value: any value of the flag. What it is by the preset in force. Defaults to None,
+            which means that presets do not set it.
     """
     name = f"--{flag.name}"
     if flag.short_name is not None:

@@ -225,8 +225,8 @@ def parse_flags(fv: flags.FlagValues, argv: Sequence[str]) -> list[str]:
     """Parse a command line into `fv` and return the words that belong to no flag.
 
     Args:
-        fv: The flags.
-        argv: As `sys.argv`.
+        fv: flags.FlagValues. The flags, which get their values.
+        argv: sequence of str. The command line, like `sys.argv`.
 
     Raises:
         FlagError: A flag is unknown or has a bad value.
@@ -267,8 +267,8 @@ def did_you_mean(word: str, names: Iterable[str]) -> str:
     """Return "; did you mean NAME?" without its last character, or nothing.
 
     Args:
-        word: What was typed.
-        names: What there is.
+        word: str. What was typed.
+        names: iterable of str. What there is.
     """
     near = difflib.get_close_matches(str(word), list(names), n=1)
     return f"; did you mean {near[0]}" if near else ""

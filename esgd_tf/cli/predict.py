@@ -21,7 +21,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        argv: "predict" and what follows it.
+        argv: sequence of str. "predict" and what follows it.
 
     Returns:
         The exit status.

@@ -107,10 +107,10 @@ def resume_settings(
     """Return the settings of a run that goes on: its config.json, with what may change from flags.
 
     Args:
-        fv: The flags.
-        presets: Those of config.py.
-        config: What was read from config.json.
-        path: From where, for messages.
+        fv: flags.FlagValues. The flags.
+        presets: mapping of experiments by preset and optimizer. `PRESETS` of config.py.
+        config: any JSON value. What was read from config.json.
+        path: Path. The file it was read from, for messages. Defaults to Path('config.json').
 
     Raises:
         FlagError: A flag differs from what the run was started with.
@@ -178,8 +178,8 @@ def stretched(before: dict[str, Any], settings: Settings) -> str | None:
     """Return what to say of a coupling whose growth a new number of epochs stretches.
 
     Args:
-        before: config.json of the run so far.
-        settings: As it goes on.
+        before: dict. The config.json of the run so far.
+        settings: Settings. The settings with which the run goes on.
     """
     e, epochs = settings.experiment, before["experiment"]["epochs"]
     grows = e.optimizer == "rsgd" and e.focusing != "none" and e.focusing_growth > 1

@@ -40,8 +40,9 @@ def main(presets: Mapping[str, Mapping[str, Experiment]], argv: Sequence[str] | 
     """Run train.py.
 
     Args:
-        presets: Experiments by name and optimizer: `PRESETS` of config.py.
-        argv: The command line; None for that of the process.
+        presets: mapping of experiments by preset and optimizer. `PRESETS` of config.py.
+        argv: sequence of str. The command line, like `sys.argv`. Defaults to None, which takes that
+            of the process.
 
     Returns:
         The exit status: 0; 2 for bad flags; 1 for anything else that failed; 128 + the signal's

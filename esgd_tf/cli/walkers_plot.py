@@ -15,7 +15,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        argv: "plot" and what follows it.
+        argv: sequence of str. "plot" and what follows it.
 
     Returns:
         The exit status.

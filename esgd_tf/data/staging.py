@@ -40,8 +40,8 @@ def exclusive(data_dir: Path, name: str) -> Iterator[None]:
     the first to finish wins.
 
     Args:
-        data_dir: TFDS folder, made if need be.
-        name: The set.
+        data_dir: Path. The TFDS folder, made if need be.
+        name: str. The name of the data set.
 
     Raises:
         DataError: The folder cannot be written to.
@@ -71,8 +71,8 @@ def temporary_folder(data_dir: Path, name: str) -> Iterator[Path]:
     """Make a folder beside the records, and remove it whatever happens.
 
     Args:
-        data_dir: TFDS folder, made if need be.
-        name: The set to be built there.
+        data_dir: Path. The TFDS folder, made if need be.
+        name: str. The name of the data set to be built there.
 
     Raises:
         DataError: The disk is full or cannot be written to.

@@ -34,10 +34,11 @@ class Batches:
     """The pipelines of a run.
 
     Args:
-        images: The data set.
-        experiment: An `Experiment` of config.py.
-        seed: Of the order and the augmentation.
-        limit: Batches that evaluation and BatchNorm re-estimation may take at most, or None.
+        images: ImageData. The data set.
+        experiment: Experiment. The numbers in force.
+        seed: int >= 0. The seed of the order and the augmentation.
+        limit: int >= 1. How many batches evaluation and BatchNorm re-estimation may take at most;
+            None for no limit.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class Batches:
         """Return so many training and test images in batches, as evaluation sees them.
 
         Args:
-            count: Images of each; 0 for none.
+            count: int >= 0. How many images of each set; 0 for none.
         """
         images, batch_size = self._images, self._training.keywords["batch_size"]
         if not count:
@@ -118,8 +119,8 @@ def replica_seed(seed: int, a: int) -> int:
     """Return the seed of replica a; the first has that of the run.
 
     Args:
-        seed: Of the run.
-        a: Number of the replica.
+        seed: int >= 0. The seed of the run.
+        a: int >= 0. The number of the replica.
     """
     return (seed + 1_000_003 * a) % 2**31
 
@@ -128,8 +129,8 @@ def make_coupling(experiment: Experiment, steps_per_epoch: int) -> Coupling:
     """Return what draws the replicas of an experiment together.
 
     Args:
-        experiment: An `Experiment` of config.py with a replicated optimizer.
-        steps_per_epoch: Training steps of an epoch.
+        experiment: Experiment. The numbers in force; its optimizer trains replicas.
+        steps_per_epoch: int >= 1. Training steps of an epoch.
     """
     e = experiment
     if e.optimizer == "rsgd":
@@ -171,9 +172,9 @@ def make_optimizer(
     nothing but the L2 term in the gradient (Keras' own weight decay is another thing).
 
     Args:
-        experiment: An `Experiment` of config.py.
-        steps_per_epoch: Minibatches of one pass over the data.
-        seed: Of the Langevin noise.
+        experiment: Experiment. The numbers in force.
+        steps_per_epoch: int >= 1. Minibatches of one pass over the data.
+        seed: int >= 0. The seed of the Langevin noise.
     """
     e = experiment
     rate = learning_rate(e, steps_per_epoch)
@@ -215,8 +216,8 @@ def learning_rate(experiment: Experiment, steps_per_epoch: int) -> Any:
     """Return the outer step size: a float, or a Keras schedule over outer updates.
 
     Args:
-        experiment: An `Experiment` of config.py, whose drops are in effective epochs.
-        steps_per_epoch: Minibatches of one pass over the data.
+        experiment: Experiment. The numbers in force, whose drops are in effective epochs.
+        steps_per_epoch: int >= 1. Minibatches of one pass over the data.
     """
     if not experiment.lr_drops:
         return float(experiment.learning_rate)

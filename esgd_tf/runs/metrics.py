@@ -61,8 +61,8 @@ def classification_metrics(
     """Measure a classifier's outputs.
 
     Args:
-        logits: [n, classes].
-        labels: [n], in 0 ... classes - 1.
+        logits: NumPy array of shape [n, classes]. The network's outputs.
+        labels: NumPy array of integers, of shape [n]. The true classes, in 0 ... classes - 1.
 
     Raises:
         ValueError: There are no images, the shapes do not match, or a logit is not finite.
@@ -102,9 +102,9 @@ def expected_calibration_error(
     """Return the ECE of the module's docstring.
 
     Args:
-        confidences: [n], the probability of each predicted class, in (0, 1].
-        correct: [n], whether the prediction was right.
-        bins: M, bins of equal width.
+        confidences: NumPy array of shape [n]. The probability of each predicted class, in (0, 1].
+        correct: NumPy array of bools, of shape [n]. Whether each prediction was right.
+        bins: int >= 1. M, how many bins of equal width there are. Defaults to ECE_BINS.
     """
     # Bins are closed at their upper end; rounding may take a certain prediction just above 1.
     numbers = np.clip(np.ceil(confidences * bins).astype(np.int64) - 1, 0, bins - 1)
@@ -119,9 +119,10 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
     Unlike the textbook p +- z sqrt(p (1 - p) / n) it stays inside [0, 1] and has a width at p = 1.
 
     Args:
-        successes: k, from 0 to n.
-        trials: n, at least 1.
-        confidence: How often such an interval holds the true proportion.
+        successes: int in [0, n]. k, how many successes there were.
+        trials: int >= 1. n, how many trials there were.
+        confidence: float in (0, 1). How often such an interval holds the true proportion. Defaults
+            to 0.95.
     """
     from scipy import stats  # noqa: PLC0415
 

@@ -26,10 +26,10 @@ def make_model(
     """Make and compile the network, or its replicas.
 
     Args:
-        settings: The numbers in force.
-        images: The data set.
-        batches: Its pipelines.
-        strategy: On what to train.
+        settings: Settings. The numbers in force.
+        images: ImageData. The data set.
+        batches: Batches. The pipelines of the data set.
+        strategy: tf.distribute.Strategy. On what to train.
 
     Raises:
         StrategyError: There are several devices, but not one for each replica.

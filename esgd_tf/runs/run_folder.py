@@ -47,10 +47,11 @@ class RunFolder:
     releases too.
 
     Args:
-        path: The folder.
-        checkpoint_dir: Where the checkpoints lie; None for `checkpoints` inside the folder.
-        seen: The `state` on which it was decided to train, perhaps long before the lock is to be
-            had; None for any.
+        path: Path. The folder.
+        checkpoint_dir: Path. Where the checkpoints lie. Defaults to None, which means `checkpoints`
+            inside the folder.
+        seen: tuple. The `state` on which it was decided to train, perhaps long before the lock can
+            be taken. Defaults to None, which accepts any.
     """
 
     def __init__(

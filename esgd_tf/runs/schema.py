@@ -37,7 +37,7 @@ def check_config(
     """Check what was read from the config.json of a run of train.py.
 
     Args:
-        config: Any JSON value. What was read.
+        config: any JSON value. What was read.
         path: Path. From where, for messages.
         needed: mapping from "experiment" and "run" to names. What must be there.
         all_known: bool. Whether "experiment" may hold nothing that is unknown. Defaults to False.

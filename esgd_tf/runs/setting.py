@@ -39,7 +39,7 @@ class Kind(Protocol):
         """Return whether the setting may have a value, which comes from a JSON file.
 
         Args:
-            value: Any JSON value. It is judged by its type too: 1 is no switch.
+            value: any JSON value. What is judged, by its type too: 1 is no switch.
         """
 
 
@@ -191,8 +191,8 @@ def setting(
         kind: Kind. What the setting may be.
         help: str. What it is, in the words of `--help`.
         group: str. Under which title `--help` shows it.
-        default: Any value of the kind. Defaults to dataclasses.MISSING, which means that it must
-            be given.
+        default: any value of the kind. What the setting is if it is not given. Defaults to
+            dataclasses.MISSING, which means that it must be given.
         **options: Further fields of `Setting`.
     """
     return dataclasses.field(

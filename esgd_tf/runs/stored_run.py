@@ -93,7 +93,7 @@ class StoredRun:
         """Return the path of a checkpoint.
 
         Args:
-            which: "last", "best" or a path.
+            which: str. "last", "best" or a path.
 
         Raises:
             RunFolderError: There is no such file.

@@ -39,7 +39,7 @@ class Places:
     Args:
         path: Path. The run folder.
         checkpoint: Path. The checkpoint to go on from. Defaults to None, which begins a new run.
-        seen: State. The run folder's `state` on which `checkpoint` rests. Defaults to None, which
+        seen: tuple. The run folder's `state` on which `checkpoint` rests. Defaults to None, which
             accepts any.
         checkpoint_dir: Path. Where the checkpoints go. Defaults to None, the run folder.
         data_dir: str. The folder in which data sets lie prepared. Defaults to "tfrecords".
@@ -242,9 +242,9 @@ def segments(done: int, total: int, steps: int) -> Iterator[tuple[int, int, int]
     """Split what is left of a run into calls of `fit`: the rest of an epoch, epochs, a part of one.
 
     Args:
-        done: Minibatches trained on so far.
-        total: Minibatches after which the run ends.
-        steps: Minibatches of one pass over the data.
+        done: int >= 0. Minibatches trained on so far.
+        total: int >= 0. Minibatches after which the run ends.
+        steps: int >= 1. Minibatches of one pass over the data.
 
     Yields:
         (initial_epoch, epochs, steps_per_epoch) for `fit`.
