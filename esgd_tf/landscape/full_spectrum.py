@@ -62,13 +62,14 @@ def full_spectrum(
     they come, so that a computation that was interrupted goes on where it stood.
 
     Args:
-        operator: What to take them of.
-        dtype: Of the matrix: "float32" halves the memory.
-        path: Where to keep the columns meanwhile, about n² numbers on disk, with a note in a file
-            of the same name and ".json"; both go when the eigenvalues are there. A file that is
-            there already and is not that of the same, unfinished computation is left as it is, and
-            refused. None keeps the columns in memory.
-        progress: Whether to show a bar; None for "on a terminal".
+        operator: CurvatureOperator. The matrix.
+        dtype: "float32" or "float64". The dtype in which the matrix is kept: "float32" halves the
+            memory. Defaults to 'float64'.
+        path: str or path. Where to keep the columns meanwhile, about n² numbers on disk, with a
+            note in a file of the same name and ".json"; both go when the eigenvalues are there. A
+            file that is there already and is not that of the same, unfinished computation is left
+            as it is, and refused. Defaults to None, which keeps the columns in memory.
+        progress: bool. Whether to show a bar. Defaults to None, which shows it on a terminal.
 
     Raises:
         MemoryError: The matrix does not fit into the memory (or on the disk) that is free.
