@@ -260,7 +260,7 @@ class DiagonalEstimate(Result):
     num_probes: int
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the sorted diagonal, with two standard errors."""
+        """Plot the sorted diagonal, with two standard errors."""
         ax = axes(ax)
         order = np.argsort(self.estimate)[::-1]
         rank = np.arange(1, len(order) + 1)
@@ -306,8 +306,8 @@ class HessianOperator(CurvatureOperator):
 
     Raises:
         ValueError: The data are empty or differ from pass to pass (a dataset that shuffles), or the
-            model's outputs do (a layer that draws random numbers), the loss is not finite at these
-            weights or is none that Keras could train, weights are float16 or bfloat16, or
+            model's outputs do (a layer with random outputs), the loss is not finite at these weights
+            or is none that Keras could train, weights are float16 or bfloat16, or
             `variables` names nothing.
     """
 
