@@ -355,8 +355,8 @@ def _label_noise(data: ImageData, amount: float, seed: int) -> ImageData:
     labels, others = data.train_labels, data.num_classes - 1
     if others < 1:
         raise DataError("label_noise needs at least 2 classes to choose a wrong one from.")
-    # Both random numbers for every label, whatever the rate: so the wrong ones are nested, and those
-    # of the first n images do not depend on how many follow.
+    # Both random numbers for every label, whatever the rate: so the wrong ones are nested, and
+    # those of the first n images do not depend on how many follow.
     coins, samples = generator(seed, "label_noise", TRAIN).random((len(labels), 2)).T
     shifts = 1 + np.floor(samples * others).astype(labels.dtype)
     wrong = (labels + shifts) % data.num_classes
