@@ -117,7 +117,8 @@ def _define(line: _Line) -> None:
     line.number("alpha", "strength of the coupling; 0 for none: with elastic worker 0 then goes "
                 "its own way")  # fmt: skip
     line.one_of("coupling", COUPLINGS, "how alpha attracts workers to worker 0, their center: as "
-                "in the original, or by Replicated-SGD, elastic averaging or Parle", None)  # fmt: skip
+                "in the original, or by Replicated-SGD, elastic averaging or Parle",
+                None)  # fmt: skip
     line.one_of("optimizer", OPTIMIZERS, "of the stochastic workers", "opt")
     line.one_of("optimization", OPTIMIZATIONS, "of worker 0, with elastic at alpha 0; auto is "
                 "GD, on all the data, beside others and SGD alone", None)  # fmt: skip
