@@ -43,17 +43,17 @@ def sort_into_tiers(items: list[pytest.Item], *, every_combination: bool) -> lis
     """Mark the cases of matrices that are slow; return the items that are left out altogether."""
     matrices: dict[tuple[object, ...], list[pytest.Item]] = {}
     for item in items:
-        spec = getattr(item, "callspec", None)
-        # Parametrised fixtures of tests count too; one parameter alone is no matrix.
-        if spec is not None and len(spec.params) > 1 and not item.get_closest_marker("whole"):
-            key = (item.nodeid.split("[")[0], tuple(spec.params))
+        values = case_of(item)
+        # One parameter alone is no matrix, be it a table of several columns.
+        if len(values) > 1 and not item.get_closest_marker("whole"):
+            key = (item.nodeid.split("[")[0], tuple(values))
             matrices.setdefault(key, []).append(item)
     for cases in _many(items).values():
         for item in cases[item_count(cases[0]) :]:
             item.add_marker(pytest.mark.slow)
     left_out: list[pytest.Item] = []
     for matrix in matrices.values():
-        cases = [{n: _key(v) for n, v in item.callspec.params.items()} for item in matrix]
+        cases = [case_of(item) for item in matrix]
         first = {matrix[n] for n in cover(cases, 1)}
         pairs = first | {matrix[n] for n in cover(cases, 2)}
         for item in matrix:
@@ -63,6 +63,25 @@ def sort_into_tiers(items: list[pytest.Item], *, every_combination: bool) -> lis
             if item not in pairs and not every_combination:
                 left_out.append(item)
     return left_out
+
+
+def case_of(item: pytest.Item) -> Case:
+    """Return the values of a case: one for each `parametrize`, and for each parametrised fixture.
+
+    What one `parametrize` gives together, such as an argument and its error, is one value: thinned
+    by columns, a table would lose rows. Not `callspec.indices`, which pytest 8 gives the numbers of
+    the cases.
+    """
+    spec = getattr(item, "callspec", None)
+    left = {} if spec is None else dict(spec.params)
+    case: Case = {}
+    for mark in item.iter_markers("parametrize"):
+        names = mark.args[0].split(",") if isinstance(mark.args[0], str) else mark.args[0]
+        names = [name.strip() for name in names if name.strip() in left]
+        if names:
+            case[",".join(names)] = tuple(_key(left.pop(name)) for name in names)
+    case.update((name, _key(value)) for name, value in left.items())
+    return case
 
 
 def item_count(item: pytest.Item) -> int:
