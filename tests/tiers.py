@@ -7,7 +7,8 @@ shows in these; one that needs three values at once is for `--every-combination`
 
 Which cases these are depends on the order of the parametrisations alone, so that all processes of a
 run agree. `@pytest.mark.whole` has the default tier run a matrix whole; `@pytest.mark.first(n)` has
-it run the first n cases of a test, of which there may be many for one parameter: the rest is slow.
+it run the first n cases of a test, of which there may be many for one parameter: the rest is slow;
+`@pytest.mark.rare` leaves a case to `--every-combination`.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def sort_into_tiers(items: list[pytest.Item], *, every_combination: bool) -> lis
     for cases in _many(items).values():
         for item in cases[item_count(cases[0]) :]:
             item.add_marker(pytest.mark.slow)
-    left_out: list[pytest.Item] = []
+    left_out = [] if every_combination else [i for i in items if i.get_closest_marker("rare")]
     for matrix in matrices.values():
         cases = [case_of(item) for item in matrix]
         first = {matrix[n] for n in cover(cases, 1)}

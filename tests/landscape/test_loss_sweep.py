@@ -13,6 +13,7 @@ import tensorflow as tf
 from keras.src.losses import ALL_OBJECTS_DICT
 
 from esgd_tf.landscape import FisherOperator, HessianOperator
+from tests import tiers
 from tests.landscape.keras_losses import (
     BATCH,
     BY_NAME,
@@ -49,19 +50,27 @@ def cases(rows):
                     yield pytest.param(row, options, shape, weighting, id=name)
 
 
-def quick(params):
-    """Return of each loss each setting, of each kind each shape, of each shape each weighting."""
-    seen = set()
+def in_tiers(params):
+    """Mark what is for later tiers.
+
+    The default one shows each kind of loss, each shape and each weighting once; the slow one each
+    pair of a loss with its settings, a shape and a weighting.
+    """
+    kinds, losses = [], []
     for param in params:
         row, options, shape, weighting = param.values
-        new = {(row.name, repr(options)), (row.kind, shape), (shape, weighting)}
-        if not new <= seen:
-            yield param
-            seen |= new
+        kinds.append({"kind": row.kind, "shape": shape, "weighting": weighting})
+        loss = (row.name, repr(options))
+        losses.append({"loss": loss, "shape": shape, "weighting": weighting})
+    quick, pairs = tiers.cover(kinds, 1), tiers.cover(losses, 2)
+    for number, param in enumerate(params):
+        marks = [] if number in quick else [pytest.mark.slow]
+        if number not in (*quick, *pairs):
+            marks.append(pytest.mark.rare)
+        yield pytest.param(*param.values, id=param.id, marks=marks)
 
 
-ALL = list(cases(LOSSES))
-QUICK = list(quick(ALL))
+ALL = list(in_tiers(list(cases(LOSSES))))
 
 
 def check(row, options, shape, weighting):
@@ -87,16 +96,8 @@ class TestEveryLoss:
         assert public == {n for row in LOSSES for n in (row.name, row.function)}
 
     @pytest.mark.usefixtures("eagerly")
-    @pytest.mark.parametrize(("row", "options", "shape", "weighting"), QUICK)
+    @pytest.mark.parametrize(("row", "options", "shape", "weighting"), ALL)
     def test_value_and_gradient(self, row, options, shape, weighting):
-        check(row, options, shape, weighting)
-
-    @pytest.mark.slow
-    @pytest.mark.usefixtures("eagerly")
-    @pytest.mark.parametrize(
-        ("row", "options", "shape", "weighting"), [p for p in ALL if p not in QUICK]
-    )
-    def test_value_and_gradient_of_all_the_others(self, row, options, shape, weighting):
         check(row, options, shape, weighting)
 
     @pytest.mark.parametrize(

@@ -346,13 +346,6 @@ class TestDiagonal:
         np.testing.assert_array_equal(again.estimate, found.estimate)
         assert np.abs(h.diagonal_estimate(400, seed=4).estimate - found.estimate).max() > 1e-6
 
-    def test_plot_and_dict(self):
-        found = HessianOperator(*quadratic(np.eye(4))).diagonal_estimate(4)
-        assert found.to_dict()["num_probes"] == 4
-        assert found.plot().get_xlabel()
-        with pytest.raises(ValueError, match="at least 2"):
-            HessianOperator(*quadratic(np.eye(4))).diagonal_estimate(1)
-
 
 @pytest.mark.usefixtures("float64")
 def test_central_differences_of_the_gradient_agree_with_batch_norm_too():
