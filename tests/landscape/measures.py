@@ -4,6 +4,7 @@ import functools
 import warnings
 
 from esgd_tf.landscape import (
+    CurvatureOperator,
     HessianOperator,
     NotConvergedWarning,
     eigenpairs,
@@ -22,7 +23,9 @@ from esgd_tf.landscape import (
 
 
 def of_operator(function, **defaults):
-    def measure(weights, loss, data=None, **options):
+    def measure(weights, loss=None, data=None, **options):
+        if isinstance(weights, CurvatureOperator):
+            return function(weights, **defaults | options)
         return function(HessianOperator(weights, loss, data), **defaults | options)
 
     return measure
@@ -69,7 +72,7 @@ def _weights(model):
     return model.get_weights() if hasattr(model, "get_weights") else model
 
 
-# Called as measure(model or weights, loss, data, **options).
+# Called as measure(model or weights, loss, data, **options), or with an operator alone.
 MEASURES = {
     "trace": of_operator(trace, num_matvecs=12),
     "eigenpairs": of_operator(eigenpairs, k=2),
@@ -86,6 +89,9 @@ MEASURES = {
     "rejecting_walk": functools.partial(_random_walk, kind="rejecting"),
     "local_entropy": _local_entropy,
 }
+OF_OPERATORS = {
+    "trace", "eigenpairs", "spectral_density", "full_spectrum", "diagonal_estimate", "laplace"
+}  # fmt: skip
 # Nothing in these is random.
 EXACT = {"full_spectrum", "sharpness", "interpolate"}
 _ENTROPY = (

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from esgd_tf.landscape import FullSpectrum, Result
-from tests.landscape.measures import EXACT, MEASURES, WRITTEN
+from tests.landscape.measures import EXACT, MEASURES, OF_OPERATORS, WRITTEN
 from tests.landscape.problems import (
+    MatrixOperator,
     cross_entropy,
     examples,
     mlp,
@@ -26,10 +27,19 @@ OTHER = -np.ones(20)
 SHOW_NAN = {"interpolate", "plane", "local_energy"}
 
 
+MATRIX = symmetric(np.linspace(0.5, 3, 20))
+LOSS = quadratic(MATRIX)[1]
+
+
 def bowl():
     """Return weights, not at the minimum, and a positive definite quadratic loss of them."""
-    _, loss = quadratic(symmetric(np.linspace(0.5, 3, 20)))
-    return [POINT[:10].reshape(2, 5), POINT[10:]], loss
+    return [POINT[:10].reshape(2, 5), POINT[10:]], LOSS
+
+
+def measure(name, **options):
+    """Measure the bowl; what takes an operator gets its matrix, which traces nothing."""
+    problem = [MatrixOperator(MATRIX, MATRIX @ POINT)] if name in OF_OPERATORS else bowl()
+    return MEASURES[name](*problem, **options)
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +54,10 @@ def network():
     return model, examples(dtype="float32")
 
 
-@pytest.fixture(params=MEASURES)
-def name(request):
-    return request.param
+each_measure = pytest.mark.parametrize("name", MEASURES)
 
 
+@each_measure
 def test_leaves_the_model_as_it_was(name, network):
     model, data = network
     before = state(model)
@@ -59,12 +68,13 @@ def test_leaves_the_model_as_it_was(name, network):
     assert getattr(found, "size", 34) == 34
 
 
+@each_measure
 def test_is_fixed_by_its_seed(name):
     """And by nothing else: the generators of NumPy and Keras were seeded before the first."""
-    one = MEASURES[name](*bowl())
-    np.testing.assert_equal(MEASURES[name](*bowl()).to_dict(), one.to_dict())
+    one = measure(name)
+    np.testing.assert_equal(measure(name).to_dict(), one.to_dict())
     if name not in EXACT:
-        same, other = (MEASURES[name](*bowl(), seed=seed) for seed in (0, 1))
+        same, other = (measure(name, seed=seed) for seed in (0, 1))
         np.testing.assert_equal(same.to_dict(), one.to_dict())
         # `vars`, since `to_dict` leaves out the vectors, the only random part of some.
         assert any(not same_value(vars(other)[n], value) for n, value in vars(one).items())
@@ -78,8 +88,9 @@ def same_value(one, other):
     return True
 
 
+@each_measure
 def test_result_can_be_written_and_not_be_changed(name):
-    found = MEASURES[name](*bowl())
+    found = measure(name)
     assert isinstance(found, Result)
     written = json.loads(json.dumps(found.to_dict()))
     assert set(written) == {"measured_at", *WRITTEN[name].split()}
@@ -101,8 +112,9 @@ def arrays_in(value):
     return [a for part in parts for a in arrays_in(part)] if isinstance(parts, list) else []
 
 
+@each_measure
 def test_plots_itself(name):
-    found = MEASURES[name](*bowl())
+    found = measure(name)
     alone = found.plot()
     assert alone.has_data()
     assert alone.get_xlabel() or alone.get_ylabel()
@@ -112,11 +124,12 @@ def test_plots_itself(name):
     assert ax.figure is figure
 
 
+@each_measure
 def test_a_loss_that_is_not_finite_is_refused_or_shown(name):
-    weights, loss = bowl()
+    weights, _ = bowl()
 
     def broken(weights):
-        return loss(weights) * np.nan
+        return LOSS(weights) * np.nan
 
     if name in SHOW_NAN:
         written = MEASURES[name](weights, broken).to_dict()
@@ -249,9 +262,9 @@ BAD = {
 
 
 @pytest.mark.parametrize(
-    ("measure", "options", "message"),
+    ("name", "options", "message"),
     [pytest.param(m, o, w, id=f"{m}-{o}") for m, rows in BAD.items() for o, w in rows],
 )
-def test_bad_arguments_are_named(measure, options, message):
+def test_bad_arguments_are_named(name, options, message):
     with pytest.raises(ValueError, match=message):
-        MEASURES[measure](*bowl(), **options)
+        measure(name, **options)
