@@ -96,6 +96,7 @@ def test_some_products(name):
     products_are_right(CASES[name])
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("name", ["LayerNormalization", "Embedding", "Resizing, lanczos3"])
 def test_some_products_of_graphs(name):
     products_are_right(CASES[name])

@@ -145,6 +145,7 @@ class TestLangevinOnQuadratics:
         np.testing.assert_array_less(combined(found)[:-1], 0.05 * abs(expected - flat)[:-1])
         assert found.values[-1] == found.standard_errors[-1] == found.quadrature_errors[-1] == 0
 
+    @pytest.mark.slow
     @pytest.mark.filterwarnings("ignore::esgd_tf.landscape.NotConvergedWarning")
     def test_standard_errors_are_of_the_right_size(self, in_numpy):
         """Against the same quadrature of the exact slopes, which leaves the chains' own error."""
@@ -239,6 +240,7 @@ class TestQuadrature:
 
 
 class TestLangevinElsewhere:
+    @pytest.mark.first(1)
     @pytest.mark.parametrize("x", [0.0, 0.6])
     def test_double_well(self, in_numpy, x):
         value = lambda w: 2 * (w[:, 0] ** 2 - 1) ** 2 + 0.3 * w[:, 0]  # noqa: E731
@@ -329,6 +331,7 @@ class TestLangevinElsewhere:
 
 
 class TestLaplace:
+    @pytest.mark.first(1)
     @pytest.mark.parametrize("beta", [1.0, 30.0])
     def test_exact_for_quadratics(self, beta):
         """Away from the minimum, with directions in which f falls."""
@@ -349,6 +352,7 @@ class TestLaplace:
             found.excess, expected - 10 / beta * np.log(50 / np.array(gammas)), rtol=1e-9
         )
 
+    @pytest.mark.slow
     def test_from_the_density(self):
         a, b, x = problem(40)
         operator, gammas, beta = HessianOperator(*around(a, b, x)), [1.0, 3.0, 10.0], 2.0

@@ -148,12 +148,12 @@ class TestWaysToGiveALoss:
             operator.gradient(), slope, rtol=4e-4, atol=1e-4 * np.abs(slope).max()
         )
 
+    @pytest.mark.first(3)
     @pytest.mark.usefixtures("eagerly")
     @pytest.mark.parametrize(
         ("row", "name"),
         [pytest.param(row, name, id=name) for row in LOSSES for name in row.strings],
     )
-    @pytest.mark.first(6)
     def test_strings(self, row, name):
         self.given(row, name)
 
@@ -167,20 +167,21 @@ class TestWaysToGiveALoss:
         with pytest.raises(ValueError, match=f"Keras knows no loss named '{name}'"):
             HessianOperator(model, name, data)
 
+    @pytest.mark.first(2)
     @pytest.mark.usefixtures("eagerly")
     @pytest.mark.parametrize(
         "row", [pytest.param(row, id=row.function) for row in LOSSES if row.is_string]
     )
-    @pytest.mark.first(4)
     def test_functions(self, row):
         self.given(row, getattr(keras.losses, row.function))
 
+    @pytest.mark.first(2)
     @pytest.mark.usefixtures("eagerly")
     @pytest.mark.parametrize("row", [pytest.param(row, id=row.name) for row in LOSSES])
-    @pytest.mark.first(4)
     def test_objects(self, row):
         self.given(row, row.make())
 
+    @pytest.mark.first(2)
     @pytest.mark.usefixtures("eagerly")
     @pytest.mark.parametrize("name", ["crossentropy", "ce"])
     @pytest.mark.parametrize(

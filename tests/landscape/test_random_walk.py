@@ -62,8 +62,8 @@ class TestFree:
             first = np.flatnonzero(step**2 * squares * k / 2 > threshold)[0] + 1
             assert found.escape_steps[walk] == first
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("n", [1, 2, 3])
-    @pytest.mark.first(1)
     def test_mean_escape_step_of_a_bowl(self, n):
         """Against an independent simulation, Wald's identity and Siegmund's correction.
 
@@ -146,6 +146,7 @@ class TestRejecting:
         np.testing.assert_array_equal(found.escape_steps, -1)
         assert np.isnan(found.mean_escape_step[0])
 
+    @pytest.mark.first(1)
     @pytest.mark.parametrize("n", [1, 3])
     def test_samples_a_ball_uniformly(self, n):
         """Then E ‖w‖² is n/(n + 2) R². The walks are independent: their spread is the error."""
