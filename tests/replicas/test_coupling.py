@@ -69,6 +69,7 @@ def parle_alone():
     )
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("rule", "optimizer", "inner"),
     [
@@ -293,6 +294,7 @@ def test_parle_on_a_quadratic_by_hand(float64):
     assert_close([model.center().get_weights()[0][:, 0]], [found[-1].mean(axis=0)], atol=1e-14)
 
 
+@pytest.mark.slow
 def test_parle_without_an_inner_loop_is_elastic_sgd(float64):
     rho = 0.6
 

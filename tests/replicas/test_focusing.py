@@ -239,6 +239,7 @@ def test_a_spring_that_tears_replicas_apart_is_warned_of_before_they_train(rule,
         model.train_on_batch(x[:8], y[:8])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The coupling is held")
 def test_parles_anchors_do_not_fly_apart_either():
     rule = Parle(langevin_steps=1, rho=1.0, scoping=1.0, rho_max=1e6)
