@@ -67,6 +67,7 @@ ALONE = {
 }  # fmt: skip
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("name", ALONE)
 @pytest.mark.parametrize(
     "options",
@@ -84,8 +85,8 @@ def test_no_inner_loop_is_the_optimizer_alone_bit_for_bit(name, options):
     helpers.assert_equal(weights(ours), weights(plain))
 
 
-@pytest.mark.parametrize("anchor", ["first", "last", "none"])
 @pytest.mark.first(1)
+@pytest.mark.parametrize("anchor", ["first", "last", "none"])
 def test_keras_ema_callback_looks_and_leaves_training_alone(anchor):
     """SwapEMAWeights swaps by arithmetic; the inner loop goes on all the same."""
     seen = []
@@ -413,6 +414,7 @@ class Cut(keras.callbacks.Callback):
             raise InterruptedError
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("anchor_first", [True, False])
 @pytest.mark.parametrize("make", [lambda: EntropySGD(0.7, L), lambda: EntropyAdam(0.05)])
 def test_backup_and_restore_is_exact_in_any_order(make, anchor_first, tmp_path):
@@ -433,6 +435,7 @@ def test_backup_and_restore_is_exact_in_any_order(make, anchor_first, tmp_path):
     assert int(restored.optimizer.iterations.numpy()) == 4 * STEPS
 
 
+@pytest.mark.slow
 def test_save_freq_counts_over_epochs_as_keras_does(tmp_path):
     places = {}
 

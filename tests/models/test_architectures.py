@@ -51,6 +51,7 @@ def _assert_same(ours, theirs, rtol=0.0, atol=0.0):
 # --- what is in them ----------------------------------------------------------------------------
 
 
+@pytest.mark.first(3)
 @pytest.mark.parametrize(
     "name, shape, classes, trainable",
     [
@@ -174,6 +175,7 @@ def test_strided_convolutions_are_centred_as_in_torch(name, pad, conv):
     np.testing.assert_allclose(conv(pad(x))[0, ..., 0], x[0, ::2, ::2, 0] + bias, atol=1e-6)
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize(
     "name, default, given",
     [
@@ -204,6 +206,7 @@ def test_other_image_sizes(name, shape):
 # --- how they start -----------------------------------------------------------------------------
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("name", ["mnistfc", "mnistconv", "allcnn"])
 def test_torch_initialisation(name):
     layers = [x for x in models.build(name, _SHAPES[name], 10, seed=0).layers if x.weights]
@@ -236,6 +239,7 @@ def test_wide_resnet_initialisation():
     assert 0.9 / 16 < np.abs(logits.kernel.numpy()).max() <= 1 / 16
 
 
+@pytest.mark.first(2)
 @_EVERY
 def test_a_seed_fixes_the_weights(name):
     first, second, other = (
@@ -260,6 +264,7 @@ def test_without_a_seed_keras_decides():
     np.testing.assert_array_equal(first, weights())
 
 
+@pytest.mark.first(2)
 @_EVERY
 def test_dropout_does_not_change_the_initial_weights(name):
     _assert_same(
@@ -313,6 +318,7 @@ def test_xla_equals_graph_and_the_loss_falls(name):
     _assert_same(*weights, rtol=1e-2, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_dropout_under_xla():
     x, y = _data("mnistfc")
     model = _compile(_build("mnistfc"), jit_compile=True)

@@ -64,6 +64,7 @@ def test_no_langevin_steps_is_the_outer_optimizer_bit_for_bit(make, dtype):
     helpers.assert_differ(plain[-1], weights)
 
 
+@pytest.mark.first(6)
 @every_outer
 def test_transparent_inner_loop(float64, make):
     weights = helpers.start_weights()

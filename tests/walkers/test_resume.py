@@ -109,6 +109,7 @@ def test_a_schedule_that_comes_with_going_on(tmp_path):
     assert said.count("WARNING: the schedule's lr 0.9 at step 2 is in the past") == 1
 
 
+@pytest.mark.slow
 def test_more_steps_and_no_state(tmp_path):
     exp = experiment(tmp_path / "run", n_workers=0, n_steps=4)
     exp.run()
