@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["folder_when_whole", "let_be", "replaced_when_whole", "sweep"]
+__all__ = ["expanded", "folder_when_whole", "let_be", "replaced_when_whole", "sweep"]
 
 _LEFTOVER = re.compile(r"\.(?:partial|old)-(\d+)-(.*)", re.DOTALL)
 
@@ -204,3 +204,15 @@ def _naming(path: Path) -> Iterator[None]:
         # h5py and zipfile do not say which file it was.
         reason = error.strerror or str(error).strip().splitlines()[0]
         raise OSError(error.errno or errno.EIO, reason, str(path)) from error
+
+
+def expanded(path: str) -> str:
+    """Return a path with the home of the user for `~`.
+
+    Args:
+        path: str. The path, as a user typed it.
+    """
+    try:
+        return str(Path(path).expanduser()) if path.startswith("~") else path
+    except RuntimeError:  # ~someone, who is unknown here
+        return path

@@ -16,9 +16,10 @@ from typing import Any
 
 from absl import flags
 
+from esgd_tf._files import expanded
 from esgd_tf.cli.door import asks_for_traceback, enter
 from esgd_tf.cli.flags import FlagError, define_switch, flag_help
-from esgd_tf.cli.parsers import ChoiceParser, PathParser, WholeParser, expanded, parse_flags
+from esgd_tf.cli.parsers import ChoiceParser, PathParser, WholeParser, parse_flags
 
 __all__ = ["CommandLine", "output_path"]
 
@@ -29,13 +30,16 @@ class CommandLine:
     """The command line of one command.
 
     Args:
-        name: The command.
-        words: What stands for its words in the help: "RUN IMAGE...".
-        summary: What it does, for the help.
-        examples: What follows the command's name in each example.
-        at_least: How many words it needs.
-        at_most: How many it takes; None for any number.
-        outlives_output: Whether it goes on where its output cannot be written, as a training does.
+        name: str. The command's name.
+        words: str. What stands for its words in the help: "RUN IMAGE...".
+        summary: str. What the command does, for the help.
+        examples: sequence of str. What follows the command's name in each example of the help.
+        at_least: int >= 0. How many words the command needs. Defaults to 1.
+        at_most: int. How many words the command takes; None for any number. Defaults to 1.
+        outlives_output: bool. Whether the command goes on where its output cannot be written, as a
+            training does. Defaults to False.
+        stopped: str. What is said after Ctrl-C. Defaults to None, which says that nothing
+            half-written is left.
     """
 
     def __init__(
@@ -106,8 +110,8 @@ class CommandLine:
         """Parse the command line and call the command.
 
         Args:
-            argv: The command's name, its flags and words.
-            body: Called with the flags and the words.
+            argv: sequence of str. The command's name, its flags and its words.
+            body: callable. The command itself, which is called with the flags and the words.
 
         Returns:
             The exit status: 0; 2 for bad flags; 1 for what else failed; 130 for Ctrl-C.
@@ -168,10 +172,11 @@ def output_path(flag: str, text: str, *suffixes: str, may_be_in_new_folder: bool
     It is known before anything is computed that the result would be lost.
 
     Args:
-        flag: The flag, with its dashes.
-        text: Its value; `~` is the home of the user.
+        flag: str. The flag, with its dashes.
+        text: str. The flag's value; `~` is the home of the user.
         *suffixes: What it may end in; none for anything.
-        may_be_in_new_folder: Whether the command makes its folder.
+        may_be_in_new_folder: bool. Whether the command makes the folder of the file. Defaults to
+            False.
 
     Raises:
         FlagError: It is a folder, in a folder that does not exist, or has another ending.

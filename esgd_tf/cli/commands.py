@@ -32,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Call the command that the first word names.
 
     Args:
-        argv: The command line, as `sys.argv`; None for that of the process.
+        argv: sequence of str. The command line, like `sys.argv`. Defaults to None, which takes that
+            of the process.
 
     Returns:
         The exit status: 2 for a command that is missing or unknown, else the command's.

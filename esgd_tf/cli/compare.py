@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from esgd_tf._files import expanded
 from esgd_tf.cli.command_line import CommandLine, output_path
-from esgd_tf.cli.parsers import FlagError, expanded
-from esgd_tf.cli.schema import is_of_walkers
+from esgd_tf.cli.parsers import FlagError
 from esgd_tf.cli.startup import say
 from esgd_tf.cli.tables import cut, kind_of, label_of, markdown_table, place_of, plain_table
 from esgd_tf.runs.errors import RunFolderError
 from esgd_tf.runs.run_folder import RunFolder
+from esgd_tf.runs.schema import is_of_walkers
 from esgd_tf.runs.stored_run import StoredRun
 
 __all__ = ["main"]
@@ -70,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        argv: "compare" and what follows it.
+        argv: sequence of str. "compare" and what follows it.
 
     Returns:
         The exit status.

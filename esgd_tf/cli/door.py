@@ -58,12 +58,15 @@ def enter(
     """Call a command and turn what goes wrong into a sentence and an exit status.
 
     Args:
-        name: Of the command, in front of the sentence.
-        body: The command; returns its exit status.
-        see: What to read about bad flags: "train.py --help".
-        debug: Whether to print the traceback too.
-        outlives_output: Whether it goes on where its output cannot be written, as a training does.
-        stopped: What is said after Ctrl-C.
+        name: str. The command's name, which stands in front of the sentence.
+        body: callable. The command, which returns its exit status.
+        see: str. What to read about bad flags, such as "train.py --help". Defaults to None, which
+            names nothing.
+        debug: bool. Whether to print the traceback too. Defaults to False.
+        outlives_output: bool. Whether the command goes on where its output cannot be written, as a
+            training does. Defaults to False.
+        stopped: str. What is said after Ctrl-C. Defaults to "Stopped; nothing half-written is
+            left.".
 
     Returns:
         The exit status: that of the body; 2 for bad flags; 130 for Ctrl-C; 1 for what else failed.

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from esgd_tf._files import expanded
 from esgd_tf.cli.command_line import CommandLine, output_path
-from esgd_tf.cli.parsers import FlagError, expanded
+from esgd_tf.cli.parsers import FlagError
 from esgd_tf.cli.startup import start_tensorflow
 from esgd_tf.cli.tables import place_of
 from esgd_tf.runs.stored_run import StoredRun
@@ -21,7 +22,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        argv: "evaluate" and what follows it.
+        argv: sequence of str. "evaluate" and what follows it.
 
     Returns:
         The exit status.
@@ -122,10 +123,10 @@ def _description(run: StoredRun, checkpoint: Path, network: Any, what: str) -> s
     """Return what is evaluated, in lines of at most 80 columns.
 
     Args:
-        run: The run.
-        checkpoint: The checkpoint.
-        network: Its `StoredNetwork`.
-        what: The images.
+        run: StoredRun. The run.
+        checkpoint: Path. The checkpoint of the run.
+        network: StoredNetwork. The network of the checkpoint.
+        what: str. What the images are.
     """
     e = run.experiment
     inner = f", L = {e['langevin_steps']}" if e["langevin_steps"] else ""

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from esgd_tf._files import expanded
 from esgd_tf.cli.command_line import CommandLine
-from esgd_tf.cli.parsers import FlagError, expanded
+from esgd_tf.cli.parsers import FlagError
 from esgd_tf.cli.startup import start_tensorflow
 from esgd_tf.runs.progress import MEMBER
 from esgd_tf.runs.stored_run import StoredRun
@@ -26,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        argv: "export" and what follows it.
+        argv: sequence of str. "export" and what follows it.
 
     Returns:
         The exit status.

@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        argv: "landscape" and what follows it.
+        argv: sequence of str. "landscape" and what follows it.
 
     Returns:
         The exit status.

@@ -37,10 +37,11 @@ class Report:
     """Collects results; runs that differ in nothing but the seed share a color.
 
     Args:
-        runs: Those that are measured.
-        fv: The flags.
-        plan: What is going to be measured: the label of a run or of two, and the measure.
-        out: Folder for the files.
+        runs: sequence of StoredRun. The runs that are measured.
+        fv: flags.FlagValues. The flags.
+        plan: sequence of pairs of str. What is going to be measured: the label of a run or of two,
+            and the measure.
+        out: Path. The folder for the files.
 
     Attributes:
         failed: What could not be measured or drawn: its label, the measure, and why.

@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        argv: "launch", the flags, "--", and the script with its own flags.
+        argv: sequence of str. "launch", the flags, "--", and the script with its own flags.
 
     Returns:
         0 if all workers ended well; the status of the first that did not; 2 for bad flags.

@@ -8,15 +8,27 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import sys
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
+from esgd_tf._files import expanded
+from esgd_tf.runs.setting import (
+    LARGEST,
+    Choice,
+    Growing,
+    Kind,
+    Names,
+    Number,
+    Switch,
+    Text,
+    Whole,
+)
+
 __all__ = [
-    "LARGEST",
     "ChoiceParser",
     "FlagError",
     "GrowingParser",
@@ -28,13 +40,11 @@ __all__ = [
     "WholeParser",
     "check_folder_name",
     "did_you_mean",
-    "expanded",
     "flag_error",
     "parse_flags",
+    "parser_of",
 ]
 
-#: Above it nothing here makes sense, and TensorFlow's 32-bit counters would overflow.
-LARGEST = 2**31 - 1
 # What file systems allow for one name, in bytes.
 _LONGEST_NAME = 255
 # A value may be a file pasted by accident.
@@ -46,11 +56,7 @@ class FlagError(Exception):
 
 
 class TextParser(flags.ArgumentParser):
-    """Any text; the others say what else it must be, of a flag and of what is read from JSON."""
-
-    def accepts(self, value: Any) -> bool:
-        """Whether a value from a JSON file is one that the flag could have given."""
-        return isinstance(value, str)
+    """Any text; the others say what else it must be."""
 
     def flag_type(self) -> str:
         """Return the name of the type."""
@@ -61,8 +67,8 @@ class WholeParser(flags.IntegerParser):
     """A whole number in a range.
 
     Args:
-        at_least: The smallest.
-        at_most: The largest.
+        at_least: int. The smallest number.
+        at_most: int. The largest number. Defaults to LARGEST.
     """
 
     def __init__(self, at_least: int, at_most: int = LARGEST) -> None:
@@ -81,23 +87,18 @@ class WholeParser(flags.IntegerParser):
             allowed = f"from {self.lower_bound} to {self.upper_bound:,}"
         raise ValueError(f"must be a whole number {allowed}")
 
-    def accepts(self, value: Any) -> bool:
-        """As `TextParser.accepts`."""
-        is_whole = isinstance(value, int) and not isinstance(value, bool)
-        return is_whole and not self.is_outside_bounds(value)
-
 
 class NumberParser(flags.FloatParser):
     """A finite number in a range.
 
     Args:
-        above: It must be above this; None for at least 0.
-        below: It must be below this; None for no bound.
+        above: float. The number must be above this. Defaults to None, which means at least 0.
+        below: float. The number must be below this. Defaults to None, which means no bound.
     """
 
     def __init__(self, above: float | None = None, below: float | None = None) -> None:
         super().__init__()
-        self._above, self._below = above, below
+        self._number = Number(above, below)
 
     def parse(self, argument: Any) -> float:
         """Return the number.
@@ -107,22 +108,12 @@ class NumberParser(flags.FloatParser):
         """
         with contextlib.suppress(ValueError, TypeError, OverflowError):
             number = super().parse(argument)
-            if self.accepts(number):
+            if self._number.accepts(number):
                 return number
-        wanted = "at least 0" if self._above is None else f"above {self._above:g}"
-        wanted += "" if self._below is None else f" and below {self._below:g}"
+        above, below = self._number.above, self._number.below
+        wanted = "at least 0" if above is None else f"above {above:g}"
+        wanted += "" if below is None else f" and below {below:g}"
         raise ValueError(f"must be a finite number {wanted}")
-
-    def accepts(self, value: Any) -> bool:
-        """As `TextParser.accepts`."""
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            return False
-        # The last comparison turns away what is too large for a float.
-        return (
-            (value >= 0 if self._above is None else value > self._above)
-            and (self._below is None or value < self._below)
-            and value <= sys.float_info.max
-        )
 
 
 class ChoiceParser(flags.EnumParser):
@@ -142,10 +133,6 @@ class ChoiceParser(flags.EnumParser):
                 + did_you_mean(argument, self.enum_values)
             ) from None
 
-    def accepts(self, value: Any) -> bool:
-        """As `TextParser.accepts`."""
-        return isinstance(value, str) and value in self.enum_values
-
 
 class SwitchParser(flags.BooleanParser):
     """On or off."""
@@ -160,10 +147,6 @@ class SwitchParser(flags.BooleanParser):
             return super().parse(argument)
         except (ValueError, TypeError):
             raise ValueError("is on or off, and takes no other value") from None
-
-    def accepts(self, value: Any) -> bool:
-        """As `TextParser.accepts`."""
-        return isinstance(value, bool)
 
 
 class PathParser(TextParser):
@@ -190,15 +173,9 @@ class NamesParser(flags.ListParser):
             ValueError: One is empty, or there is none.
         """
         names = super().parse(argument)
-        if not self.accepts(names):
+        if not Names().accepts(names):
             raise ValueError("must be names with commas between them")
         return names
-
-    def accepts(self, value: Any) -> bool:
-        """As `TextParser.accepts`."""
-        return isinstance(value, list) and bool(value) and all(
-            isinstance(name, str) and name.strip() for name in value
-        )  # fmt: skip
 
 
 class GrowingParser(flags.ListParser):
@@ -212,26 +189,44 @@ class GrowingParser(flags.ListParser):
         """
         with contextlib.suppress(ValueError, TypeError):
             numbers = [float(part) for part in super().parse(argument)]
-            if self.accepts(numbers):
+            if Growing().accepts(numbers):
                 return tuple(numbers)
         raise ValueError("must be growing finite numbers above 0")
 
-    def accepts(self, value: Any) -> bool:
-        """As `TextParser.accepts`."""
-        number = NumberParser(above=0)
-        return (
-            isinstance(value, list | tuple)
-            and all(number.accepts(each) for each in value)
-            and sorted(value) == list(value)
-        )
+
+def parser_of(kind: Kind) -> flags.ArgumentParser:
+    """Return the parser of a flag that may be what a setting may be.
+
+    Args:
+        kind: Kind. What the setting may be.
+    """
+    parser: flags.ArgumentParser
+    match kind:
+        case Whole(at_least, at_most):
+            parser = WholeParser(at_least, at_most)
+        case Number(above, below):
+            parser = NumberParser(above, below)
+        case Choice(words):
+            parser = ChoiceParser(list(words))
+        case Switch():
+            parser = SwitchParser()
+        case Names():
+            parser = NamesParser()
+        case Growing():
+            parser = GrowingParser()
+        case Text():
+            parser = TextParser()
+        case _:
+            raise TypeError(f"There is no parser for {kind!r}.")
+    return parser
 
 
 def parse_flags(fv: flags.FlagValues, argv: Sequence[str]) -> list[str]:
     """Parse a command line into `fv` and return the words that belong to no flag.
 
     Args:
-        fv: The flags.
-        argv: As `sys.argv`.
+        fv: flags.FlagValues. The flags, which get their values.
+        argv: sequence of str. The command line, like `sys.argv`.
 
     Raises:
         FlagError: A flag is unknown or has a bad value.
@@ -244,7 +239,18 @@ def parse_flags(fv: flags.FlagValues, argv: Sequence[str]) -> list[str]:
     except flags.CantOpenFlagFileError:
         raise FlagError("the file of --flagfile cannot be read") from None
     except (flags.Error, ValueError) as error:  # ValueError: --noverbose=1
-        raise FlagError(flag_error(error)) from None
+        raise FlagError(_as_typed(flag_error(error), fv, argv)) from None
+
+
+def _as_typed(text: str, fv: flags.FlagValues, argv: Sequence[str]) -> str:
+    """Return a complaint with the name by which the flag was given, such as --lr."""
+    found = re.match(r"--(\w+)(.*)", text, flags=re.DOTALL)
+    if found is None or found[1] not in fv:
+        return text
+    long, rest = found.groups()
+    short = fv[long].short_name
+    typed = {word.partition("=")[0] for word in argv}
+    return f"--{short}{rest}" if f"--{short}" in typed and f"--{long}" not in typed else text
 
 
 def flag_error(error: Exception) -> str:
@@ -257,20 +263,12 @@ def flag_error(error: Exception) -> str:
     return text
 
 
-def expanded(path: str) -> str:
-    """Return a path with the home of the user for `~`."""
-    try:
-        return str(Path(path).expanduser()) if path.startswith("~") else path
-    except RuntimeError:  # ~someone, who is unknown here
-        return path
-
-
 def did_you_mean(word: str, names: Iterable[str]) -> str:
     """Return "; did you mean NAME?" without its last character, or nothing.
 
     Args:
-        word: What was typed.
-        names: What there is.
+        word: str. What was typed.
+        names: iterable of str. What there is.
     """
     near = difflib.get_close_matches(str(word), list(names), n=1)
     return f"; did you mean {near[0]}" if near else ""

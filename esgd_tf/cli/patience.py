@@ -25,9 +25,9 @@ def waiting(seconds: float, message: str, stopped: str) -> Iterator[None]:
     """Say something if the block takes long, or if this process is ended within it.
 
     Args:
-        seconds: What is long.
-        message: Said then, on standard error.
-        stopped: Said when a signal has ended the process.
+        seconds: float >= 0. How long a wait may be before something is said.
+        message: str. What is then said, on standard error.
+        stopped: str. What is said when a signal has ended the process.
     """
     command = [sys.executable, "-I", "-S", __file__, str(seconds), message, stopped]
     with contextlib.ExitStack() as undone:

@@ -8,11 +8,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from esgd_tf.cli.schema import is_of_walkers
-from esgd_tf.cli.settings import Settings
 from esgd_tf.cli.startup import say
 from esgd_tf.runs.errors import RunFolderError
 from esgd_tf.runs.run_folder import RunFolder
+from esgd_tf.runs.schema import is_of_walkers
+from esgd_tf.runs.settings import Settings
 
 __all__ = [
     "free_names",

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from esgd_tf._files import expanded
 from esgd_tf.cli.command_line import CommandLine
-from esgd_tf.cli.parsers import expanded
 from esgd_tf.cli.startup import start_tensorflow
 from esgd_tf.runs.stored_run import StoredRun
 
@@ -21,7 +21,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        argv: "predict" and what follows it.
+        argv: sequence of str. "predict" and what follows it.
 
     Returns:
         The exit status.

@@ -10,86 +10,21 @@ from typing import Any
 from absl import flags
 
 from esgd_tf.cli.parsers import FlagError, did_you_mean
-from esgd_tf.cli.schema import check_config
 from esgd_tf.data import DataError, parse_corruptions
 from esgd_tf.models import check_name
 from esgd_tf.models import names as model_names
 from esgd_tf.runs.errors import RunFolderError
+from esgd_tf.runs.experiment import Experiment, RunSettings
+from esgd_tf.runs.schema import check_config, renamed
+from esgd_tf.runs.setting import settings_of
+from esgd_tf.runs.settings import Settings
 
-__all__ = [
-    "REPLICATED",
-    "Settings",
-    "choose_preset",
-    "epoch_steps",
-    "make_settings",
-    "resume_settings",
-    "settings_table",
-    "stretched",
-]
+__all__ = ["choose_preset", "make_settings", "resume_settings", "stretched"]
 
-# An `Experiment` of config.py: the library knows its fields, not the module at the top level.
-Experiment = Any
 Presets = Mapping[str, Mapping[str, Experiment]]
 
 _DEFAULT_PRESET = "wrn-cifar10"
-# These may be given anew when a run goes on: they change how far and how it runs, not what it is.
-_MAY_CHANGE = (
-    "epochs", "limit_steps", "jit_compile", "strategy", "devices", "logical_devices", "tpu",
-    "checkpoint_steps", "keep_every", "on_nan", "monitor",
-)  # fmt: skip
-_OF_THE_RUN = (
-    "seed", "strategy", "devices", "logical_devices", "tpu", "scale_lr", "sync_bn", "jit_compile",
-    "mixed_precision", "checkpoint_steps", "keep_every", "on_nan", "limit_steps", "monitor",
-)  # fmt: skip
-# Not worth a place in the table.
-_QUIET = {
-    "strategy": "auto", "scale_lr": False, "sync_bn": False, "on_nan": "stop", "corrupt": "none",
-    "corruption_seed": 0,
-}  # fmt: skip
-
-REPLICATED = ("rsgd", "easgd", "parle")
-_INNER_LOOP = ("langevin_steps", "langevin_lr", "gamma", "scoping", "averaging")
-_OF_REPLICAS = (
-    "replicas", "budget", "initialization", "coupling_gamma", "coupling_every", "focusing",
-    "focusing_growth", "coupling_max", "monitor",
-)  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """Everything that decides what a run computes.
-
-    Attributes:
-        preset: Name of the preset it started from.
-        experiment: The numbers in force, an `Experiment` of config.py.
-        run: Seed, devices, precision and limits: the flags that no experiment sets.
-        overridden: Names of the numbers that came from flags.
-    """
-
-    preset: str
-    experiment: Experiment
-    run: dict[str, Any]
-    overridden: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what goes into config.json."""
-        return {
-            "preset": self.preset,
-            "experiment": dataclasses.asdict(self.experiment),
-            "run": self.run,
-            "overridden": list(self.overridden),
-        }
-
-
-def epoch_steps(one_pass: int, replicas: int, budget: str) -> int:
-    """Return the training steps of an epoch, each of which is a minibatch of every replica.
-
-    Args:
-        one_pass: Minibatches of one pass over the data.
-        replicas: y; 1 for a network alone.
-        budget: "shared": together they make one pass, up to rounding. "each": each makes one.
-    """
-    return max(round(one_pass / replicas), 1) if budget == "shared" else one_pass
+_OF_THE_RUN = settings_of(RunSettings)
 
 
 def choose_preset(fv: flags.FlagValues, presets: Presets) -> str:
@@ -133,14 +68,11 @@ def make_settings(fv: flags.FlagValues, presets: Presets) -> Settings:
     inner_loop = given.get("langevin_steps", experiment.langevin_steps) > 0
     if inner_loop and fv.optimizer in ("rsgd", "easgd"):
         experiment = _with_inner_loop(experiment, presets[preset]["entropy-sgd"])
-    idle = _without_meaning(fv.optimizer, inner_loop=inner_loop)
-    for name in (*given, *(["monitor"] if fv["monitor"].present else [])):
-        if name in idle:
-            raise FlagError(f"--{name} has no meaning for -opt {fv.optimizer}")
-    if fv.optimizer in ("sgd", "adam") and "momentum" in given:
-        raise FlagError(f"--momentum has no meaning for -opt {fv.optimizer}: see -opt momentum")
-    if fv.optimizer == "entropy-adam" and "outer_momentum" in given:
-        raise FlagError("--outer_momentum has no meaning for -opt entropy-adam")
+    known = settings_of(type(experiment), RunSettings)
+    for name in (*given, *(n for n in _OF_THE_RUN if fv[n].present)):
+        if not known[name].has_meaning(fv.optimizer, inner_loop=inner_loop):
+            instead = f": {known[name].instead}" if known[name].instead else ""
+            raise FlagError(f"--{name} has no meaning for -opt {fv.optimizer}{instead}")
     if "epochs" in given and "lr_drops" not in given:
         stretch = given["epochs"] / experiment.epochs
         given["lr_drops"] = tuple(round(drop * stretch, 6) for drop in experiment.lr_drops)
@@ -150,7 +82,7 @@ def make_settings(fv: flags.FlagValues, presets: Presets) -> Settings:
         # that sees minibatches.
         steps = given.get("langevin_steps", experiment.langevin_steps)
         inner = fv.optimizer.startswith("entropy-") or steps > 0
-        rate = "langevin_lr" if inner else "lr"
+        rate = "langevin_learning_rate" if inner else "learning_rate"
         factor = given["batch_size"] / experiment.batch_size
         given[rate] = given.get(rate, getattr(experiment, rate)) * factor
     experiment = dataclasses.replace(experiment, **given)
@@ -165,7 +97,7 @@ def make_settings(fv: flags.FlagValues, presets: Presets) -> Settings:
         near = did_you_mean(experiment.model, model_names())
         message = str(error).rstrip(".")
         raise FlagError(f"--model={experiment.model}: {message}{near}") from None
-    run = {name: fv[name].value for name in _OF_THE_RUN}
+    run = RunSettings(**{name: fv[name].value for name in _OF_THE_RUN})
     return Settings(preset, experiment, run, tuple(given))
 
 
@@ -175,28 +107,30 @@ def resume_settings(
     """Return the settings of a run that goes on: its config.json, with what may change from flags.
 
     Args:
-        fv: The flags.
-        presets: Those of config.py.
-        config: What was read from config.json.
-        path: From where, for messages.
+        fv: flags.FlagValues. The flags.
+        presets: mapping of experiments by preset and optimizer. `PRESETS` of config.py.
+        config: any JSON value. What was read from config.json.
+        path: Path. The file it was read from, for messages. Defaults to Path('config.json').
 
     Raises:
         FlagError: A flag differs from what the run was started with.
         RunFolderError: config.json is damaged or of another version.
     """
-    fields = dataclasses.fields(presets[_DEFAULT_PRESET]["momentum"])
-    needed = [field.name for field in fields if field.default is dataclasses.MISSING]
-    experiment_part, run_part = check_config(
-        config, path, {"experiment": needed, "run": ["seed"]}, known=[f.name for f in fields]
-    )
-    stored = dict(experiment_part)
-    # A run of an earlier version lacks the flags that came later.
-    run = {name: fv[name].default for name in _OF_THE_RUN} | dict(run_part)
     kind = type(presets[_DEFAULT_PRESET]["momentum"])
+    known = settings_of(kind, RunSettings)
+    needed = [
+        field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING
+    ]
+    stored, of_the_run = check_config(
+        config, path, {"experiment": needed, "run": ["seed"]}, all_known=True, experiment=kind
+    )
+    # A run of an earlier version lacks the flags that came later.
+    run = {name: fv[name].default for name in _OF_THE_RUN} | of_the_run
+    run = {name: value for name, value in run.items() if name in _OF_THE_RUN}
     stored["lr_drops"] = tuple(stored["lr_drops"])
     experiment = kind(**stored)
-    overridden = tuple(config.get("overridden", ()))
-    settings = Settings(config.get("preset", _DEFAULT_PRESET), experiment, run, overridden)
+    overridden = tuple(renamed(dict.fromkeys(config.get("overridden", ()))))
+    preset = config.get("preset", _DEFAULT_PRESET)
     try:
         check_name(experiment.model)
     except ValueError as error:
@@ -205,12 +139,12 @@ def resume_settings(
     for name in (*stored, *_OF_THE_RUN, "preset"):
         if name not in fv or not fv[name].present:
             continue
-        before = settings.preset if name == "preset" else stored.get(name, run.get(name))
+        before = preset if name == "preset" else stored.get(name, run.get(name))
         value = fv[name].value
         # An equal limit is one more limit: it counts from where the run stands.
         if value == before and name != "limit_steps":
             continue
-        if name not in _MAY_CHANGE:
+        if name == "preset" or not known[name].may_change:
             raise FlagError(
                 f"--{name}={value} differs from the run that is to go on, which has {before}: "
                 "leave the flag out, or start a new run with another --name"
@@ -219,18 +153,24 @@ def resume_settings(
     # A limit stops one call of train.py; going on means going past it.
     run["limit_steps"] = changes.pop("limit_steps", None)
     run.update({name: changes.pop(name) for name in _OF_THE_RUN if name in changes})
-    return dataclasses.replace(
-        settings, experiment=dataclasses.replace(experiment, **changes), run=run
-    )
+    experiment = dataclasses.replace(experiment, **changes)
+    return Settings(preset, experiment, RunSettings(**run), overridden)
 
 
 def _with_inner_loop(replicas: Experiment, entropy: Experiment) -> Experiment:
     """Return the preset of replicas of Entropy-SGD: its numbers, coupled as those of momentum."""
-    fields = [field.name for field in dataclasses.fields(replicas)]
-    coupled = {name: getattr(replicas, name) for name in fields if name in _OF_REPLICAS}
+    of_replicas = [
+        name
+        for name, known in settings_of(type(replicas)).items()
+        if not known.has_meaning("momentum", inner_loop=False)
+        and not known.has_meaning("entropy-sgd", inner_loop=True)
+    ]
+    coupled = {name: getattr(replicas, name) for name in of_replicas}
     if replicas.coupling_max is not None:
         # Where the growth ends, a step goes as far to the center as it does with the other rate.
-        coupled["coupling_max"] = replicas.coupling_max * replicas.lr / entropy.lr
+        coupled["coupling_max"] = (
+            replicas.coupling_max * replicas.learning_rate / entropy.learning_rate
+        )
     return dataclasses.replace(entropy, optimizer=replicas.optimizer, **coupled)
 
 
@@ -238,8 +178,8 @@ def stretched(before: dict[str, Any], settings: Settings) -> str | None:
     """Return what to say of a coupling whose growth a new number of epochs stretches.
 
     Args:
-        before: config.json of the run so far.
-        settings: As it goes on.
+        before: dict. The config.json of the run so far.
+        settings: Settings. The settings with which the run goes on.
     """
     e, epochs = settings.experiment, before["experiment"]["epochs"]
     grows = e.optimizer == "rsgd" and e.focusing != "none" and e.focusing_growth > 1
@@ -250,27 +190,6 @@ def stretched(before: dict[str, Any], settings: Settings) -> str | None:
         f"--epochs={e.epochs}: the coupling, which was to grow over {epochs} epochs, grows over "
         f"{e.epochs} from the start, so it jumps {where} to where that law has it by now"
     )
-
-
-def _without_meaning(optimizer: str, *, inner_loop: bool) -> set[str]:
-    """Return the names of the numbers that an optimizer does not use."""
-    idle: set[str] = set()
-    if not optimizer.startswith("entropy-"):
-        idle |= {"outer_momentum", "noise", *_INNER_LOOP}
-    if optimizer not in REPLICATED:
-        idle |= set(_OF_REPLICAS)
-    if optimizer == "parle":
-        idle -= set(_INNER_LOOP)
-    if optimizer in ("rsgd", "easgd"):
-        # With -L, these are replicas of Entropy-SGD.
-        idle -= {"langevin_steps"}
-        if inner_loop:
-            idle -= {"noise", *_INNER_LOOP}
-    if optimizer in ("easgd", "parle"):
-        idle |= {"focusing", "focusing_growth"}
-    if optimizer == "easgd":
-        idle |= {"coupling_max"}
-    return idle
 
 
 def _check_replicas(experiment: Experiment) -> None:
@@ -294,29 +213,3 @@ def _check_replicas(experiment: Experiment) -> None:
             raise FlagError("--replicas=1 has nothing to couple: see -opt momentum")
     if e.focusing_growth < 1:
         raise FlagError(f"--focusing_growth={e.focusing_growth:g}: must be at least 1")
-
-
-def settings_table(settings: Settings) -> str:
-    """Return the settings as lines of at most 80 columns; a star marks what came from a flag."""
-    rows = {"preset": settings.preset, **dataclasses.asdict(settings.experiment), **settings.run}
-    e = settings.experiment
-    for name in _without_meaning(e.optimizer, inner_loop=e.langevin_steps > 0):
-        rows.pop(name, None)
-    cells = [
-        f"{name}{'*' if name in settings.overridden else ''}: {_shown(value)}"
-        for name, value in rows.items()
-        if value is not None and (name not in _QUIET or value != _QUIET[name])
-    ]
-    lines, line = [], ""
-    for cell in cells:
-        if line and len(line) + 2 + len(cell) > 80:
-            lines.append(line)
-            line = ""
-        line = f"{line}, {cell}" if line else cell
-    return "\n".join([*lines, line])
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, tuple | list):
-        return " ".join(v if isinstance(v, str) else f"{v:g}" for v in value) or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)

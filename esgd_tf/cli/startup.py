@@ -62,7 +62,7 @@ def plain_warnings(name: str) -> Iterator[None]:
     """Let warnings be sentences of the command, without the line of code that they came from.
 
     Args:
-        name: Of the command, in front of the sentence.
+        name: str. The command's name, which stands in front of the sentence.
     """
 
     def sentence(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> str:

@@ -26,9 +26,9 @@ class Output:
     """A text stream that outlives its reader, or says in one word that it has none.
 
     Args:
-        stream: The stream; None for one that was closed before the process began.
-        lost: Called once with the reason when it can no longer be written to. What is written
-            from then on is dropped, unless this raises.
+        stream: file. The stream; None for one that was closed before the process began.
+        lost: callable. Called once, with the reason, when the stream can no longer be written to.
+            What is written from then on is dropped, unless this raises.
     """
 
     def __init__(self, stream: TextIO | None, lost: Callable[[str], None]) -> None:
@@ -82,8 +82,8 @@ def standard_streams(name: str, *, may_be_lost: bool) -> Iterator[None]:
     """Let standard output and error fail without harm.
 
     Args:
-        name: Of the command, for what it says.
-        may_be_lost: Whether the command goes on without its output, as a training does; else
+        name: str. The command's name, for what it says.
+        may_be_lost: bool. Whether the command goes on without its output, as a training does; else
             the block gets an `OutputError`. Standard error may always be lost.
     """
     _open_closed_descriptors()

@@ -21,17 +21,12 @@ from esgd_tf.cli.places import (
     require_writable,
     reserved,
 )
-from esgd_tf.cli.settings import (
-    Settings,
-    choose_preset,
-    make_settings,
-    resume_settings,
-    settings_table,
-    stretched,
-)
+from esgd_tf.cli.settings import choose_preset, make_settings, resume_settings, stretched
 from esgd_tf.cli.startup import say, without_startup_messages
 from esgd_tf.runs.errors import RunFolderError
+from esgd_tf.runs.experiment import Experiment, RunSettings
 from esgd_tf.runs.run_folder import RunFolder, State
+from esgd_tf.runs.settings import Settings, settings_table
 from esgd_tf.training.cluster import Task, read_task
 
 __all__ = ["main"]
@@ -41,12 +36,13 @@ _PATIENCE = 10.0
 _STOPPED = "Stopped before the training began; nothing was written."
 
 
-def main(presets: Mapping[str, Mapping[str, Any]], argv: Sequence[str] | None = None) -> int:
+def main(presets: Mapping[str, Mapping[str, Experiment]], argv: Sequence[str] | None = None) -> int:
     """Run train.py.
 
     Args:
-        presets: Experiments by name and optimizer: `PRESETS` of config.py.
-        argv: The command line; None for that of the process.
+        presets: mapping of experiments by preset and optimizer. `PRESETS` of config.py.
+        argv: sequence of str. The command line, like `sys.argv`. Defaults to None, which takes that
+            of the process.
 
     Returns:
         The exit status: 0; 2 for bad flags; 1 for anything else that failed; 128 + the signal's
@@ -63,7 +59,7 @@ def main(presets: Mapping[str, Mapping[str, Any]], argv: Sequence[str] | None = 
     )
 
 
-def _call(presets: Mapping[str, Mapping[str, Any]], argv: Sequence[str]) -> int:
+def _call(presets: Mapping[str, Mapping[str, Experiment]], argv: Sequence[str]) -> int:
     fv = define_flags()
     if {"-h", "-help", "--help"} & set(argv[1:]):
         parse(fv, argv[:1])
@@ -76,7 +72,7 @@ def _call(presets: Mapping[str, Mapping[str, Any]], argv: Sequence[str]) -> int:
     return _train(fv, presets)
 
 
-def _train(fv: Any, presets: Mapping[str, Mapping[str, Any]]) -> int:
+def _train(fv: Any, presets: Mapping[str, Mapping[str, Experiment]]) -> int:
     task = read_task(os.environ) if fv.strategy in ("auto", "multi_worker") else None
     is_chief = task is None or task.is_chief
     path, checkpoint, settings, seen = _what_to_run(fv, presets, is_chief=is_chief)
@@ -144,24 +140,24 @@ def _patience_for(task: Task | None) -> contextlib.AbstractContextManager[None]:
     )
 
 
-def _strategy(run: Mapping[str, Any]) -> Any:
+def _strategy(run: RunSettings) -> Any:
     """Set up TensorFlow's devices and return the strategy, before anything else makes a tensor."""
     import tensorflow as tf
 
     from esgd_tf.training import strategies
 
-    if run["logical_devices"] is not None:
-        strategies.split_device(run["logical_devices"])
+    if run.logical_devices is not None:
+        strategies.split_device(run.logical_devices)
     # Nobody splits a CPU but to try out several devices.
-    parted = run["strategy"] == "auto" and (run["logical_devices"] or 1) > 1
-    kind = "mirrored" if parted else run["strategy"]
-    strategy = strategies.make_strategy(kind, run["devices"], tpu=run["tpu"])
+    parted = run.strategy == "auto" and (run.logical_devices or 1) > 1
+    kind = "mirrored" if parted else run.strategy
+    strategy = strategies.make_strategy(kind, run.devices, tpu=run.tpu)
     tf.config.list_logical_devices()  # looks for a GPU, and says so
     return strategy
 
 
 def _what_to_run(
-    fv: Any, presets: Mapping[str, Mapping[str, Any]], *, is_chief: bool
+    fv: Any, presets: Mapping[str, Mapping[str, Experiment]], *, is_chief: bool
 ) -> tuple[Path, Path | None, Settings, State]:
     """Return the run folder, the checkpoint to go on from, the settings, and what was seen.
 
@@ -206,14 +202,14 @@ def _what_to_run(
     return path, None, settings, seen
 
 
-def _preset_table(presets: Mapping[str, Mapping[str, Any]]) -> str:
+def _preset_table(presets: Mapping[str, Mapping[str, Experiment]]) -> str:
     def rows() -> Iterator[str]:
         yield f"{'preset':<14} {'optimizer':<12} {'data set':<19} {'model':<15} {'epochs':>6}   lr"
         for name, by_optimizer in presets.items():
             for optimizer, e in by_optimizer.items():
                 yield (
                     f"{name:<14} {optimizer:<12} {e.dataset:<19} {e.model:<15} {e.epochs:>6}"
-                    f"   {e.lr:g}"
+                    f"   {e.learning_rate:g}"
                 )
 
     return "\n".join(rows())

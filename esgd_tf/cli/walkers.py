@@ -71,7 +71,8 @@ def main(argv: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        argv: "walkers" and what follows it; "walkers plot RUN" draws what a run has measured.
+        argv: sequence of str. "walkers" and what follows it; "walkers plot RUN" plots what a run
+            has measured.
 
     Returns:
         The exit status.

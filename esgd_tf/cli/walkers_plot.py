@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from esgd_tf._files import expanded
 from esgd_tf.cli.command_line import CommandLine, output_path
-from esgd_tf.cli.parsers import expanded
 
 __all__ = ["main"]
 
@@ -15,7 +15,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        argv: "plot" and what follows it.
+        argv: sequence of str. "plot" and what follows it.
 
     Returns:
         The exit status.

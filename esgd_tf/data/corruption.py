@@ -131,7 +131,7 @@ def parse_corruptions(text: str) -> tuple[Corruption, ...]:
     "some_noise" alone is "some_noise:7"; "label_noise" and "gaussian" must have their number.
 
     Args:
-        text: Such a text.
+        text: str. The corruptions, such as "double+label_noise:0.2", or "none".
 
     Returns:
         The corruptions in the order in which they are applied; none of them for "none".
@@ -155,9 +155,11 @@ def corrupt_data(
     corrupts nested sets: labels that are wrong at one rate are so, and the same, at every higher.
 
     Args:
-        images: The set. Its arrays are not written to.
-        corruptions: What to do, in this order. Noise on inputs is passed over, but checked.
-        seed: Any integer that fits 64 bits. Each kind has its own draws under it.
+        images: ImageData. The data set, whose arrays are not written to.
+        corruptions: sequence of Corruption. What to do, in this order. Noise on inputs is passed
+            over, but checked.
+        seed: int of 64 bits. Each kind of corruption has its own random numbers under it. Defaults
+            to 0.
 
     Returns:
         The corrupted set, with the same numbers of images and classes. "double" makes images
@@ -194,9 +196,10 @@ def corrupt_new_images(
     images side by side.
 
     Args:
-        images: uint8 [n, h, w, c], or [n, h, 2 w, c] if "double" is among the corruptions.
-        corruptions: What was done to the data set, in this order.
-        seed: Of the data set's corruption.
+        images: uint8 array of shape [n, h, w, c], or [n, h, 2 w, c] if "double" is among the
+            corruptions. The images.
+        corruptions: sequence of Corruption. What was done to the data set, in this order.
+        seed: int of 64 bits. The seed of the data set's corruption. Defaults to 0.
 
     Returns:
         Images of the same shape.
@@ -221,10 +224,10 @@ def soft_labels(labels: Any, classes: int, p: float, q: float) -> Any:
     p = 1, q = 0 are one-hot labels.
 
     Args:
-        labels: Integers [n] in 0 ... K - 1; array or tensor.
-        classes: K.
-        p: In [0, 1].
-        q: In [0, 1], with p + (K - 1) q = 1.
+        labels: array or tensor of integers, of shape [n]. The classes, in 0 ... K - 1.
+        classes: int >= 1. K, the number of classes.
+        p: float in [0, 1]. The weight of the true class.
+        q: float in [0, 1]. The weight of every other class; p + (K - 1) q is 1.
 
     Returns:
         A float32 tensor [n, K].

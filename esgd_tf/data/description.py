@@ -41,8 +41,8 @@ def check_description(folder: Path, entry: Entry) -> None:
     """Refuse a prepared set whose description names foreign classes, or another set.
 
     Args:
-        folder: Where `features.json` and `dataset_info.json` lie.
-        entry: What the set must be.
+        folder: Path. Where `features.json` and `dataset_info.json` lie.
+        entry: Entry. What the data set must be.
 
     Raises:
         DataError: A file is missing or damaged, or says what it must not.

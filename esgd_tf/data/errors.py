@@ -37,7 +37,8 @@ def plain_reason(error: BaseException) -> str:
     """Return what an exception says of a file, in one line and without TensorFlow's node names.
 
     Args:
-        error: Any exception; of TensorFlow's errors the message without its trimmings is taken.
+        error: exception. Any exception; of TensorFlow's errors the message without its trimmings is
+            taken.
     """
     text = str(getattr(error, "message", None) or error)
     for pattern, plain in _PLAIN:

@@ -44,8 +44,8 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> ImageFile:
     Resizing is bilinear and antialiased, and does not keep the aspect ratio.
 
     Args:
-        path: The file.
-        shape: Height, width, and channels: 1 (grey) or 3 (red, green, blue).
+        path: Path. The file.
+        shape: tuple of three ints. Height, width, and channels: 1 (grey) or 3 (red, green, blue).
 
     Raises:
         DataError: There is no such file, it is no image, or parts of it are transparent: what is

@@ -38,9 +38,10 @@ def input_corruption(
     is measured. The noise of an image is a function of (seed, its index) alone.
 
     Args:
-        corruptions: What to do, in this order; only the noise kinds count here.
-        seed: Any integer that fits 64 bits. Each kind has its own draws under it, other ones
-            than `training_batches` has under the same seed.
+        corruptions: sequence of Corruption. What to do, in this order; only the noise kinds count
+            here.
+        seed: int of 64 bits. Each kind of noise has its own random numbers under it, other ones
+            than `training_batches` has under the same seed. Defaults to 0.
 
     Returns:
         A function of (images float32 [b, h, w, c], their indices in the training set, integers
@@ -75,8 +76,9 @@ def corrupt_in_order(
     """Corrupt batches that hold training images 0, 1, 2, ..., as `evaluation_batches` makes them.
 
     Args:
-        batches: Of (images [b, h, w, c], labels [b]), preprocessed. They begin with image 0.
-        corrupt: From `input_corruption`.
+        batches: tf.data.Dataset of (images [b, h, w, c], labels [b]). Preprocessed batches, which
+            begin with image 0.
+        corrupt: callable. The noise, from `input_corruption`.
 
     Returns:
         The same batches with the inputs that `training_batches(corrupt=...)` gives.

@@ -27,8 +27,8 @@ def reachable(url: str, patience: float = PATIENCE_SECONDS) -> bool:
     """Whether the server of `url` would hand it out.
 
     Args:
-        url: http or https.
-        patience: Seconds to wait in all.
+        url: str. An address with http or https.
+        patience: float > 0. Seconds to wait in all. Defaults to PATIENCE_SECONDS.
 
     Returns:
         True if it answered in time and did not refuse.

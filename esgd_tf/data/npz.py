@@ -23,7 +23,7 @@ def open_npz(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
     """Give the arrays of a file by name; each is read when it is asked for. No pickle is read.
 
     Args:
-        path: The file.
+        path: Path. The file.
 
     Raises:
         OSError: It cannot be read.

@@ -27,8 +27,8 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     """Return how many batches one pass takes, ceil(n / b).
 
     Args:
-        num_examples: n, at least 1.
-        batch_size: b, from 1 to n.
+        num_examples: int >= 1. n, how many examples there are.
+        batch_size: int in [1, n]. b, how many examples make a batch.
 
     Raises:
         DataError: There is no such batch size for so many images.
@@ -62,22 +62,25 @@ def training_batches(
     permutation. An epoch is `steps_per_epoch` batches and holds every image at least once.
 
     Args:
-        images: uint8 [n, h, w, c].
-        labels: Integers [n].
-        batch_size: From 1 to n. Under tf.distribute this is the global batch.
-        seed: Any integer that fits 64 bits.
-        preprocess: From `preprocessor`, or any function of a batch that needs no autograph.
-        augmentation: One of `AUGMENTATIONS`. It acts on raw pixels, before `preprocess`, unless
-            that says otherwise (`augment_first`): whitened images are augmented afterwards.
-        corrupt: From `input_corruption`, or any function of (preprocessed images [b, h, w, c],
-            their indices in `images`, [b]) that returns images. With it the order is `preprocess`,
-            `corrupt`, augmentation: what is augmented is the corrupted data set, and an image
-            keeps its noise. None: nothing.
-        first_epoch: Epoch to begin with, from 0.
-        first_batch: Batch of that epoch to begin with, from 0.
-        epochs: How many epochs to run, the first one counted even when it is begun in the middle.
-            None: without end.
-        prefetch: Batches to keep ready. None: as many as tf.data finds useful.
+        images: uint8 array of shape [n, h, w, c]. The images.
+        labels: array of integers, of shape [n]. The classes of the images.
+        batch_size: int in [1, n]. Images of a batch; under tf.distribute this is the global batch.
+        seed: int of 64 bits. The seed of the order and the augmentation.
+        preprocess: callable. What `preprocessor` returned, or any function of a batch that needs no
+            autograph.
+        augmentation: str. One of `AUGMENTATIONS`. It acts on raw pixels, before `preprocess`,
+            unless that says otherwise (`augment_first`): whitened images are augmented afterwards.
+            Defaults to 'none'.
+        corrupt: callable. What `input_corruption` returned, or any function of (preprocessed images
+            [b, h, w, c], their indices in `images`, [b]) that returns images. With it the order is
+            `preprocess`, `corrupt`, augmentation: what is augmented is the corrupted data set, and
+            an image keeps its noise. Defaults to None, which does nothing.
+        first_epoch: int >= 0. The epoch to begin with. Defaults to 0.
+        first_batch: int >= 0. The batch of that epoch to begin with. Defaults to 0.
+        epochs: int >= 1. How many epochs to run, the first one counted even when it is begun in the
+            middle. Defaults to None, which runs without end.
+        prefetch: int >= 0. Batches to keep ready. Defaults to None, which keeps as many as tf.data
+            finds useful.
 
     Returns:
         A dataset of (float32 [b, h, w, c], int32 [b]).
@@ -146,11 +149,12 @@ def evaluation_batches(
     """Make batches of all images in their order, once; the last one may be smaller.
 
     Args:
-        images: uint8 [n, h, w, c].
-        labels: Integers [n].
-        batch_size: At least 1.
-        preprocess: From `preprocessor`, or any function of a batch.
-        prefetch: Batches to keep ready. None: as many as tf.data finds useful.
+        images: uint8 array of shape [n, h, w, c]. The images.
+        labels: array of integers, of shape [n]. The classes of the images.
+        batch_size: int >= 1. Images of a batch.
+        preprocess: callable. What `preprocessor` returned, or any function of a batch.
+        prefetch: int >= 0. Batches to keep ready. Defaults to None, which keeps as many as tf.data
+            finds useful.
 
     Returns:
         A dataset of (float32 [b, h, w, c], int32 [b]).

@@ -37,8 +37,9 @@ def read(folder: Path, entry: Entry) -> tuple[Arrays, Arrays]:
     order of the records is that of the uncompressed set.
 
     Args:
-        folder: Where they lie, data_dir/name/version.
-        entry: What they must be: name, features, class names, shapes, images of each class.
+        folder: Path. Where the records lie, data_dir/name/version.
+        entry: Entry. What the records must be: name, features, class names, shapes, images of each
+            class.
 
     Returns:
         (images, labels) of the train and the test split: uint8 [n, h, w, c] and int32 [n].

@@ -87,8 +87,8 @@ def preprocessor(kind: str, data: ImageData) -> Preprocessor:
     flipped or shifted whitened image.
 
     Args:
-        kind: One of `PREPROCESSINGS`.
-        data: The set; only its training images are looked at.
+        kind: str. One of `PREPROCESSINGS`.
+        data: ImageData. The data set; only its training images are looked at.
 
     Returns:
         A function of batches, for tf.data and tf.function.
@@ -117,7 +117,7 @@ def as_affine(
     """Return the shift and the factor of "scale" and "meanstd", which map x to (x - shift) factor.
 
     Args:
-        preprocess: From `preprocessor`.
+        preprocess: Preprocessor. The preprocessing, from `preprocessor`.
 
     Returns:
         Two arrays, scalar or [c]; None for a preprocessing that is no such map.
@@ -131,7 +131,7 @@ def as_whitening(preprocess: Preprocessor) -> tuple[NDArray[np.float32], NDArray
     """Return the mean [d] and the matrix [d, d] of "gcn_zca", see `esgd_tf.data.zca`.
 
     Args:
-        preprocess: From `preprocessor`.
+        preprocess: Preprocessor. The preprocessing, from `preprocessor`.
 
     Raises:
         TypeError: It is another preprocessing.
@@ -145,7 +145,7 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and standard deviation of each channel, over all images and pixels.
 
     Args:
-        images: uint8 [n, h, w, c].
+        images: uint8 array of shape [n, h, w, c]. The images.
 
     Returns:
         Two float64 arrays [c], in pixel units (0 ... 255).

@@ -29,7 +29,7 @@ def read_file(path: Path) -> Iterator[bytes]:
     """Return the records of a file, plain or compressed.
 
     Args:
-        path: The file.
+        path: Path. The file.
 
     Raises:
         DataError: It is damaged, cannot be read, or is no TFRecord file.
@@ -62,7 +62,7 @@ def is_compressed(path: Path) -> bool:
     """Whether a file begins as gzip or zlib files do, and not with a record.
 
     Args:
-        path: The file; one that cannot be read is not compressed.
+        path: Path. The file; one that cannot be read is not compressed.
     """
     if _kind(path) is None:
         return False
@@ -93,9 +93,9 @@ def unpack(path: Path, target: Path, limit: int | None = None) -> None:
     """Write what a compressed file holds to another file.
 
     Args:
-        path: A file for which `is_compressed` is true.
-        target: The file to write.
-        limit: The most bytes that it may hold; None for any number.
+        path: Path. A file for which `is_compressed` is true.
+        target: Path. The file to write.
+        limit: int >= 0. The most bytes that it may hold. Defaults to None, which means any number.
 
     Raises:
         DataError: It is damaged or holds more, or there is no room for what it holds.

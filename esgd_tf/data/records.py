@@ -32,9 +32,9 @@ def read_records(
     """Read all images and labels of some files.
 
     Args:
-        patterns: Paths, or patterns with `*` and `?`.
-        image_shape: What every image must have: height, width, channels.
-        label_names: One per class; labels must be below their number.
+        patterns: sequence of str. Paths, or patterns with `*` and `?`.
+        image_shape: tuple of three ints. What every image must have: height, width, channels.
+        label_names: sequence of str. One name per class; labels must be below their number.
 
     Returns:
         uint8 [n, h, w, c] and int32 [n], in the order of the files and of the records in them.

@@ -84,12 +84,15 @@ def load(
     """Load a data set, preparing its records first where there are none.
 
     Args:
-        name: One of `DATASETS`.
-        data_dir: TFDS folder of prepared records. The default, "tfrecords", is the folder of
-            that name in this repository, from whatever folder the program was started; only
-            where the package was installed without the repository is it ./tfrecords.
-        raw_dir: Folder with the original archives, used if nothing is prepared.
-        download: Whether TFDS may download the set if there are no archives either.
+        name: str. One of `DATASETS`.
+        data_dir: str or Path. The TFDS folder of prepared records. "tfrecords" is the folder of
+            that name in this repository, from whatever folder the program was started; only where
+            the package was installed without the repository is it ./tfrecords. Defaults to
+            DEFAULT_DATA_DIR.
+        raw_dir: str or Path. The folder with the original archives, used if nothing is prepared.
+            Defaults to None, which means that there is none.
+        download: bool. Whether TFDS may download the data set if there are no archives either.
+            Defaults to True.
 
     Returns:
         All images and labels, in the order of the records: the same every time.
@@ -228,9 +231,9 @@ def build(raw: RawImages, entry: Entry, data_dir: Path) -> Path:
     """Write a data set's records so that either all of them are there or none.
 
     Args:
-        raw: The images.
-        entry: What they are.
-        data_dir: TFDS folder to write under.
+        raw: RawImages. The images.
+        entry: Entry. What the images are.
+        data_dir: Path. The TFDS folder to write under.
 
     Returns:
         The folder of the finished records, data_dir/name/version.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import logging
 import os
 import shutil
@@ -17,9 +16,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock
+
 from esgd_tf.data.errors import DataError
 
 _LOG = logging.getLogger(__name__)
+# What file systems say that have no locks.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 # TFDS writes this file last.
 _LAST_FILE = "dataset_info.json"
 
@@ -37,29 +40,30 @@ def exclusive(data_dir: Path, name: str) -> Iterator[None]:
     the first to finish wins.
 
     Args:
-        data_dir: TFDS folder, made if need be.
-        name: The set.
+        data_dir: Path. The TFDS folder, made if need be.
+        name: str. The name of the data set.
 
     Raises:
         DataError: The folder cannot be written to.
     """
+    lock = FileLock(data_dir / f".{name}.lock", fallback_to_soft=False)
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        lock = (data_dir / f".{name}.lock").open("w")
+        lock.acquire()
     except OSError as error:
-        raise DataError(
-            f"Cannot write under {data_dir} ({error.strerror or error}); name another folder "
-            "with --data_dir."
-        ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError:
-            _LOG.debug("no file locks under %s", data_dir)
-        else:
+        if error.errno not in _NO_LOCKS:
+            raise DataError(
+                f"Cannot write under {data_dir} ({error.strerror or error}); name another folder "
+                "with --data_dir."
+            ) from error
+        _LOG.debug("no file locks under %s", data_dir)
+    try:
+        if lock.is_locked:
             for stale in data_dir.glob(f"{_prefix(name)}*"):
                 shutil.rmtree(stale, ignore_errors=True)
         yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager
@@ -67,8 +71,8 @@ def temporary_folder(data_dir: Path, name: str) -> Iterator[Path]:
     """Make a folder beside the records, and remove it whatever happens.
 
     Args:
-        data_dir: TFDS folder, made if need be.
-        name: The set to be built there.
+        data_dir: Path. The TFDS folder, made if need be.
+        name: str. The name of the data set to be built there.
 
     Raises:
         DataError: The disk is full or cannot be written to.

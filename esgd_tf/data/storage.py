@@ -24,9 +24,9 @@ def write(raw: RawImages, entry: Entry, data_dir: Path) -> Path:
     """Store a set as TFDS records. Shows TFDS' progress bars on standard error.
 
     Args:
-        raw: The images.
-        entry: What they are.
-        data_dir: TFDS folder to write under; nothing prepared may lie there.
+        raw: RawImages. The images.
+        entry: Entry. What the images are.
+        data_dir: Path. The TFDS folder to write under; nothing prepared may lie there.
 
     Returns:
         The folder of the records, data_dir/name/version.
@@ -88,8 +88,8 @@ def download(entry: Entry, data_dir: Path) -> Path:
     """Let TFDS download and prepare a set.
 
     Args:
-        entry: What to download.
-        data_dir: TFDS folder to write under; archives are kept in its folder `downloads`.
+        entry: Entry. What to download.
+        data_dir: Path. The TFDS folder to write under; archives are kept in its folder `downloads`.
 
     Returns:
         The folder of the records.

@@ -20,8 +20,9 @@ def stratified(raw: RawImages, entry: Entry) -> RawImages:
     """Draw a subset with the entry's number of images in each class.
 
     Args:
-        raw: The full set.
-        entry: The subset; its `train_counts` and `test_counts` say how many.
+        raw: RawImages. The full data set.
+        entry: Entry. The subset; its `train_counts` and `test_counts` say how many images of each
+            class.
 
     Returns:
         The drawn images in their original order, always the same ones.

@@ -23,13 +23,13 @@ import dataclasses
 import hashlib
 import logging
 import math
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from esgd_tf._files import replaced_when_whole
 from esgd_tf.data.npz import open_npz
 
 _LOG = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def normalize_contrast(images: NDArray[np.generic]) -> NDArray[np.float64]:
     """Shift and scale every image to mean 0 and standard deviation 1.
 
     Args:
-        images: [n, ...], any type.
+        images: array of any dtype, of shape [n, ...]. The images.
 
     Returns:
         float64 [n, d], flattened.
@@ -72,7 +72,7 @@ def fit(images: NDArray[np.generic]) -> Whitening:
     """Fit the whitening to training images. Takes half a minute for CIFAR's 3,072 values.
 
     Args:
-        images: [n, h, w, c] with n >= 2.
+        images: array of shape [n, h, w, c] with n >= 2. The images.
 
     Returns:
         The mean and the matrix.
@@ -109,8 +109,8 @@ def fitted(images: NDArray[np.generic], folder: Path) -> Whitening:
     cannot be written to costs the time of a fit, nothing else.
 
     Args:
-        images: Training images, [n, h, w, c].
-        folder: Where the records lie.
+        images: array of shape [n, h, w, c]. The training images.
+        folder: Path. Where the records lie.
     """
     print_of_images = _fingerprint(images)
     path = folder / _FILE
@@ -151,21 +151,13 @@ def _read(path: Path, fingerprint: str, size: int) -> Whitening | None:
 
 
 def _write(path: Path, whitening: Whitening, fingerprint: str) -> None:
-    temporary: Path | None = None
     try:
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{_FILE}.", delete=False
-        ) as stream:
-            temporary = Path(stream.name)
+        with replaced_when_whole(path) as partial:
             np.savez(
-                stream,
+                partial,
                 mean=whitening.mean,
                 matrix=whitening.matrix,
                 fingerprint=np.array(fingerprint),
             )
-        temporary.chmod(0o644)
-        temporary.replace(path)
     except OSError as error:
         _LOG.warning("Cannot store the whitening in %s: %s", path.parent, error.strerror or error)
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)

@@ -33,10 +33,11 @@ class Chains:
     """Several chains of one target that advance together.
 
     Args:
-        target: Of points [chains, n]; returns (U [chains], ∇U [chains, n]).
-        start: [chains, n].
-        step_size: h to begin with.
-        rng: Of the proposals and of accepting.
+        target: callable. Given points of shape [chains, n], returns (U of shape [chains], ∇U of
+            shape [chains, n]).
+        start: array of shape [chains, n]. Where the chains start.
+        step_size: float > 0. h to begin with.
+        rng: np.random.Generator. The source of the proposals and of accepting.
     """
 
     def __init__(
@@ -59,8 +60,8 @@ class Chains:
         """Take one step of each chain; return which moved.
 
         Args:
-            adapt: How much log h follows the rate of acceptance; 0 keeps h, and only then the
-                target is sampled exactly.
+            adapt: float >= 0. How much log h follows the rate of acceptance; 0 keeps h, and only
+                then the target is sampled exactly. Defaults to 0.0.
         """
         h, shape = self.step_size, self.points.shape
         noise = self._rng.standard_normal(shape)
@@ -93,7 +94,7 @@ def r_hat(series: Array) -> float:
     the halves, of n samples each, and B/n the variance of their means, R-hat² = (n-1)/n + B/(n W).
 
     Args:
-        series: [chains, samples].
+        series: array of shape [chains, samples]. The samples of one quantity.
     """
     half = series.shape[1] // 2
     if half < 2:
@@ -118,7 +119,7 @@ def effective_sample_size(series: Array) -> float:
     (Geyer).
 
     Args:
-        series: [chains, samples].
+        series: array of shape [chains, samples]. The samples of one quantity.
     """
     m, n = series.shape
     if n < 4:

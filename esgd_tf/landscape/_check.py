@@ -82,10 +82,11 @@ def mistake(
     """Say what is wrong with a product; None if nothing was found.
 
     Args:
-        trial: What is tried.
-        weights: Where.
-        double: Whether it is computed in float64.
-        steps: Of the difference quotients, the larger one first.
+        trial: Trial. What is tried.
+        weights: list of tensors. The weights at which it is tried.
+        double: bool. Whether it is computed in float64.
+        steps: pair of floats. The steps of the difference quotients, the larger one first. Defaults
+            to _STEPS.
     """
     # The signs are those of a generator of our own: seeds of the user's stay where they are.
     rng = np.random.default_rng(20161104)

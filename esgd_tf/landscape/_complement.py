@@ -34,10 +34,11 @@ class Found:
     """Eigenpairs that are known, and what is known of the others.
 
     Args:
-        linear: H, multiplies a vector or columns.
-        vectors: [n, j], of full rank.
-        k: How many are wanted.
-        ends: How many of them (from below, from above); None for the largest in magnitude.
+        linear: scipy.sparse.linalg.LinearOperator. H, which multiplies a vector or columns.
+        vectors: array of shape [n, j], of full rank. The vectors found so far.
+        k: int >= 1. How many are wanted.
+        ends: pair of ints, or None for the largest in magnitude. How many of them are wanted (from
+            below, from above).
 
     Attributes:
         vectors: [n, j], orthonormal, such that V' H V is diagonal.
@@ -117,10 +118,13 @@ def complete(found: Found, slack: float, products: int | None, rng: np.random.Ge
     """Find what is missing at the ends, until nothing further out than the k is left.
 
     Args:
-        found: What there is; at the end with what was missing, and with bounds on all others.
-        slack: By how much others may be further out; twice the residual of what is found here.
-        products: After so many it gives up; None for no limit but `_MOST_STEPS` at a time.
-        rng: Of the starts.
+        found: Found. What there is; at the end with what was missing, and with bounds on all
+            others.
+        slack: float >= 0. By how much others may be further out; twice the residual of what is
+            found here.
+        products: int >= 1. The number of products after which it gives up; None for no limit but
+            `_MOST_STEPS` at a time.
+        rng: np.random.Generator. The source of the starts.
     """
     start: Array | None = None
     while (found.residuals <= slack).any() and (products is None or products > 0):
@@ -181,13 +185,14 @@ def search(
     those outside have become accurate.
 
     Args:
-        linear: H, multiplies a vector.
-        known: V [n, j], orthonormal.
-        limits: (lower, upper), infinite where that end is not asked for.
-        accuracy: The residual at which a vector is good enough.
-        steps: At most so many products, >= 1.
-        rng: Of the start.
-        start: Where to begin; None for a random vector, without which "none" means nothing.
+        linear: scipy.sparse.linalg.LinearOperator. H, which multiplies a vector.
+        known: array of shape [n, j], with orthonormal columns. V, what is known already.
+        limits: pair of floats. (lower, upper), infinite where that end is not asked for.
+        accuracy: float > 0. The residual at which a vector is good enough.
+        steps: int >= 1. The most products.
+        rng: np.random.Generator. The source of the start.
+        start: array of shape [n]. Where to begin. Defaults to None, which begins at a random
+            vector; without it "none" means nothing.
     """
     n, (lower, upper) = len(known), limits
     q = _outside(known, random_unit(rng, n) if start is None else start)

@@ -31,11 +31,11 @@ def culprit(objective: Any, weights: Tensors, held: Any, batch: Any, double: boo
     order of computation is named, and the inner one of a layer and the one that it is part of.
 
     Args:
-        objective: The `Objective`.
-        weights: Where.
-        held: The other weights.
-        batch: (x, y, sample_weight).
-        double: Whether all these are float64, inside `in_float64`.
+        objective: Objective. The function that is differentiated.
+        weights: list of tensors. The weights at which it is tried.
+        held: nested structure of tensors. The other weights.
+        batch: tuple (x, y, sample_weight). The examples.
+        double: bool. Whether all these are float64, inside `in_float64`.
     """
     loss = objective.traces.loss
     if isinstance(loss, FunctionLoss):

@@ -41,17 +41,22 @@ class FixedData:
     """Batches that are the same at each pass, and how many examples they have.
 
     Args:
-        source: The data, or None.
-        batch_size: Of arrays; 512 if None.
-        for_model: Whether they go into a Keras model: then there must be some, and arrays become
-            what Keras makes of them.
+        source: nested structure of arrays, tf.data.Dataset, or iterable of batches. The data; None
+            for none.
+        batch_size: int >= 1. Examples of a batch, for arrays; None for 512.
+        for_model: bool. Whether the data go into a Keras model: then there must be some, and arrays
+            become what Keras makes of them.
+
+    Attributes:
+        count: How many examples there are; 1 without data.
+        absent: Whether there are no data.
     """
 
     source: Any
     batch_size: int | None
     for_model: bool
-    count: float = 1.0
-    absent: bool = False
+    count: float = dataclasses.field(default=1.0, init=False)
+    absent: bool = dataclasses.field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self._list: list[Batch] | None = None

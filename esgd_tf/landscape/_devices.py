@@ -18,8 +18,8 @@ def on_all_devices(
     """In a graph: run `function(*arguments)` on the parts of a batch, one on each device.
 
     Args:
-        strategy: Whose devices.
-        function: Returns tensors that are sums over the examples it is given.
+        strategy: tf.distribute.Strategy. The strategy whose devices compute.
+        function: callable. Returns tensors that are sums over the examples it is given.
         *arguments: Those that all devices get, then x, y and sample_weight.
 
     Returns:

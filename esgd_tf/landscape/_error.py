@@ -41,7 +41,7 @@ def error_of(loss: Any) -> Callable[[Any, Any], tf.Tensor]:
         others, or no loss             the class of the largest output, of two or more
 
     Args:
-        loss: What the model was compiled with.
+        loss: nested structure of losses. What the model was compiled with.
 
     Raises:
         ValueError: The loss is one of regression, or the model has several.
@@ -90,9 +90,11 @@ def error(y: Any, predictions: Any, rule: _Rule) -> tf.Tensor:
     """Return 1 for each prediction that is wrong, else 0; NaN where it is NaN.
 
     Args:
-        y: Classes [n, ...] or [n, ..., 1], or one-hot [n, ..., classes].
-        predictions: [n, ..., classes], or [n, ..., 1] or [n] for yes or no.
-        rule: How single outputs are read.
+        y: tensor of classes of shape [n, ...] or [n, ..., 1], or one-hot of shape [n, ...,
+            classes]. The targets.
+        predictions: tensor of shape [n, ..., classes], or [n, ..., 1] or [n] for yes or no. The
+            network's outputs.
+        rule: _Rule. How single outputs are read.
 
     Raises:
         ValueError: There is no telling which predictions are wrong.

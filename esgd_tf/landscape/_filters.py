@@ -39,8 +39,9 @@ def filter_axes(model: keras.Model, variables: Sequence[Any]) -> list[tuple[int,
     """Return the axes of the filters of each variable.
 
     Args:
-        model: The model that they are of.
-        variables: Keras variables. Of one that no layer of Keras knows, it is the last axis.
+        model: keras.Model. The model that the variables belong to.
+        variables: sequence of keras.Variable. The weights. Of one that no layer of Keras knows, it
+            is the last axis.
     """
     known: dict[int, tuple[int, ...]] = {}
     for layer in _keras.layers_in(model):

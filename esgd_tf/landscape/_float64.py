@@ -23,7 +23,7 @@ def in_float64(model: keras.Model | None) -> Iterator[None]:
     and networks inside networks, cast to the dtype with which they were built.
 
     Args:
-        model: The model that is called inside; None if there is none.
+        model: keras.Model. The model that is called inside; None if there is none.
     """
     layers = [] if model is None else _keras.layers_in(model)
     policies = [

@@ -28,10 +28,11 @@ def through_jacobian(
     """Return J' C J v for each of the stacked v, with J that of `outputs` by the weights.
 
     Args:
-        outputs: A function of the weights, that returns a list of tensors.
-        weights: Where.
-        vectors: [k, *shape] for each weight.
-        curve: Of (outputs, list of J v); returns the list of C J v. Each is a list of tensors.
+        outputs: callable. A function of the weights, which returns a list of tensors.
+        weights: list of tensors. The weights at which it is differentiated.
+        vectors: list of tensors of shape [k, *shape], one for each weight. The vectors.
+        curve: callable. Given (outputs, list of J v), returns the list of C J v; each is a list of
+            tensors.
     """
     columns = vectors[0].shape[0]
     with tf.GradientTape(persistent=True, watch_accessed_variables=False) as inner:
@@ -64,11 +65,11 @@ def through_differences(
     """Return J' C J v with a difference quotient for J v, as a check of `through_jacobian`.
 
     Args:
-        outputs: As there.
-        weights: As there.
-        vector: v, a list of tensors.
-        curve: Of (outputs, J v, step); returns C J v.
-        step: h of (F(w + h v) - F(w - h v)) / 2h.
+        outputs: callable. A function of the weights, which returns a list of tensors.
+        weights: list of tensors. The weights at which it is differentiated.
+        vector: list of tensors. v, one vector.
+        curve: callable. Given (outputs, J v, step), returns C J v.
+        step: float > 0. h of (F(w + h v) - F(w - h v)) / 2h.
     """
     tangent = quotient(lambda h: outputs(moved(weights, vector, h)), step)
     with tf.GradientTape(watch_accessed_variables=False) as tape:

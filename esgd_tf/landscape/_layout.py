@@ -34,8 +34,8 @@ class Layout:
         """Return weights as a list of tensors of the model's shapes and dtypes.
 
         Args:
-            weights: A list of arrays, a flat vector of `size` numbers, or None for those that the
-                model had when this objective was made.
+            weights: list of arrays, or a flat vector of `size` numbers. The weights. Defaults to
+                None, which takes those that the model had when this objective was made.
         """
         if weights is None:
             return self.start

@@ -19,9 +19,9 @@ class FunctionLoss:
     """The loss of a batch of n examples, n times its mean, from a function of weights and data.
 
     Args:
-        function: Of (weights, x, y), that returns a value for each example, [n, ...], or the mean
-            of the batch; or, without data, of (weights).
-        without_data: Which of the two.
+        function: callable. A function of (weights, x, y), which returns a value for each example,
+            [n, ...], or the mean of the batch; or, without data, of (weights).
+        without_data: bool. Whether it is a function of the weights alone.
 
     Raises:
         ValueError: It is no such function.

@@ -26,9 +26,9 @@ def require(needed: int, what: str, instead: str) -> None:
     """Refuse what does not fit into the memory that is free.
 
     Args:
-        needed: Bytes.
-        what: What they are for, as the beginning of a sentence.
-        instead: What to do, as its end.
+        needed: int >= 0. How many bytes are needed.
+        what: str. What they are for, as the beginning of a sentence.
+        instead: str. What to do, as its end.
 
     Raises:
         MemoryError: There are fewer.
@@ -50,10 +50,10 @@ def rows_that_fit(each: int, rows: int, multiple: int = 1) -> int:
     """Return how many of some rows fit into memory at once.
 
     Args:
-        each: Bytes that a row takes.
-        rows: How many there are.
-        multiple: Of what number the answer is to be a multiple where not all fit, if it can be:
-            products come in blocks.
+        each: int >= 1. How many bytes a row takes.
+        rows: int >= 1. How many rows there are.
+        multiple: int >= 1. Of what number the answer is to be a multiple where not all fit, if it
+            can be: products come in blocks. Defaults to 1.
 
     Returns:
         A number from 0 to `rows`.

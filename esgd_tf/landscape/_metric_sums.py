@@ -24,8 +24,10 @@ class MetricSums:
     """Sums of metrics over batches.
 
     Args:
-        metrics: By name: "error", Keras losses and mean metrics, or functions of (y_true, y_pred).
-        loss: The loss of the model, which tells what an error is.
+        metrics: mapping of metrics by name. "error", Keras losses and mean metrics, or functions of
+            (y_true, y_pred).
+        loss: nested structure of losses. The loss of the model, which tells what an error is.
+            Defaults to None, which means that there is none.
     """
 
     def __init__(self, metrics: Mapping[str, Any], loss: Any = None) -> None:

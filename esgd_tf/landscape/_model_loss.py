@@ -42,11 +42,13 @@ class ModelLoss:
     """What Keras trains, for a batch at a time. It keeps no model alive, and no data.
 
     Args:
-        model: A built Keras model.
-        loss: All that `compile` takes as a loss; None if there are only those that layers add.
-        loss_weights: As for `compile`.
-        compiled: Whether `loss` is the one that the model was compiled with: then a model with a
-            `compute_loss` of its own is asked.
+        model: keras.Model. A built model.
+        loss: nested structure of losses. All that `compile` takes as a loss; None if there are only
+            those that layers add.
+        loss_weights: nested structure of floats. The weights of the losses, as `compile` takes
+            them; None for 1 each.
+        compiled: bool. Whether `loss` is the one that the model was compiled with: then a model
+            with a `compute_loss` of its own is asked.
 
     Attributes:
         depends_on_batches: Whether the value of a batch is more than the mean over its examples, so
@@ -85,11 +87,12 @@ class ModelLoss:
         """Return n times the loss of a batch.
 
         Args:
-            weights: Tensors for the trainable variables.
-            rest: Tensors for the others.
-            x: Inputs.
-            y: Targets, or None.
-            sample_weight: As Keras takes it, or None.
+            weights: sequence of tensors. The values of the trainable variables.
+            rest: sequence of tensors. The values of the other variables.
+            x: nested structure of tensors. The inputs.
+            y: nested structure of tensors. The targets, or None.
+            sample_weight: nested structure of tensors. The weights of the examples as Keras takes
+                them, or None.
         """
         with self.at(weights, rest) as model:
             predictions = self.call(model, x)

@@ -29,12 +29,12 @@ def jackknife(
     here, which for a quadratic it is.
 
     Args:
-        bound: Of the increase.
-        sigma: Where the mean of all pairs meets it.
-        ratio: Of the sigmas around it, > 1.
-        before: [m] increases of the pairs at the lower sigma.
-        here: [m], at sigma.
-        beyond: [m], at the upper sigma.
+        bound: float > 0. The bound on the increase.
+        sigma: float > 0. The sigma at which the mean of all pairs meets the bound.
+        ratio: float > 1. The ratio of the sigmas around it.
+        before: array of shape [m]. The increases of the pairs at the lower sigma.
+        here: array of shape [m]. The increases at sigma.
+        beyond: array of shape [m]. The increases at the upper sigma.
     """
     count = len(here)
     if count < 2:

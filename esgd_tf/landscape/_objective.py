@@ -46,21 +46,24 @@ class Objective(Layout):
     """f and its gradient at any weights, over all the data, and what is needed to build on them.
 
     Args:
-        model: A built Keras model, or a list of weights (arrays, tensors or variables).
-        loss: With a Keras model: what `compile` takes as a loss; None takes the loss that the model
-            was compiled with, with its `loss_weights`. Losses that layers add (regularisation)
-            count too, as in `fit`. With a list of weights: a function of (weights, x, y), or of
-            (weights) if there are no data.
-        data: What `FixedData` takes, or None (with a list of weights only).
-        batch_size: Examples at a time, for arrays; None for 512, or for Keras' 32 where it matters
-            how the data are cut.
-        variables: Which weights f is a function of; the others keep their values. A list of the
-            model's variables or layers or of names (of layers, or paths of variables), or a
-            function of a variable; None for all trainable ones. With a list of weights, a list of
-            indices.
-        metrics: Further means over the data, by name: "error", Keras losses and metrics, or
-            functions of (y_true, y_pred).
-        loss_is_needed: False if only metrics are asked for, and a loss need not exist.
+        model: keras.Model that is built, or a list of arrays, tensors or variables. The network, or
+            the weights.
+        loss: nested structure of losses, or callable. With a Keras model what `compile` takes as a
+            loss; None takes the loss that the model was compiled with, with its `loss_weights`.
+            Losses that layers add (regularisation) count too, as in `fit`. With a list of weights:
+            a function of (weights, x, y), or of (weights) if there are no data.
+        data: nested structure of arrays, tf.data.Dataset, or iterable of batches. What `FixedData`
+            takes, or None (with a list of weights only).
+        batch_size: int >= 1. Examples at a time, for arrays. Defaults to None, which means 512, or
+            Keras' 32 where it matters how the data are cut.
+        variables: list of variables, layers or names (of layers, or paths of variables), or a
+            callable of a variable. Which weights f is a function of; the others keep their values.
+            With a list of weights, a list of indices. Defaults to None, which means all trainable
+            ones.
+        metrics: mapping of metrics by name. Further means over the data: "error", Keras losses and
+            metrics, or functions of (y_true, y_pred). Defaults to None, which means none.
+        loss_is_needed: bool. Whether there must be a loss; False if only metrics are asked for.
+            Defaults to True.
     """
 
     def __init__(
@@ -229,10 +232,11 @@ class Objective(Layout):
         """Return a traced function, the same one at the next call for the same model and loss.
 
         Args:
-            key: Tells it from others of the same network, loss and weights.
-            function: Of (owner, *arguments), where the owner is this objective, or a copy of `of`
-                with this objective in it, without data or weights.
-            of: An object that has this objective as `_objective`; None for the objective itself.
+            key: any hashable. What tells it from others of the same network, loss and weights.
+            function: callable. A function of (owner, *arguments), where the owner is this
+                objective, or a copy of `of` with this objective in it, without data or weights.
+            of: object. An object that has this objective as `_objective`. Defaults to None, which
+                means the objective itself.
         """
         key = (key, tuple(self._selected), id(self._strategy))
         if key not in self.traces.graphs:
@@ -252,7 +256,8 @@ class Objective(Layout):
         """Sum what a graph function gives for each batch, in float64.
 
         Args:
-            function: Of (*arguments, held, x, y, sample_weight); returns a list of tensors.
+            function: callable. A function of (*arguments, held, x, y, sample_weight), which returns
+                a list of tensors.
             *arguments: Weights, and what else the function takes before the batch.
         """
         return self.sum_over(self._data.batches(), function, *arguments)
@@ -347,7 +352,7 @@ class Objective(Layout):
         """In a graph: run `function(*arguments)` on a batch, divided over all devices.
 
         Args:
-            function: Returns tensors that are sums over the examples it is given.
+            function: callable. Returns tensors that are sums over the examples it is given.
             *arguments: Those that all devices get, then x, y and sample_weight.
 
         Returns:

@@ -25,8 +25,8 @@ def settings(wanted: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
     """Let attributes have other values inside the block.
 
     Args:
-        wanted: Owner, name and value of each. Where another block holds the same attribute, its
-            value stays.
+        wanted: sequence of (owner, name, value). The attributes to set. Where another block holds
+            the same attribute, its value stays.
     """
     taken: list[tuple[Any, str]] = []
     try:
@@ -63,8 +63,8 @@ class Functions:
     """Functions of a module that do something else for the threads that are in the block.
 
     Args:
-        replacements: Owner and name of each function, and what is called in its place, with the
-            function that was there before the arguments.
+        replacements: sequence of (owner, name, function). Each function to replace, and what is
+            called in its place, with the function that was there before the arguments.
     """
 
     def __init__(self, replacements: Sequence[tuple[Any, str, Callable[..., Any]]]) -> None:

@@ -29,7 +29,7 @@ def in_full_precision(model: keras.Model) -> Iterator[None]:
     What is traced inside the block computes so for good.
 
     Args:
-        model: A Keras model; one without mixed precision stays as it is.
+        model: keras.Model. The model; one without mixed precision stays as it is.
     """
     # The attribute: setting the property would write into a policy that layers share by a map.
     mixed = [

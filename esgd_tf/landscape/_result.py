@@ -45,7 +45,7 @@ class Result:
         """Draw the result.
 
         Args:
-            ax: Matplotlib axes to draw on; None makes new ones.
+            ax: matplotlib.axes.Axes. What to plot on. Defaults to None, which makes new ones.
 
         Returns:
             The axes.

@@ -42,7 +42,8 @@ def twice_differentiable(model: keras.Model | None = None) -> Iterator[None]:
     """Let what is computed inside the block have second derivatives.
 
     Args:
-        model: The Keras model that is called there; None if there is none.
+        model: keras.Model. The model that is called there. Defaults to None, which means that there
+            is none.
     """
     recurrent = [
         (layer, "use_cudnn", False)

@@ -19,8 +19,8 @@ def select(model: keras.Model, trainable: list[Any], chosen: Selection) -> list[
     """Return the indices of the chosen variables among the trainable ones, in order, each once.
 
     Args:
-        model: The model.
-        trainable: Its trainable variables.
+        model: keras.Model. The model.
+        trainable: list of keras.Variable. Its trainable variables.
         chosen: None for all of them, a function of a variable, or a list of variables, layers and
             names. A name is that of a layer or the path of a variable; layers in models in a model
             have paths, of which the end is enough: "dense", "block/dense", "model/block/dense".

@@ -53,9 +53,10 @@ def traces_of(place: Place, loss: Any, metrics: Mapping[str, Any]) -> Traces:
     """Return the graphs of a model's loss and metrics, those of an earlier call if they still hold.
 
     Args:
-        place: Where the model is measured.
-        loss: What was given as the loss; None for what the model was compiled with.
-        metrics: By name.
+        place: Place. Where the model is measured.
+        loss: nested structure of losses. What was given as the loss; None for what the model was
+            compiled with.
+        metrics: mapping of metrics by name. What is measured beside the loss.
     """
     model, weights = place.model, None
     compiled = loss is None

@@ -54,7 +54,7 @@ def student_factor(count: int) -> float:
     3, 6 and 30. Numbers that are skewed, such as squares of few normal ones, are held less often.
 
     Args:
-        count: m. Fewer than two have no error: NaN.
+        count: int >= 0. m. Fewer than two samples have no error: NaN.
     """
     from scipy.stats import t
 
@@ -67,8 +67,9 @@ def standard_error(values: ArrayLike, axis: int = 0) -> Any:
     """Return the standard error of the mean along an axis, widened by `student_factor`.
 
     Args:
-        values: Independent samples along the axis; NaN in them makes NaN, and so does a single one.
-        axis: Which.
+        values: array. Independent samples along the axis; NaN in them makes NaN, and so does a
+            single one.
+        axis: int. The axis of the samples. Defaults to 0.
     """
     values = np.asarray(values, np.float64)
     count = values.shape[axis]

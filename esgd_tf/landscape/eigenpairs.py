@@ -91,17 +91,19 @@ def eigenpairs(
     left to chance.
 
     Args:
-        operator: What to take them of.
-        k: How many, 1 <= k <= n.
-        which: "LA" largest, "SA" smallest (most negative), "LM" largest in magnitude, "BE" from
-            both ends (one more from the upper one if k is odd).
-        tol: Relative tolerance. A float32 model does not reach much below 1e-6.
-        method: "lanczos" (`scipy.sparse.linalg.eigsh`) or "lobpcg", which multiplies k columns at
-            once and knows only LA and SA.
-        max_matvecs: Stop after about so many products, with what there is, >= 1; None leaves the
-            limit to SciPy.
-        seed: Of the start vector.
-        progress: Whether to show a bar; None for "on a terminal".
+        operator: CurvatureOperator. The matrix.
+        k: int in [1, n]. How many eigenpairs are wanted. Defaults to 1.
+        which: "LA", "SA", "LM" or "BE". Which ones: "LA" largest, "SA" smallest (most negative),
+            "LM" largest in magnitude, "BE" from both ends (one more from the upper one if k is
+            odd). Defaults to 'LA'.
+        tol: float > 0. The relative tolerance. A float32 model does not reach much below 1e-6.
+            Defaults to 1e-4.
+        method: "lanczos" or "lobpcg". How: `scipy.sparse.linalg.eigsh`, or LOBPCG, which multiplies
+            k columns at once and knows only LA and SA. Defaults to 'lanczos'.
+        max_matvecs: int >= 1. Stop after about so many products, with what there is. Defaults to
+            None, which leaves the limit to SciPy.
+        seed: int >= 0. The seed of the start vector. Defaults to 0.
+        progress: bool. Whether to show a bar. Defaults to None, which shows it on a terminal.
 
     Returns:
         The pairs, with their residuals. Where SciPy stopped at `max_matvecs`, those that had come

@@ -27,12 +27,19 @@ class FisherOperator(CurvatureOperator):
     depends on its batch by the number of steps that masks leave in it, so does g_i.
 
     Args:
-        model: As for `HessianOperator`.
-        loss: As there; it must give a value for each example.
-        data: As there.
-        batch_size: As there.
-        variables: As there.
-        centered: Whether to subtract the mean gradient.
+        model: keras.Model that is built, or a list of weights. The network, as for
+            `HessianOperator`.
+        loss: nested structure of losses, or callable. The loss, as for `HessianOperator`; it must
+            give a value for each example. Defaults to None, which takes the one that the model was
+            compiled with.
+        data: nested structure of arrays, tf.data.Dataset, or iterable of batches. The data, as for
+            `HessianOperator`. Defaults to None, which means that there are none.
+        batch_size: int >= 1. Examples at a time, for arrays, as for `HessianOperator`. Defaults to
+            None, which means 512, or 32 where it matters how the data are cut.
+        variables: list of variables, layers, names or indices, or a callable. The weights that f is
+            a function of, as for `HessianOperator`. Defaults to None, which means all trainable
+            ones.
+        centered: bool. Whether to subtract the mean gradient. Defaults to False.
 
     Raises:
         ValueError: As there, or there are no examples.

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from esgd_tf._files import replaced_when_whole
 from esgd_tf.landscape._memory import free_memory as _free_memory
 from esgd_tf.landscape._progress import progress_bar
 from esgd_tf.landscape._result import Result, axes
@@ -62,13 +62,14 @@ def full_spectrum(
     they come, so that a computation that was interrupted goes on where it stood.
 
     Args:
-        operator: What to take them of.
-        dtype: Of the matrix: "float32" halves the memory.
-        path: Where to keep the columns meanwhile, about n² numbers on disk, with a note in a file
-            of the same name and ".json"; both go when the eigenvalues are there. A file that is
-            there already and is not that of the same, unfinished computation is left as it is, and
-            refused. None keeps the columns in memory.
-        progress: Whether to show a bar; None for "on a terminal".
+        operator: CurvatureOperator. The matrix.
+        dtype: "float32" or "float64". The dtype in which the matrix is kept: "float32" halves the
+            memory. Defaults to 'float64'.
+        path: str or path. Where to keep the columns meanwhile, about n² numbers on disk, with a
+            note in a file of the same name and ".json"; both go when the eigenvalues are there. A
+            file that is there already and is not that of the same, unfinished computation is left
+            as it is, and refused. Defaults to None, which keeps the columns in memory.
+        progress: bool. Whether to show a bar. Defaults to None, which shows it on a terminal.
 
     Raises:
         MemoryError: The matrix does not fit into the memory (or on the disk) that is free.
@@ -209,17 +210,9 @@ class _Columns:
         return advanced
 
     def _write_note(self) -> None:
-        """Write the note beside and rename: it is never half there."""
         text = json.dumps({**self.of, "probe": self.probe, "done": self.done})
-        # A name that nobody has.
-        handle, name = tempfile.mkstemp(".part", self.note.name + ".", self.note.parent)
-        try:
-            with os.fdopen(handle, "w") as file:
-                file.write(text)
-            Path(name).replace(self.note)
-        except BaseException:
-            Path(name).unlink()
-            raise
+        with replaced_when_whole(self.note) as partial:
+            partial.write_text(text)
 
     def in_memory(self) -> NDArray[Any]:
         """Return a matrix that may be overwritten: the file stays for another try."""

@@ -62,8 +62,8 @@ class Interpolation(Result):
         and the lottery ticket hypothesis", 2020).
 
         Args:
-            split: By default the first.
-            metric: By default the first.
+            split: str. The name of the data. Defaults to None, which takes the first.
+            metric: str. The name of the metric. Defaults to None, which takes the first.
 
         Raises:
             ValueError: The coefficients lack 0 or 1, or nothing of this name was measured.
@@ -110,22 +110,30 @@ def interpolate(
     """Measure a network along the line between two settings of its weights.
 
     Args:
-        model: A built Keras model; its own weights do not matter. Or a list of weights.
-        weights_a: Trainable weights (a list of arrays), all weights (`model.get_weights()`), or
-            another model of the same architecture.
-        weights_b: The same for the other end.
-        coefficients: [c]; None for 31 from -1 to 2.
-        loss: As for `HessianOperator`.
-        data: As there, or several by name: {"train": ..., "test": ...}.
-        kind: "linear" or "spherical".
-        metric: As for `local_energy`; None for the loss and, with a Keras model, the error.
-        gradient_norm: Whether to take the gradient too, which costs twice as much again.
-        settle: Sets the BatchNormalization statistics at each point, on a copy of the model:
-            `lambda model: esgd_tf.reestimate_batch_norm(model, batches)`. With None they are
-            interpolated linearly (an end given by its trainable weights alone has those of
-            `model`): between distant networks that misleads.
-        batch_size: Examples at a time, for arrays; 512 if None.
-        progress: Whether to show a bar; None for "on a terminal".
+        model: keras.Model that is built, or a list of weights. The network; its own weights do not
+            matter.
+        weights_a: list of arrays, or keras.Model. One end: trainable weights, all weights
+            (`model.get_weights()`), or another model of the same architecture.
+        weights_b: list of arrays, or keras.Model. The other end, likewise.
+        coefficients: array of shape [c]. Where on the line to measure. Defaults to None, which
+            takes 31 places from -1 to 2.
+        loss: nested structure of losses, or callable. The loss, as for `HessianOperator`. Defaults
+            to None, which takes the one that the model was compiled with.
+        data: nested structure of arrays, tf.data.Dataset, or iterable of batches. The data, as for
+            `HessianOperator`, or several by name: {"train": ..., "test": ...}. Defaults to None,
+            which means that there are none.
+        kind: "linear" or "spherical". Which line joins the ends. Defaults to 'linear'.
+        metric: str, metric, callable, or a sequence of them. What to measure, as for
+            `local_energy`. Defaults to None, which takes the loss and, with a Keras model, the
+            error.
+        gradient_norm: bool. Whether to take the gradient too, which costs twice as much again.
+            Defaults to True.
+        settle: callable. Sets the BatchNormalization statistics at each point, on a copy of the
+            model: `lambda model: esgd_tf.reestimate_batch_norm(model, batches)`. Defaults to None,
+            which interpolates them linearly (an end given by its trainable weights alone has those
+            of `model`): between distant networks that misleads.
+        batch_size: int >= 1. Examples at a time, for arrays. Defaults to None, which means 512.
+        progress: bool. Whether to show a bar. Defaults to None, which shows it on a terminal.
 
     Raises:
         ValueError: The weights do not fit, or an argument is out of range.

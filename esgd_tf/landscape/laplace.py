@@ -46,14 +46,18 @@ def laplace_local_entropy(
     """Estimate the local entropy to second order, from the eigenvalues of the Hessian.
 
     Args:
-        operator: The Hessian.
-        gammas: [g] scopes > 0, at least 2 different ones; the largest is the reference.
-        spectrum: All eigenvalues or their density; None estimates the density.
-        inverse_temperature: β.
-        num_probes: For the density, if it is estimated here.
-        num_steps: Lanczos steps for it, and for the term with the gradient.
-        seed: Of the probes.
-        progress: Whether to show a bar; None for "on a terminal".
+        operator: CurvatureOperator. The Hessian.
+        gammas: array of shape [g]. Scopes > 0, at least 2 different ones; the largest is the
+            reference. Defaults to (1.0, 10.0, 100.0).
+        spectrum: FullSpectrum or SpectralDensity. All eigenvalues or their density. Defaults to
+            None, which estimates the density.
+        inverse_temperature: float > 0. β. Defaults to 1.0.
+        num_probes: int >= 1. Random vectors for the density, if it is estimated here. Defaults to
+            10.
+        num_steps: int >= 1. Lanczos steps for the density, and for the term with the gradient.
+            Defaults to 100.
+        seed: int >= 0. The seed of the random vectors. Defaults to 0.
+        progress: bool. Whether to show a bar. Defaults to None, which shows it on a terminal.
 
     Returns:
         The estimate; NaN at scopes where H + γ is not positive definite. The standard error is

@@ -115,23 +115,31 @@ def local_energy(
     """Measure the local energy.
 
     Args:
-        model: A built Keras model, or a list of weights (then `metric` is "loss").
-        data: Data as for `HessianOperator`, or several by name: {"train": ..., "test": ...}.
-        metric: "error" (the fraction of wrong classes), "loss", a Keras loss, a Keras metric that
-            is a mean, a function of (y_true, y_pred) that returns a value for each example, or a
-            list of these. Metrics are called and weighted as Keras' `weighted_metrics` are. What is
-            an error depends on the loss: the largest output, or for binary losses an output above
-            0.5 (above 0 for logits and for hinge losses); a loss of regression has none. NaN is no
-            prediction: the error is NaN too.
-        sigmas: [s] strengths of the noise, >= 0.
-        samples: Number of z, that is of networks that are evaluated at each sigma, >= 2. They come
-            in pairs: an odd number is rounded up.
-        noise: "multiplicative" or "additive".
-        loss: For metric "loss": as for `HessianOperator`; None for the compiled one.
-        batch_size: Examples at a time, for arrays; 512 if None.
-        variables: The weights that are disturbed, as for `HessianOperator`.
-        seed: Of the z.
-        progress: Whether to show a bar; None for "on a terminal".
+        model: keras.Model that is built, or a list of weights. The network; with a list of weights
+            `metric` is "loss".
+        data: nested structure of arrays, tf.data.Dataset, or iterable of batches. The data, as for
+            `HessianOperator`, or several by name: {"train": ..., "test": ...}.
+        metric: str, metric, callable, or a sequence of them. "error" (the fraction of wrong
+            classes), "loss", a Keras loss, a Keras metric that is a mean, a function of (y_true,
+            y_pred) that returns a value for each example, or a list of these. Metrics are called
+            and weighted as Keras' `weighted_metrics` are. What is an error depends on the loss: the
+            largest output, or for binary losses an output above 0.5 (above 0 for logits and for
+            hinge losses); a loss of regression has none. NaN is no prediction: the error is NaN
+            too. Defaults to 'error'.
+        sigmas: array of shape [s]. Strengths of the noise, >= 0. Defaults to (0.02, 0.05, 0.1,
+            0.15, 0.2).
+        samples: int >= 2. Number of z, that is of networks that are evaluated at each sigma. They
+            come in pairs: an odd number is rounded up. Defaults to 100.
+        noise: "multiplicative" or "additive". How the noise acts. Defaults to 'multiplicative'.
+        loss: nested structure of losses, or callable. The loss for metric "loss", as for
+            `HessianOperator`. Defaults to None, which takes the one that the model was compiled
+            with.
+        batch_size: int >= 1. Examples at a time, for arrays. Defaults to None, which means 512.
+        variables: list of variables, layers, names or indices, or a callable. The weights that are
+            disturbed, as for `HessianOperator`. Defaults to None, which disturbs all trainable
+            ones.
+        seed: int >= 0. The seed of the z. Defaults to 0.
+        progress: bool. Whether to show a bar. Defaults to None, which shows it on a terminal.
 
     Raises:
         ValueError: An argument is out of range, or the data are as `HessianOperator` refuses them.
@@ -238,19 +246,23 @@ def pac_bayes_sigma(
     PAC-Bayes bounds with a Gaussian posterior N(w, σ²) tighten as σ grows.
 
     Args:
-        model: As for `local_energy`.
-        data: Data as for `HessianOperator`.
-        metric: As for `local_energy`, one.
-        bound: Of the increase, > 0.
-        samples: Number of z, as for `local_energy`, >= 2.
-        noise: "additive" or "multiplicative".
-        max_sigma: Where the search gives up, > 0.
-        rtol: Relative accuracy of sigma, > 0.
-        loss: As for `local_energy`.
-        batch_size: As there.
-        variables: As there.
-        seed: As there.
-        progress: As there.
+        model: keras.Model that is built, or a list of weights. The network, as for `local_energy`.
+        data: nested structure of arrays, tf.data.Dataset, or iterable of batches. The data, as for
+            `HessianOperator`.
+        metric: str, metric or callable. What to measure, as for `local_energy`, but one only.
+            Defaults to 'loss'.
+        bound: float > 0. The bound on the increase. Defaults to 0.1.
+        samples: int >= 2. Number of z, as for `local_energy`. Defaults to 30.
+        noise: "additive" or "multiplicative". How the noise acts. Defaults to 'additive'.
+        max_sigma: float > 0. Where the search gives up. Defaults to 10.0.
+        rtol: float > 0. The relative accuracy of sigma. Defaults to 1e-3.
+        loss: nested structure of losses, or callable. The loss for metric "loss", as for
+            `local_energy`. Defaults to None, which takes the one that the model was compiled with.
+        batch_size: int >= 1. Examples at a time, for arrays. Defaults to None, which means 512.
+        variables: list of variables, layers, names or indices, or a callable. The weights that are
+            disturbed, as for `local_energy`. Defaults to None, which disturbs all trainable ones.
+        seed: int >= 0. The seed of the z. Defaults to 0.
+        progress: bool. Whether to show a bar. Defaults to None, which shows it on a terminal.
 
     Raises:
         ValueError: An argument is out of range.

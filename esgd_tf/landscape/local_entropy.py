@@ -152,20 +152,27 @@ def local_entropy(
     scope ended. That takes (4 (g - 1) + 1) chains (burn_in + samples) gradients over all the data.
 
     Args:
-        model: As for `HessianOperator`.
-        loss: As there.
-        data: As there.
-        gammas: [g] scopes > 0, at least 2 different ones; the largest is the reference.
-        chains: Number of chains, >= 2.
-        burn_in: Steps of each chain before its first sample at each node, in which the step size
-            is fitted.
-        samples: Steps of each chain with a sample, >= 8.
-        inverse_temperature: β. With β = N, the number of examples, and the mean negative log
-            likelihood as loss, the density is the Bayesian posterior.
-        batch_size: As for `HessianOperator`.
-        variables: As there.
-        seed: Of the chains.
-        progress: Whether to show a bar; None for "on a terminal".
+        model: keras.Model that is built, or a list of weights. The network, as for
+            `HessianOperator`.
+        loss: nested structure of losses, or callable. The loss, as for `HessianOperator`. Defaults
+            to None, which takes the one that the model was compiled with.
+        data: nested structure of arrays, tf.data.Dataset, or iterable of batches. The data, as for
+            `HessianOperator`. Defaults to None, which means that there are none.
+        gammas: array of shape [g]. Scopes > 0, at least 2 different ones; the largest is the
+            reference. Defaults to (1.0, 10.0, 100.0).
+        chains: int >= 2. Number of chains. Defaults to 4.
+        burn_in: int >= 0. Steps of each chain before its first sample at each node, in which the
+            step size is fitted. Defaults to 200.
+        samples: int >= 8. Steps of each chain with a sample. Defaults to 1000.
+        inverse_temperature: float > 0. β. With β = N, the number of examples, and the mean negative
+            log likelihood as loss, the density is the Bayesian posterior. Defaults to 1.0.
+        batch_size: int >= 1. Examples at a time, for arrays, as for `HessianOperator`. Defaults to
+            None, which means 512, or 32 where it matters how the data are cut.
+        variables: list of variables, layers, names or indices, or a callable. The weights that f is
+            a function of, as for `HessianOperator`. Defaults to None, which means all trainable
+            ones.
+        seed: int >= 0. The seed of the chains. Defaults to 0.
+        progress: bool. Whether to show a bar. Defaults to None, which shows it on a terminal.
 
     Warns:
         NotConvergedWarning: The chains disagree (R-hat) or are too short (effective sample size).

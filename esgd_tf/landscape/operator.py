@@ -94,8 +94,9 @@ class CurvatureOperator:
         """Return this operator at other weights, without tracing its graph anew.
 
         Args:
-            weights: A list of arrays or a flat vector [n]; None for those that the model has now
-                (then BatchNormalization statistics are read anew too).
+            weights: list of arrays, or a flat vector of shape [n]. The weights. Defaults to None,
+                which takes those that the model has now (then BatchNormalization statistics are
+                read anew too).
         """
         other = copy.copy(self)
         if weights is None:
@@ -214,9 +215,9 @@ class CurvatureOperator:
         beside the diagonal, whose signs may agree by chance in all probes.
 
         Args:
-            num_probes: Products with a vector, >= 2.
-            seed: Of the signs.
-            progress: Whether to show a bar; None for "on a terminal".
+            num_probes: int >= 2. Products with a vector. Defaults to 100.
+            seed: int >= 0. The seed of the signs. Defaults to 0.
+            progress: bool. Whether to show a bar. Defaults to None, which shows it on a terminal.
 
         Raises:
             ValueError: `num_probes` is out of range, or a product is not finite.

@@ -98,9 +98,10 @@ class Plane(Result):
         """Draw a plane as a surface in three dimensions.
 
         Args:
-            ax: Axes with projection "3d"; None makes new ones.
-            split: By default the first.
-            metric: By default the first.
+            ax: matplotlib.axes.Axes with projection "3d". What to plot on. Defaults to None, which
+                makes new ones.
+            split: str. The name of the data. Defaults to None, which takes the first.
+            metric: str. The name of the metric. Defaults to None, which takes the first.
 
         Raises:
             ValueError: This is a line.
@@ -145,25 +146,35 @@ def plane(
     """Measure a network on a line or plane through its weights.
 
     Args:
-        model: A built Keras model, or a list of weights.
-        center: Weights as for `interpolate`; None for those of the model.
-        directions: "random" (Gaussian), "pca" (the principal components of the trajectory around
-            the center), or one or two directions as lists of arrays or vectors [n].
-        normalization: "filter" (what feeds one output of a layer gets the norm of the network's),
-            "layer" (each kernel does); with both, biases and other vectors stay where
-            they are. None leaves directions as they are. "auto" is "filter" for random ones.
-        loss: As for `HessianOperator`.
-        data: As there, or several by name.
-        dimensions: 1 or 2, for "random" and "pca".
-        extent: The grid goes from -extent to extent; for "pca" it is widened to hold the
-            trajectory. One number, or one for each direction.
-        points: Of the grid, along each direction; odd ones have the center.
-        trajectory: Weights (as `center`) to project on the plane.
-        metric: As for `interpolate`.
-        settle: As for `interpolate`.
-        batch_size: Examples at a time, for arrays; 512 if None.
-        seed: Of random directions.
-        progress: Whether to show a bar; None for "on a terminal".
+        model: keras.Model that is built, or a list of weights. The network.
+        center: list of arrays, or keras.Model. The weights at the center, as for `interpolate`.
+            Defaults to None, which takes those of the model.
+        directions: "random", "pca", or a list of one or two directions. "random" is Gaussian, "pca"
+            are the principal components of the trajectory around the center; directions are lists
+            of arrays or vectors [n]. Defaults to 'random'.
+        normalization: "auto", "filter", "layer" or None. With "filter" what feeds one output of a
+            layer gets the norm of the network's, with "layer" each kernel does; with both, biases
+            and other vectors stay where they are. None leaves directions as they are. "auto" is
+            "filter" for random ones. Defaults to 'auto'.
+        loss: nested structure of losses, or callable. The loss, as for `HessianOperator`. Defaults
+            to None, which takes the one that the model was compiled with.
+        data: nested structure of arrays, tf.data.Dataset, or iterable of batches. The data, as for
+            `HessianOperator`, or several by name. Defaults to None, which means that there are
+            none.
+        dimensions: 1 or 2. How many directions there are, for "random" and "pca". Defaults to 2.
+        extent: float > 0, or a sequence with one for each direction. The grid goes from -extent to
+            extent; for "pca" it is widened to hold the trajectory. Defaults to 1.0.
+        points: int >= 2. Points of the grid along each direction; odd numbers have the center.
+            Defaults to 21.
+        trajectory: sequence of weights (as `center`). What to project on the plane. Defaults to
+            None, which means nothing.
+        metric: str, metric, callable, or a sequence of them. What to measure, as for `interpolate`.
+            Defaults to None, which takes the loss and, with a Keras model, the error.
+        settle: callable. Sets the BatchNormalization statistics at each point, as for
+            `interpolate`. Defaults to None, which keeps those of the center.
+        batch_size: int >= 1. Examples at a time, for arrays. Defaults to None, which means 512.
+        seed: int >= 0. The seed of random directions. Defaults to 0.
+        progress: bool. Whether to show a bar. Defaults to None, which shows it on a terminal.
 
     Raises:
         ValueError: An argument is out of range, or "pca" has too short a trajectory.
@@ -277,11 +288,11 @@ def normalized_direction(
     """Return a direction whose filters or layers have the norms of the network's.
 
     Args:
-        objective: What tells the shapes of the weights: anything with `shapes`, a list of tuples,
+        objective: object with `shapes`. What tells the shapes of the weights, a list of tuples,
             and, unless filters are along the last axis, `filter_axes`, a list of tuples of axes.
-        direction: [n].
-        center: [n], the network's weights.
-        normalization: "filter" or "layer".
+        direction: array of shape [n]. The direction.
+        center: array of shape [n]. The network's weights.
+        normalization: "filter" or "layer". What gets the norm of the network's weights.
     """
     direction, center = np.asarray(direction, np.float64), np.asarray(center, np.float64)
     result, at = np.zeros_like(direction), 0

@@ -98,18 +98,25 @@ def random_walk(
     """Walk at random from the model's weights; the model stays where it is.
 
     Args:
-        model: As for `HessianOperator`.
-        loss: As there.
-        data: As there.
-        threshold: Walk inside {f <= threshold}; the model must be inside.
-        step_size: Standard deviation of a step, for each weight, > 0.
-        kind: "free" or "rejecting".
-        max_steps: Steps after which a walk ends.
-        walks: Number of walks, one after the other.
-        batch_size: As for `HessianOperator`.
-        variables: As there.
-        seed: Of the steps; walk k of a seed is the same, however many there are.
-        progress: Whether to show a bar; None for "on a terminal".
+        model: keras.Model that is built, or a list of weights. The network, as for
+            `HessianOperator`.
+        loss: nested structure of losses, or callable. The loss, as for `HessianOperator`. Defaults
+            to None, which takes the one that the model was compiled with.
+        data: nested structure of arrays, tf.data.Dataset, or iterable of batches. The data, as for
+            `HessianOperator`. Defaults to None, which means that there are none.
+        threshold: float. Walk inside {f <= threshold}; the model must be inside.
+        step_size: float > 0. The standard deviation of a step, for each weight. Defaults to 5e-3.
+        kind: "free" or "rejecting". What happens at the threshold. Defaults to 'free'.
+        max_steps: int >= 1. Steps after which a walk ends. Defaults to 1000.
+        walks: int >= 1. Number of walks, one after the other. Defaults to 1.
+        batch_size: int >= 1. Examples at a time, for arrays, as for `HessianOperator`. Defaults to
+            None, which means 512, or 32 where it matters how the data are cut.
+        variables: list of variables, layers, names or indices, or a callable. The weights that f is
+            a function of, as for `HessianOperator`. Defaults to None, which means all trainable
+            ones.
+        seed: int >= 0. The seed of the steps; walk k of a seed is the same, however many there are.
+            Defaults to 0.
+        progress: bool. Whether to show a bar. Defaults to None, which shows it on a terminal.
 
     Raises:
         ValueError: An argument is out of range, or the model is outside the excursion set.

@@ -109,18 +109,27 @@ def sharpness(
     """Measure a sharpness. Nothing in it differs from call to call.
 
     Args:
-        model: As for `HessianOperator`.
-        loss: As there.
-        data: As there.
-        kind: "ascent", "epsilon", "sam" or "asam".
-        radius: Distance of the ascent (0.01 if None), ε (1e-3), or ρ (0.05 for sam, 0.5 for asam).
-        step_size: Of the ascent.
-        max_steps: Of the ascent (1,000 if None) or of L-BFGS-B (10).
-        eta: η of asam, >= 0.
-        evaluate_on: Other data, by name, on which δ is measured too: {"test": (x, y)}.
-        batch_size: As for `HessianOperator`.
-        variables: As there.
-        progress: Whether to show a bar; None for "on a terminal".
+        model: keras.Model that is built, or a list of weights. The network, as for
+            `HessianOperator`.
+        loss: nested structure of losses, or callable. The loss, as for `HessianOperator`. Defaults
+            to None, which takes the one that the model was compiled with.
+        data: nested structure of arrays, tf.data.Dataset, or iterable of batches. The data, as for
+            `HessianOperator`. Defaults to None, which means that there are none.
+        kind: "ascent", "epsilon", "sam" or "asam". Which sharpness. Defaults to 'ascent'.
+        radius: float > 0. The distance of the ascent, ε, or ρ. Defaults to None, which means 0.01
+            for the ascent, 1e-3 for epsilon, 0.05 for sam and 0.5 for asam.
+        step_size: float > 0. The step size of the ascent. Defaults to 1e-4.
+        max_steps: int >= 1. The most steps of the ascent or of L-BFGS-B. Defaults to None, which
+            means 1,000 of the ascent and 10 of L-BFGS-B.
+        eta: float >= 0. η of asam. Defaults to 0.01.
+        evaluate_on: mapping of data by name. Other data on which δ is measured too: {"test": (x,
+            y)}. Defaults to None, which means none.
+        batch_size: int >= 1. Examples at a time, for arrays, as for `HessianOperator`. Defaults to
+            None, which means 512, or 32 where it matters how the data are cut.
+        variables: list of variables, layers, names or indices, or a callable. The weights that f is
+            a function of, as for `HessianOperator`. Defaults to None, which means all trainable
+            ones.
+        progress: bool. Whether to show a bar. Defaults to None, which shows it on a terminal.
 
     Raises:
         ValueError: An argument is out of range, or the loss or its gradient is not finite at these

@@ -80,8 +80,9 @@ class SpectralDensity(Result):
         off by more.
 
         Args:
-            grid: [g], where.
-            bandwidth: Standard deviation of the Gaussian; None for 1 % of the range of the nodes.
+            grid: array of shape [g]. Where to evaluate it.
+            bandwidth: float > 0. The standard deviation of the Gaussian. Defaults to None, which
+                means 1 % of the range of the nodes.
 
         Returns:
             (density [g], standard error [g]); the error is NaN with one probe.
@@ -105,7 +106,7 @@ class SpectralDensity(Result):
         that are smooth over the distance of nodes.
 
         Args:
-            function: Of an array of nodes.
+            function: callable. A function of an array of nodes.
         """
         value, error = self._mean_over_probes(np.asarray(function(self.nodes), np.float64)[None])
         return float(value[0]), float(error[0])
@@ -161,11 +162,12 @@ def spectral_density(
     subspace: its quadrature is exact.
 
     Args:
-        operator: What to take it of.
-        num_probes: Random vectors; the standard errors fall with their square root.
-        num_steps: Lanczos steps per probe, at most n; the nodes of each.
-        seed: Of the vectors.
-        progress: Whether to show a bar; None for "on a terminal".
+        operator: CurvatureOperator. The matrix.
+        num_probes: int >= 1. Random vectors; the standard errors fall with their square root.
+            Defaults to 10.
+        num_steps: int >= 1. Lanczos steps per probe, at most n; each gives a node. Defaults to 100.
+        seed: int >= 0. The seed of the vectors. Defaults to 0.
+        progress: bool. Whether to show a bar. Defaults to None, which shows it on a terminal.
 
     Raises:
         ValueError: A number is out of range, or a product is not finite.

@@ -73,10 +73,11 @@ def trace(
     trace estimation", 2024 (the sphere).
 
     Args:
-        operator: What to take it of.
-        num_matvecs: Products with a vector, >= 6. With n or more the result is exact, and takes n.
-        seed: Of S and z.
-        progress: Whether to show a bar; None for "on a terminal".
+        operator: CurvatureOperator. The matrix.
+        num_matvecs: int >= 6. Products with a vector. With n or more the result is exact, and takes
+            n. Defaults to 99.
+        seed: int >= 0. The seed of S and z. Defaults to 0.
+        progress: bool. Whether to show a bar. Defaults to None, which shows it on a terminal.
 
     Raises:
         ValueError: `num_matvecs` is out of range, or a product is not finite.

@@ -20,7 +20,8 @@ class Seeds:
     """An endless row of seeds from one, so that equal layers do not get equal weights.
 
     Args:
-        seed: The one. None makes every seed None, that is, Keras' own choice.
+        seed: int. The seed that all others are made from; None makes every seed None, that is,
+            Keras' own choice.
     """
 
     def __init__(self, seed: int | None) -> None:

@@ -37,13 +37,13 @@ def allcnn(
     """Builds allcnn, for 32x32 colour images or any others from 8x8 up.
 
     Args:
-        input_shape: Height, width, channels. The mean over the last feature map takes any size;
-            for 32x32 it is the 8x8 pool of the original.
-        num_classes: Width of the logits.
-        dropout: Rate after each convolution of stride 2, times 0.4 on the input. None is 0.5
-            (so 0.2 on the input), as in the paper and in the released code.
-        seed: Of weights and dropout. Weights and biases start uniform on +-1/sqrt(fan_in)
-            (Torch's default).
+        input_shape: tuple of three ints. Height, width, channels. The mean over the last feature
+            map takes any size; for 32x32 it is the 8x8 pool of the original.
+        num_classes: int >= 1. The width of the logits.
+        dropout: float in [0, 1). Rate after each convolution of stride 2, times 0.4 on the input.
+            None is 0.5 (so 0.2 on the input), as in the paper and in the released code.
+        seed: int. The seed of weights and dropout; None leaves them to Keras. Weights and biases
+            start uniform on +-1/sqrt(fan_in) (Torch's default).
 
     Returns:
         The model, from ``[batch, *input_shape]`` to logits ``[batch, num_classes]``. A ReLU

@@ -32,11 +32,12 @@ class BatchNormalization(keras.layers.BatchNormalization):
         ``layer.fused = False``.
 
     Args:
-        momentum: Weight of the OLD moving statistics. It is read at each call (each trace, in a
-            ``tf.function``), so it may be changed for a while. The default 0.9 is Torch's
-            0.1, which weighs the new ones.
-        epsilon: Added to the variance. The default is Torch's.
-        fused: Whether to use the fused kernel where it applies. Read at each call too.
+        momentum: float in [0, 1]. The weight of the OLD moving statistics. It is read at each call
+            (each trace, in a ``tf.function``), so it may be changed for a while; 0.9 is Torch's
+            0.1, which weighs the new ones. Defaults to 0.9.
+        epsilon: float > 0. What is added to the variance; as in Torch. Defaults to 1e-05.
+        fused: bool. Whether to use the fused kernel where it applies; it is read at each call too.
+            Defaults to True.
         **kwargs: As for ``keras.layers.BatchNormalization``.
     """
 

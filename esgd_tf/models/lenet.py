@@ -40,14 +40,14 @@ def lenet(
     """Builds a LeNet, for 28x28 grey images or any others from 16x16 up.
 
     Args:
-        input_shape: Height, width, channels.
-        num_classes: Width of the logits.
-        dropout: Rate after the hidden layer. None is 0.
-        seed: Of weights and dropout. Weights and biases start uniform on +-1/sqrt(fan_in)
-            (Torch's default).
-        first: Filters of the first convolution.
-        second: Filters of the second.
-        hidden: Units of the hidden layer.
+        input_shape: tuple of three ints. Height, width, channels.
+        num_classes: int >= 1. The width of the logits.
+        dropout: float in [0, 1). Rate after the hidden layer. None is 0.
+        seed: int. The seed of weights and dropout; None leaves them to Keras. Weights and biases
+            start uniform on +-1/sqrt(fan_in) (Torch's default).
+        first: int >= 1. Filters of the first convolution.
+        second: int >= 1. Filters of the second convolution.
+        hidden: int >= 1. Units of the hidden layer.
 
     Returns:
         The model, from ``[batch, *input_shape]`` to logits ``[batch, num_classes]``.

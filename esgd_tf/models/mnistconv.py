@@ -25,12 +25,12 @@ def mnistconv(
     """Builds mnistconv, for 28x28 grey images or any others from 22x22 up.
 
     Args:
-        input_shape: Height, width, channels.
-        num_classes: Width of the logits.
-        dropout: Rate after each of the three hidden blocks. None is 0.5, as in the released
-            code; the paper's Entropy-SGD runs used 0.25.
-        seed: Of weights and dropout. Weights and biases start uniform on +-1/sqrt(fan_in)
-            (Torch's default).
+        input_shape: tuple of three ints. Height, width, channels.
+        num_classes: int >= 1. The width of the logits.
+        dropout: float in [0, 1). Rate after each of the three hidden blocks. None is 0.5, as in the
+            released code; the paper's Entropy-SGD runs used 0.25.
+        seed: int. The seed of weights and dropout; None leaves them to Keras. Weights and biases
+            start uniform on +-1/sqrt(fan_in) (Torch's default).
 
     Returns:
         The model, from ``[batch, *input_shape]`` to logits ``[batch, num_classes]``.

@@ -26,12 +26,12 @@ def mnistfc(
     """Builds mnistfc for images of any size, which it flattens.
 
     Args:
-        input_shape: Height, width, channels.
-        num_classes: Width of the logits.
-        dropout: Rate after each hidden layer, times 0.4 on the input. None is 0.5 (so 0.2 on
-            the input), as in the released code; the paper's Entropy-SGD runs used 0.15.
-        seed: Of weights and dropout. Weights and biases start uniform on +-1/sqrt(fan_in)
-            (Torch's default).
+        input_shape: tuple of three ints. Height, width, channels.
+        num_classes: int >= 1. The width of the logits.
+        dropout: float in [0, 1). Rate after each hidden layer, times 0.4 on the input. None is 0.5
+            (so 0.2 on the input), as in the released code; the paper's Entropy-SGD runs used 0.15.
+        seed: int. The seed of weights and dropout; None leaves them to Keras. Weights and biases
+            start uniform on +-1/sqrt(fan_in) (Torch's default).
 
     Returns:
         The model, from ``[batch, *input_shape]`` to logits ``[batch, num_classes]``.

@@ -37,13 +37,13 @@ def nn(
     """Builds the network for images of any size, which it flattens.
 
     Args:
-        input_shape: Height, width, channels.
-        num_classes: Width of the logits.
-        dropout: Rate after each hidden layer. None is 0.
-        seed: Of weights and dropout. Weights and biases start uniform on +-1/sqrt(fan_in)
-            (Torch's default).
-        hidden: Units of each hidden layer.
-        layers: Hidden layers.
+        input_shape: tuple of three ints. Height, width, channels.
+        num_classes: int >= 1. The width of the logits.
+        dropout: float in [0, 1). Rate after each hidden layer. None is 0.
+        seed: int. The seed of weights and dropout; None leaves them to Keras. Weights and biases
+            start uniform on +-1/sqrt(fan_in) (Torch's default).
+        hidden: int >= 1. Units of each hidden layer.
+        layers: int >= 1. How many hidden layers there are.
 
     Returns:
         The model, from ``[batch, *input_shape]`` to logits ``[batch, num_classes]``.

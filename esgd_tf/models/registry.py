@@ -59,10 +59,12 @@ def register(
     ``depth=28, width=10`` for the name ``"wrn-28-10"``.
 
     Args:
-        name_or_pattern: The name, or a pattern with fields.
-        examples: For a pattern, the names of it that ``names()`` lists.
-        check: Called with the fields as keywords before anything is built; raises ValueError
-            with one clear sentence when their values make no network.
+        name_or_pattern: str. The name, or a pattern with fields.
+        examples: tuple of str. For a pattern, the names of it that ``names()`` lists. Defaults to
+            ().
+        check: callable. Called with the fields as keywords before anything is built; raises
+            ValueError with one clear sentence when their values make no network. Defaults to None,
+            which checks nothing.
 
     Returns:
         The decorator, which gives the function back unchanged.
@@ -123,17 +125,17 @@ def build(
     """Builds the network of a name, with logits as its output.
 
     Args:
-        name: One of ``names()``, or any ``wrn-D-K`` or ``lenet-A-B-H``.
-        input_shape: Height, width and channels of one image.
-        num_classes: Number of classes, the width of the logits.
-        dropout: Rate of the hidden dropout layers; an architecture that also drops inputs does
-            so at 0.4 times this rate (0.2 at 0.5, as published). None is the architecture's
-            default: 0.5 for mnistfc, mnistconv and allcnn as in the released code of
-            Entropy-SGD, 0 for wrn-D-K and lenet-A-B-H.
-        seed: Makes the initial weights and the dropout masks reproducible. None leaves them to
-            Keras (so ``keras.utils.set_random_seed`` governs them).
-        sync_bn: Whether batch normalisation sees, under tf.distribute, the batch of all
-            replicas. By default each replica normalises its own part.
+        name: str. One of ``names()``, or any ``wrn-D-K`` or ``lenet-A-B-H``.
+        input_shape: tuple of three ints. Height, width and channels of one image.
+        num_classes: int >= 1. Number of classes, the width of the logits.
+        dropout: float in [0, 1). Rate of the hidden dropout layers; an architecture that also drops
+            inputs does so at 0.4 times this rate (0.2 at 0.5, as published). Defaults to None,
+            which is the architecture's own: 0.5 for mnistfc, mnistconv and allcnn as in the
+            released code of Entropy-SGD, 0 for wrn-D-K and lenet-A-B-H.
+        seed: int. Makes the initial weights and the dropout masks reproducible. Defaults to None,
+            which leaves them to Keras (so ``keras.utils.set_random_seed`` governs them).
+        sync_bn: bool. Whether batch normalisation sees, under tf.distribute, the batch of all
+            replicas. Otherwise each replica normalises its own part. Defaults to False.
 
     Returns:
         A functional model from ``[batch, height, width, channels]`` to

@@ -43,15 +43,16 @@ def wide_resnet(
     """Builds wrn-<depth>-<width>, for 32x32 colour images or any others from 8x8 up.
 
     Args:
-        input_shape: Height, width, channels.
-        num_classes: Width of the logits.
-        dropout: Rate between the two convolutions of each block. None is 0; the paper's
-            variant with dropout used 0.3.
-        seed: Of weights and dropout. Convolutions start normal with variance
-            2 / (size * size * filters) (MSR by fan-out), the last layer uniform on
-            +-1/sqrt(fan_in) with bias 0, as in the released code.
-        depth: Number of convolutions in the longest path, plus the last layer: 6n + 4.
-        width: Factor on the 16, 32 and 64 filters of the three groups.
+        input_shape: tuple of three ints. Height, width, channels.
+        num_classes: int >= 1. The width of the logits.
+        dropout: float in [0, 1). Rate between the two convolutions of each block. None is 0; the
+            paper's variant with dropout used 0.3.
+        seed: int. The seed of weights and dropout; None leaves them to Keras. Convolutions start
+            normal with variance 2 / (size * size * filters) (MSR by fan-out), the last layer
+            uniform on +-1/sqrt(fan_in) with bias 0, as in the released code.
+        depth: int of the form 6n + 4. Number of convolutions in the longest path, plus the last
+            layer.
+        width: int >= 1. Factor on the 16, 32 and 64 filters of the three groups.
 
     Returns:
         The model, from ``[batch, *input_shape]`` to logits ``[batch, num_classes]``.

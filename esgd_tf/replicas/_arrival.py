@@ -40,9 +40,11 @@ class Batches:
     """Takes batches off an iterator before a training function does.
 
     Args:
-        records: Whether to keep inputs of the first replica, the first that pass by.
-        look: Called with the first `ahead` batches before any of them is trained on.
-        ahead: How many; 0 for none.
+        records: bool. Whether to keep inputs of the first replica, the first that pass by. Defaults
+            to False.
+        look: callable. Called with the first `ahead` batches before any of them is trained on.
+            Defaults to None, which looks at none.
+        ahead: int >= 0. How many batches to look at. Defaults to 0.
     """
 
     def __init__(
@@ -65,8 +67,8 @@ class Batches:
         """Return what a training function should get its next `count` batches from.
 
         Args:
-            iterator: Where Keras would get them.
-            count: Steps per execution.
+            iterator: iterator. Where Keras would get the batches.
+            count: int >= 1. Steps per execution.
         """
         if self._is_first:
             self._is_first, self._source = False, iterator

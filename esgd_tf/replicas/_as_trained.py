@@ -79,8 +79,8 @@ class TrainedReplicas:
         """Return an argument of `fit`: replicas are evaluated and saved at their center.
 
         Args:
-            batch_norm_data: batches of training images, or a callable that returns them. From them
-                BatchNorm statistics are estimated anew; None keeps the moving averages.
+            batch_norm_data: iterable of batches. Training images, or a callable that returns them:
+                from them BatchNorm statistics are estimated anew. None keeps the moving averages.
         """
         averaged = batch_norm_data is None
         return [], {"batch_norm_data": False if averaged else batch_norm_data}

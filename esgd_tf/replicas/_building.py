@@ -23,7 +23,7 @@ def numbered(build_model: Callable[..., keras.Model]) -> Callable[[int], keras.M
     coefficient, is none of ours.
 
     Args:
-        build_model: See `Replicas`.
+        build_model: callable. Returns a new, built model; see `Replicas`.
 
     Raises:
         ValueError: Several arguments have no default.

@@ -17,9 +17,9 @@ class Drawing:
     """Stands around the step of a replica's optimizer, at its anchor; see `LocalEntropy.coupling`.
 
     Args:
-        coupling: The rule.
-        optimizer: The replica's.
-        center: The center's weights on the replica's device.
+        coupling: Coupling. The rule.
+        optimizer: LocalEntropy. The replica's optimizer.
+        center: sequence of tf.Variable. The center's weights on the replica's device.
     """
 
     def __init__(
@@ -35,8 +35,9 @@ class Drawing:
         """Set what holds for the step that is traced next.
 
         Args:
-            due: Whether replicas without an inner loop couple at this step; True for always.
-            gamma: The strength in force, a float64 scalar.
+            due: bool scalar tensor, or True for always. Whether replicas without an inner loop
+                couple at this step.
+            gamma: float64 scalar tensor. The strength in force.
         """
         optimizer, every = self._optimizer, self._coupling.every
         if optimizer.langevin_steps and every > 1:
@@ -51,9 +52,9 @@ class Drawing:
         """Pull the weights, or return the gradient with the coupling's part.
 
         Args:
-            i: Number of the weight.
-            variable: The weight, at its anchor.
-            gradient: What the optimizer would step with.
+            i: int. The number of the weight.
+            variable: tf.Variable. The weight, at its anchor.
+            gradient: tf.Tensor of the weight's shape. What the optimizer would step with.
         """
         if self._coupling.enters_gradient:
             factor = tf.cast(self._factor, gradient.dtype)
@@ -69,8 +70,8 @@ class Drawing:
         """Pull the weights, if that comes after the step.
 
         Args:
-            i: Number of the weight.
-            variable: The weight after the optimizer's step.
+            i: int. The number of the weight.
+            variable: tf.Variable. The weight after the optimizer's step.
         """
         if self._coupling.pulls_after:
             self._pull(i, variable)

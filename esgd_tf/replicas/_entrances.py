@@ -123,7 +123,7 @@ class Entrances:
         all must call this.
 
         Args:
-            weights: As of `get_weights`.
+            weights: sequence of arrays. The weights, as `get_weights` returns them.
 
         Raises:
             ValueError: Their number or their shapes are other ones.

@@ -40,8 +40,8 @@ class Exchange:
     """Replicas on one device.
 
     Args:
-        coupling: The rule.
-        center: The model that stands for the center.
+        coupling: Coupling. The rule.
+        center: keras.Model. The model that stands for the center.
 
     Attributes:
         state: The center as training knows it: what the next coupling draws to. A center with a
@@ -120,10 +120,10 @@ class StrategyExchange(Exchange):
     """One replica a device of a strategy, in one process or several.
 
     Args:
-        coupling: The rule.
-        center: The model that stands for the center.
-        strategy: Of whose replicas each has one of ours.
-        devices: Those of this process, one a replica.
+        coupling: Coupling. The rule.
+        center: keras.Model. The model that stands for the center.
+        strategy: tf.distribute.Strategy. The strategy whose replicas have one of ours each.
+        devices: sequence of str. The devices of this process, one a replica.
     """
 
     def __init__(

@@ -29,11 +29,12 @@ def measured_gamma(
     """Return gamma_0 = mean_a L(w^a) / mean_a |w^a - c|^2 / 2; see `focusing.py`.
 
     Args:
-        members: The replicas of this process.
-        viewer: A compiled copy, which takes their weights in turn: one trace, not one for each. It
-            has its own again afterwards.
-        exchange: Knows their anchors, and the replicas of other processes.
-        batches: The first that they are going to be trained on: tuples of one minibatch each.
+        members: sequence of keras.Model. The replicas of this process.
+        viewer: keras.Model. A compiled copy, which takes their weights in turn: one trace, not one
+            for each. It has its own again afterwards.
+        exchange: Exchange. What knows their anchors, and the replicas of other processes.
+        batches: sequence of tuples of one minibatch for each replica. The first that they are going
+            to be trained on.
 
     Raises:
         ValueError: The replicas are at one point, or their loss is not positive and finite.

@@ -29,8 +29,9 @@ class Limits:
     """What a coupling may be, for an optimizer.
 
     Args:
-        coupling: The rule.
-        optimizer: What steps with the gradient that the coupling enters: the outer optimizer.
+        coupling: Coupling. The rule.
+        optimizer: keras.optimizers.Optimizer. The outer optimizer, which steps with the gradient
+            that the coupling enters.
     """
 
     def __init__(self, coupling: Coupling, optimizer: keras.optimizers.Optimizer) -> None:
@@ -48,8 +49,8 @@ class Limits:
         """Return the strength that acts, a float64 scalar.
 
         Args:
-            planned: What the schedule says.
-            rate: Learning rate.
+            planned: float64 scalar tensor. What the schedule says.
+            rate: float, or a scalar tensor. The learning rate.
         """
         if self._optimizer is None or not self.holds:
             return planned

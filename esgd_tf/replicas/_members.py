@@ -34,9 +34,9 @@ def make_members(
     """Make the replicas' networks.
 
     Args:
-        build_model: See `Replicas`.
-        devices: One a replica; None for wherever.
-        same: Whether all start with the weights of the first.
+        build_model: callable. Returns a new, built model; see `Replicas`.
+        devices: sequence of str. One device a replica; None for wherever.
+        same: bool. Whether all start with the weights of the first.
 
     Raises:
         ValueError: The models are not built, differ in their shapes, or are equal by accident.

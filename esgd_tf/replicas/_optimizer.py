@@ -34,9 +34,10 @@ class ReplicasOptimizer(keras.optimizers.Optimizer):
     Reading or setting `learning_rate` reads that of the first, or sets those of all.
 
     Args:
-        optimizers: Those of the replicas.
-        coupling: What draws them together.
-        center: What is to be saved along: the center as training knows it.
+        optimizers: sequence of LocalEntropy. The optimizers of the replicas.
+        coupling: Coupling. What draws the replicas together.
+        center: sequence of keras.Variable. What is to be saved along: the center as training knows
+            it. Defaults to ().
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class ReplicasOptimizer(keras.optimizers.Optimizer):
         """Return what there is to say about the strength of the next or the last step, if anything.
 
         Args:
-            of_next: Whether it is the next step that matters.
+            of_next: bool. Whether it is the next step that matters.
         """
         back = 0 if of_next else 1
         step = tf.maximum(self.iterations.value - back, 0)
@@ -171,9 +172,10 @@ def inner_optimizers(
     place where the coupling acts.
 
     Args:
-        optimizer: A Keras optimizer that is not built yet, or its name.
-        coupling: May make an inner loop around it.
-        replicas: y.
+        optimizer: keras.optimizers.Optimizer that is not built yet, or str. The optimizer of every
+            replica, or its name.
+        coupling: Coupling. The rule, which may make an inner loop around the optimizer.
+        replicas: int >= 1. y, how many replicas there are.
 
     Raises:
         ValueError: The optimizer is built already, wraps another one, or does not fit.
@@ -211,8 +213,8 @@ def put_at(optimizer: LocalEntropy, weights: Sequence[Any]) -> None:
     """Put a replica at an anchor, where its inner loop starts anew.
 
     Args:
-        optimizer: The replica's, which is built.
-        weights: The anchor, one array for each of its weights.
+        optimizer: LocalEntropy. The replica's optimizer, which is built.
+        weights: sequence of arrays. The anchor, one array for each of its weights.
     """
     for variable, weight in zip(_keras.trained_by(optimizer), weights, strict=True):
         variable.assign(weight)

@@ -84,7 +84,7 @@ class Reading:
         are, so that both can be compared. Of several processes, all must call this.
 
         Args:
-            a: From 0 to y - 1.
+            a: int in [0, y). The number of the replica.
 
         Raises:
             IndexError: There is no such replica.
@@ -102,8 +102,8 @@ class Reading:
         Moving statistics are estimated anew if those of the center are.
 
         Args:
-            a: From 0 to y - 1.
-            model: One that `replica` returned, or a copy of it.
+            a: int in [0, y). The number of the replica.
+            model: keras.Model. One that `replica` returned, or a copy of it.
         """
         copy_state(self.members[a], model)
         if not self.compiled:

@@ -152,7 +152,8 @@ class Stepping:
         """Get ready to train.
 
         Args:
-            batches: Of `fit`, which knows whether to look at some; None leaves them alone.
+            batches: Batches. Those of `fit`, which knows whether to look at some. Defaults to None,
+                which leaves them alone.
         """
         self._batches = Batches() if batches is None else batches
         self._has_data = False

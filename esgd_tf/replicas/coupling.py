@@ -48,10 +48,11 @@ def coupled_gradient(gradient: Array, weights: Array, center: Array, strength: A
     It is the gradient of strength/2 |w^a - c|^2, the center held fixed.
 
     Args:
-        gradient: Of the loss at w^a, or the outer gradient x^a - <x'>^a.
-        weights: w^a, or the anchor x^a.
-        center: c.
-        strength: Scalar, >= 0.
+        gradient: array or tensor. The gradient of the loss at w^a, or the outer gradient x^a -
+            <x'>^a.
+        weights: array or tensor. w^a, or the anchor x^a.
+        center: array or tensor. c.
+        strength: float >= 0, or a scalar tensor. The strength of the spring.
     """
     return gradient + strength * (weights - center)
 
@@ -60,9 +61,9 @@ def elastic_pull(weights: Array, center: Array, alpha: Any) -> Array:
     """Return w^a - alpha (w^a - c).
 
     Args:
-        weights: w^a.
-        center: c, before it moves itself.
-        alpha: Share of the way to the center, from 0 to 1.
+        weights: array or tensor. w^a.
+        center: array or tensor. c, before it moves itself.
+        alpha: float in [0, 1], or a scalar tensor. The share of the way to the center.
     """
     return weights - alpha * (weights - center)
 
@@ -71,9 +72,9 @@ def elastic_center(center: Array, mean: Array, rate: Any) -> Array:
     """Return c + beta (mean - c), what c + alpha Σ_a (w^a - c) is for beta = y alpha.
 
     Args:
-        center: c.
-        mean: Of the replicas, before they are pulled.
-        rate: beta, from 0 to 1.
+        center: array or tensor. c.
+        mean: array or tensor. The mean of the replicas, before they are pulled.
+        rate: float in [0, 1], or a scalar tensor. beta, the share of the way to the mean.
     """
     return center + rate * (mean - center)
 
@@ -84,9 +85,9 @@ def norm_mean(mean: Array, norm_of_mean: Any, mean_norm: Any) -> Array:
     The mean of weights that point different ways is shorter than they are.
 
     Args:
-        mean: (1/y) Σ_a w^a, or a part of it.
-        norm_of_mean: Norm of the whole mean over all weights, > 0.
-        mean_norm: (1/y) Σ_a |w^a|.
+        mean: array or tensor. (1/y) Σ_a w^a, or a part of it.
+        norm_of_mean: float > 0, or a scalar tensor. The norm of the whole mean over all weights.
+        mean_norm: float, or a scalar tensor. (1/y) Σ_a |w^a|.
     """
     return mean * (mean_norm / norm_of_mean)
 
@@ -125,7 +126,7 @@ class Coupling:
         """Return what (w^a - c) is multiplied by, for the strength in force.
 
         Args:
-            gamma: float64 scalar.
+            gamma: float64 scalar tensor. The strength in force.
         """
         return gamma
 
@@ -135,8 +136,8 @@ class Coupling:
         """Return the optimizer of each replica, made of the one given to `compile`.
 
         Args:
-            optimizer: Not built yet.
-            replicas: y.
+            optimizer: keras.optimizers.Optimizer that is not built yet. The optimizer of a replica.
+            replicas: int >= 1. y, how many replicas there are.
         """
         del replicas
         return optimizer
@@ -145,7 +146,7 @@ class Coupling:
         """Return this coupling with the defaults that depend on y filled in.
 
         Args:
-            replicas: y.
+            replicas: int >= 1. y, how many replicas there are.
         """
         del replicas
         return self

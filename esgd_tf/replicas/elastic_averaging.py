@@ -37,10 +37,13 @@ class ElasticAveraging(Coupling):
     util-train.lua.
 
     Args:
-        alpha: Share of the way to the center, in [0, 1]; eta rho in the paper.
-        every: tau >= 1, updates from one coupling to the next.
-        center_rate: beta in (0, 1]; None is y alpha, the paper's symmetric choice (at most 1).
-        center: "moving", or "norm_mean", which has no `center_rate`.
+        alpha: float in [0, 1]. The share of the way to the center; eta rho in the paper. Defaults
+            to 0.3.
+        every: int >= 1. tau, updates from one coupling to the next. Defaults to 1.
+        center_rate: float in (0, 1]. beta, the center's share of the way to the mean. Defaults to
+            None, which is y alpha, the paper's symmetric choice (at most 1).
+        center: "moving" or "norm_mean". Which center it is; "norm_mean" has no `center_rate`.
+            Defaults to 'moving'.
 
     Raises:
         ValueError: An argument is out of range.

@@ -21,10 +21,10 @@ def ensemble_outputs(outputs: Sequence[Any], kind: str) -> tf.Tensor:
     """Average the outputs of the members of an ensemble.
 
     Args:
-        outputs: One tensor a member, all of one shape.
-        kind: "logits" averages the probabilities softmax(z) over the last axis and returns their
-            logarithms, "binary_logits" those of the logistic function and returns their logits,
-            "mean" averages as it is (probabilities, regression).
+        outputs: sequence of tensors of one shape. One tensor a member.
+        kind: "logits", "binary_logits" or "mean". "logits" averages the probabilities softmax(z)
+            over the last axis and returns their logarithms, "binary_logits" those of the logistic
+            function and returns their logits, "mean" averages as it is (probabilities, regression).
 
     Raises:
         ValueError: There is no such kind.
@@ -47,8 +47,10 @@ def kind_for(loss: Any, output_names: Sequence[str] | None = None) -> str | list
     """Return how the outputs of networks trained with this loss are averaged.
 
     Args:
-        loss: As given to `compile`: one loss, or a structure of one for every output.
-        output_names: Of the outputs, where they are no dictionary; needed if the losses are one.
+        loss: nested structure of losses. What `compile` was given: one loss, or a structure of one
+            for every output.
+        output_names: sequence of str. The names of the outputs, where they are no dictionary;
+            needed if the losses are one. Defaults to None, which means that there are none.
 
     Returns:
         A kind for all outputs, or one for each, in the order of `keras.tree.flatten`.
@@ -77,10 +79,10 @@ class Ensemble(keras.Model):
     Its regularisation is the mean of theirs, so that its loss can be compared with one of them.
 
     Args:
-        members: Built Keras models with the same inputs and outputs.
-        kind: How, as of `ensemble_outputs`: for all outputs, or a list with one for each, in the
-            order of `keras.tree.flatten`.
-        name: Name of the model.
+        members: sequence of keras.Model. Built models with the same inputs and outputs.
+        kind: str, or a list of str. How to average, as of `ensemble_outputs`: for all outputs, or
+            one for each, in the order of `keras.tree.flatten`. Defaults to 'mean'.
+        name: str. Name of the model. Defaults to 'ensemble'.
 
     Raises:
         ValueError: There are no members, or no such kind, or not one for each output.

@@ -43,8 +43,8 @@ class CouplingSchedule:
         """Return the strength, a float64 scalar.
 
         Args:
-            step: Training steps taken so far: minibatches per replica.
-            gamma_zero: gamma_0 as measured; not used where it was given.
+            step: int, or a scalar tensor. Training steps taken so far: minibatches per replica.
+            gamma_zero: float, or a scalar tensor. gamma_0 as measured; not used where it was given.
         """
         raise NotImplementedError
 
@@ -54,19 +54,19 @@ class Focusing(CouplingSchedule):
     """A growing coupling; the equations stand at the top of this module.
 
     Args:
-        steps: Training steps in all: minibatches per replica, over which u goes from 0 to 1. From
-            then on gamma stays.
-        gamma: gamma_0 >= 0, or None to measure it at the first step. Replicas that start at one
-            point have no distance to measure.
-        growth: G >= 1, the total growth.
-        kind: "exponential", "linear" or "cosine".
-        interval: Steps from one change of gamma to the next: 1 for every step, the steps of an
-            epoch for every epoch.
-        maximum: Where the growth ends. None ends it where one step of SGD takes a replica all the
-            way to the center: K learning_rate gamma is at most 1, or (1 + m) / (1 + 2 m) with
-            Nesterov momentum m (0.68 for 0.9), whatever the learning rate at the moment. With
-            twice as stiff a spring, replicas overshoot the center and fly apart. Optimizers that
-            normalise their gradients, such as Adam, need no end.
+        steps: int >= 1. Training steps in all: minibatches per replica, over which u goes from 0 to
+            1. From then on gamma stays.
+        gamma: float >= 0. gamma_0, the strength at the start. Defaults to None, which measures it
+            at the first step; replicas that start at one point have no distance to measure.
+        growth: float >= 1. G, the total growth. Defaults to 1e4.
+        kind: "exponential", "linear" or "cosine". The law of the growth. Defaults to 'exponential'.
+        interval: int >= 1. Steps from one change of gamma to the next: 1 for every step, the steps
+            of an epoch for every epoch. Defaults to 1.
+        maximum: float > 0. Where the growth ends. Defaults to None, which ends it where one step of
+            SGD takes a replica all the way to the center: K learning_rate gamma is at most 1, or (1
+            + m) / (1 + 2 m) with Nesterov momentum m (0.68 for 0.9), whatever the learning rate at
+            the moment. With twice as stiff a spring, replicas overshoot the center and fly apart.
+            Optimizers that normalise their gradients, such as Adam, need no end.
 
     Raises:
         ValueError: An argument is out of range.
@@ -137,10 +137,10 @@ class CappedGrowth(CouplingSchedule):
     """min(start (1 + rate)^t, maximum), t = 1 for the first update: Parle's law.
 
     Args:
-        start: Before the first update, >= 0.
-        rate: Relative growth per update, >= 0.
-        maximum: Where the growth ends.
-        interval: Training steps of an update.
+        start: float >= 0. The value before the first update.
+        rate: float >= 0. The relative growth per update.
+        maximum: float. Where the growth ends.
+        interval: int >= 1. Training steps of an update.
     """
 
     is_capped = True

@@ -22,8 +22,8 @@ class OwnMinibatches:
         >>> replicas.fit(data, epochs=10)
 
     Args:
-        make: Called with the number a of a replica, returns its `tf.data.Dataset` of minibatches,
-            (inputs, targets) or (inputs, targets, sample weights).
+        make: callable. Called with the number a of a replica, returns its `tf.data.Dataset` of
+            minibatches, (inputs, targets) or (inputs, targets, sample weights).
     """
 
     def __init__(self, make: Callable[[int], tf.data.Dataset]) -> None:
@@ -33,7 +33,7 @@ class OwnMinibatches:
         """Return a data set whose elements are tuples of one minibatch a replica.
 
         Args:
-            replicas: Numbers of the replicas.
+            replicas: sequence of int. The numbers of the replicas.
         """
         return tf.data.Dataset.zip(tuple(self.make(a) for a in replicas))
 
@@ -42,9 +42,9 @@ def dealt(dataset: tf.data.Dataset, replicas: Sequence[int], count: int) -> tf.d
     """Deal out the minibatches of one data set: every replica gets every count-th.
 
     Args:
-        dataset: Of minibatches.
-        replicas: Numbers of the replicas to deal to.
-        count: Replicas in all.
+        dataset: tf.data.Dataset. The minibatches.
+        replicas: sequence of int. The numbers of the replicas to deal to.
+        count: int >= 1. How many replicas there are in all.
 
     Returns:
         A data set whose elements are tuples of one minibatch a replica. Minibatches that do not
@@ -90,12 +90,12 @@ def shuffled(
     a function of (seed, epoch), so that a run resumed at an epoch sees what it would have seen.
 
     Args:
-        arrays: A structure of arrays of equal length.
-        batch_size: Examples a minibatch.
-        seed: Of the order.
-        first_step: Where to start: minibatches since the start of the first pass, or a function
-            that is asked when the first of them is wanted.
-        shuffle: Whether to shuffle at all.
+        arrays: nested structure of arrays of equal length. The examples.
+        batch_size: int >= 1. Examples of a minibatch.
+        seed: int >= 0. The seed of the order.
+        first_step: int >= 0, or a callable that returns it. Where to start: minibatches since the
+            start of the first pass. A callable is asked when the first of them is wanted.
+        shuffle: bool. Whether to shuffle at all.
 
     Returns:
         The data set and the minibatches of one epoch.
@@ -150,16 +150,18 @@ def make_minibatches(
     """Make what `Replicas.fit` trains on out of what it is given.
 
     Args:
-        x: Arrays, a data set, or `OwnMinibatches`.
-        y: Targets, with arrays.
-        sample_weight: With arrays.
-        batch_size: With arrays; None for 32.
-        local: Numbers of the replicas of this process.
-        replicas: y, those of all.
-        seed: Of the orders of arrays.
-        first_epoch: Where to start, or a function that tells when the first minibatch is wanted.
-        steps_per_epoch: Training steps of an epoch; None for one pass.
-        shuffle: Whether to shuffle arrays.
+        x: nested structure of arrays, tf.data.Dataset, or OwnMinibatches. The inputs, or the
+            minibatches.
+        y: nested structure of arrays. The targets, with arrays.
+        sample_weight: nested structure of arrays. The weights of the examples, with arrays.
+        batch_size: int >= 1. Examples of a minibatch, with arrays; None for 32.
+        local: sequence of int. The numbers of the replicas of this process.
+        replicas: int >= 1. y, how many replicas there are in all.
+        seed: int >= 0. The seed of the orders of arrays.
+        first_epoch: int >= 0, or a callable that returns it. Where to start. A callable is asked
+            when the first minibatch is wanted.
+        steps_per_epoch: int >= 1. Training steps of an epoch; None for one pass.
+        shuffle: bool. Whether to shuffle arrays.
 
     Returns:
         A data set of tuples of one minibatch a local replica, and the steps of an epoch, if known.

@@ -27,8 +27,10 @@ class ReplicaMonitor(keras.callbacks.Callback):
     Put it first in the list of callbacks.
 
     Args:
-        train: Batches of training data, or None to leave those out.
-        test: Batches of test data, or None.
+        train: iterable of batches. Training data to measure on. Defaults to None, which leaves
+            those out.
+        test: iterable of batches. Test data to measure on. Defaults to None, which leaves those
+            out.
     """  # noqa: D415 - the table is the summary
 
     model: Any

@@ -39,19 +39,22 @@ class Parle(Coupling):
     the last x' instead of x^a; here it is x^a, as in the paper.)
 
     Args:
-        langevin_steps: L >= 1.
-        gamma: Pull of x' toward its anchor at the start, >= 0.
-        rho: Pull of the anchors toward the center at the start, >= 0; None is 0.01 L y.
-        scoping: Relative growth of both per outer update, >= 0.
-        gamma_max: Cap of gamma.
-        rho_max: Cap of rho. With SGD outside, rho is also held where one outer step would take an
-            anchor beyond the center: see `maximum` of `Focusing`.
-        langevin_learning_rate: eta', > 0.
-        momentum: Nesterov's, of the inner loop, in [0, 1).
-        averaging: Weight of the OLD mean, in [0, 1).
-        weight_decay: L2 coefficient >= 0, added to the gradient at x'.
-        every: Outer updates from one coupling to the next.
-        skip_nonfinite: Whether to leave out minibatches whose gradient is not finite.
+        langevin_steps: int >= 1. L, gradient evaluations per outer update. Defaults to 25.
+        gamma: float >= 0. The pull of x' toward its anchor at the start. Defaults to 0.01.
+        rho: float >= 0. The pull of the anchors toward the center at the start. Defaults to None,
+            which is 0.01 L y.
+        scoping: float >= 0. The relative growth of both per outer update. Defaults to 0.001.
+        gamma_max: float > 0. Where the growth of gamma ends. Defaults to 1.0.
+        rho_max: float > 0. Where the growth of rho ends. With SGD outside, rho is also held where
+            one outer step would take an anchor beyond the center: see `maximum` of `Focusing`.
+            Defaults to 10.0.
+        langevin_learning_rate: float > 0. eta', the inner step size. Defaults to 0.1.
+        momentum: float in [0, 1). Nesterov's momentum of the inner loop. Defaults to 0.9.
+        averaging: float in [0, 1). The weight of the OLD mean. Defaults to 0.75.
+        weight_decay: float >= 0. L2 coefficient, added to the gradient at x'. Defaults to 0.0.
+        every: int >= 1. Outer updates from one coupling to the next. Defaults to 1.
+        skip_nonfinite: bool. Whether to leave out minibatches whose gradient is not finite.
+            Defaults to False.
 
     Raises:
         ValueError: An argument is out of range.

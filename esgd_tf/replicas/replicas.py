@@ -63,16 +63,19 @@ class Replicas(Filing, Entrances, Stepping, Reading, keras.Model):
           coupling's part; `global_clipnorm` on the minibatch gradient alone.
 
     Args:
-        build_model: Returns a new, built Keras model. If it has an argument without a default, it
-            is called with the number of the replica, to seed its weights by.
-        replicas: y >= 1.
-        coupling: What draws the replicas together, from `esgd_tf.replicas`.
-        initialization: "independent": every replica starts as `build_model` made it. "same": all
-            start with the weights of the first.
-        strategy: A `tf.distribute.MirroredStrategy` or `MultiWorkerMirroredStrategy` for one
-            replica a device; None for all of them on one. Not to be used inside its scope.
-        seed: Of the orders of arrays given to `fit`; None draws one from Keras' global seed.
-        name: Name of the model.
+        build_model: callable. Returns a new, built Keras model. If it has an argument without a
+            default, it is called with the number of the replica, to seed its weights by.
+        replicas: int >= 1. y, how many replicas there are.
+        coupling: Coupling. What draws the replicas together, from `esgd_tf.replicas`.
+        initialization: "independent" or "same". With "independent" every replica starts as
+            `build_model` made it, with "same" all start with the weights of the first. Defaults to
+            'independent'.
+        strategy: tf.distribute.MirroredStrategy or MultiWorkerMirroredStrategy. With it there is
+            one replica a device; the model must not be made inside its scope. Defaults to None,
+            which trains all of them on one device.
+        seed: int >= 0. The seed of the orders of arrays given to `fit`. Defaults to None, which
+            takes one from Keras' global seed.
+        name: str. Name of the model. Defaults to 'replicas'.
 
     Raises:
         ValueError: An argument is out of range, there are fewer devices than replicas, the models
@@ -238,19 +241,26 @@ class Replicas(Filing, Entrances, Stepping, Reading, keras.Model):
         """Train all replicas: as `keras.Model.fit`.
 
         Args:
-            x: Arrays, of which every replica sees all in an order of its own; a `tf.data.Dataset`
-                of minibatches, which are dealt out; or `OwnMinibatches`, one data set a replica.
-            y: Targets, with arrays.
-            batch_size: Examples of a minibatch of ONE replica, with arrays; 32 by default.
-            epochs: Number of the last epoch.
-            sample_weight: With arrays.
-            shuffle: Whether to shuffle arrays.
-            initial_epoch: Number of epochs done before.
-            steps_per_epoch: Training steps of an epoch; None for one pass.
-            batch_norm_data: Batches of TRAINING data for the BatchNormalization statistics of
-                center and replicas; None takes the first minibatches of the first replica (of
-                arrays, in their order of the first epoch; of a data set, as they pass by, at most
-                256 MB of them), False averages the replicas' own statistics.
+            x: nested structure of arrays, tf.data.Dataset, or OwnMinibatches. Of arrays every
+                replica sees all, in an order of its own; the minibatches of a data set are dealt
+                out; `OwnMinibatches` has one data set a replica. Defaults to None, which is
+                refused.
+            y: nested structure of arrays. The targets, with arrays. Defaults to None, which means
+                that there are none.
+            batch_size: int >= 1. Examples of a minibatch of ONE replica, with arrays. Defaults to
+                None, which means 32.
+            epochs: int >= 1. The number of the last epoch. Defaults to 1.
+            sample_weight: nested structure of arrays. The weights of the examples, with arrays.
+                Defaults to None, which means 1 for each.
+            shuffle: bool. Whether to shuffle arrays. Defaults to True.
+            initial_epoch: int >= 0. The number of epochs done before. Defaults to 0.
+            steps_per_epoch: int >= 1. Training steps of an epoch. Defaults to None, which means one
+                pass.
+            batch_norm_data: iterable of batches, or bool. TRAINING data for the BatchNormalization
+                statistics of center and replicas; False averages the replicas' own statistics.
+                Defaults to None, which takes the first minibatches of the first replica (of arrays,
+                in their order of the first epoch; of a data set, as they pass by, at most 256 MB of
+                them).
             **options: Of `keras.Model.fit`.
 
         Returns:
@@ -332,9 +342,12 @@ class Replicas(Filing, Entrances, Stepping, Reading, keras.Model):
         """Train on one minibatch a replica.
 
         Args:
-            x: [replicas * batch, ...]: the minibatches of the replicas, one after the other.
-            y: Targets, likewise.
-            sample_weight: Likewise.
+            x: nested structure of arrays of shape [replicas * batch, ...]. The minibatches of the
+                replicas, one after the other.
+            y: nested structure of arrays. The targets, likewise. Defaults to None, which means that
+                there are none.
+            sample_weight: nested structure of arrays. The weights of the examples, likewise.
+                Defaults to None, which means 1 for each.
             **options: Of `keras.Model.train_on_batch`.
 
         Raises:

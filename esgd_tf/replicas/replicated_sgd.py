@@ -33,8 +33,10 @@ class ReplicatedSGD(Coupling):
     Source: Pittorino et al., ICLR 2021, arXiv 2006.07897, Replicated-SGD.
 
     Args:
-        gamma: Strength >= 0 of the springs, or its schedule, a `Focusing`.
-        every: K >= 1, updates from one coupling to the next. The factor K makes up for the rest.
+        gamma: float >= 0, or a Focusing. The strength of the springs, or its schedule. Defaults to
+            0.01.
+        every: int >= 1. K, updates from one coupling to the next. The factor K makes up for the
+            rest. Defaults to 1.
 
     Raises:
         ValueError: An argument is out of range.

@@ -40,9 +40,9 @@ def save_checkpoint(model: keras.Model, path: Path, progress: Progress) -> None:
     """Save the model at the anchor, and all that training needs to go on, atomically.
 
     Args:
-        model: A compiled model.
-        path: A `.keras` file, replaced when the new one is whole.
-        progress: Stored along.
+        model: keras.Model. A compiled model.
+        path: Path. A `.keras` file, replaced when the new one is whole.
+        progress: Progress. Where the run stands, which is stored along.
 
     Raises:
         OSError: The file cannot be written; the old one is still there.
@@ -58,8 +58,8 @@ def load_checkpoint(model: keras.Model, path: Path) -> Progress:
     """Load what `save_checkpoint` saved into a model of the same architecture and optimizer.
 
     Args:
-        model: A compiled model, changed in place.
-        path: The `.keras` file.
+        model: keras.Model. A compiled model, changed in place.
+        path: Path. The `.keras` file.
 
     Returns:
         The progress stored along.
@@ -93,7 +93,7 @@ def load_network(path: Path) -> tuple[keras.Model, Progress]:
     Of replicas, it is their center.
 
     Args:
-        path: A `.keras` file that `save_checkpoint` wrote.
+        path: Path. A `.keras` file that `save_checkpoint` wrote.
 
     Returns:
         The model, not compiled, and the progress stored along.

@@ -9,7 +9,6 @@ import keras
 import tensorflow as tf
 
 from esgd_tf import data
-from esgd_tf.cli.settings import REPLICATED, epoch_steps
 from esgd_tf.optimizers import EntropyAdam, EntropySGD, LocalEntropy
 from esgd_tf.replicas import (
     Coupling,
@@ -19,6 +18,8 @@ from esgd_tf.replicas import (
     Parle,
     ReplicatedSGD,
 )
+from esgd_tf.runs.experiment import REPLICATED, Experiment
+from esgd_tf.runs.settings import epoch_steps
 
 __all__ = [
     "Batches",
@@ -33,14 +34,15 @@ class Batches:
     """The pipelines of a run.
 
     Args:
-        images: The data set.
-        experiment: An `Experiment` of config.py.
-        seed: Of the order and the augmentation.
-        limit: Batches that evaluation and BatchNorm re-estimation may take at most, or None.
+        images: ImageData. The data set.
+        experiment: Experiment. The numbers in force.
+        seed: int >= 0. The seed of the order and the augmentation.
+        limit: int >= 1. How many batches evaluation and BatchNorm re-estimation may take at most;
+            None for no limit.
     """
 
     def __init__(
-        self, images: data.ImageData, experiment: Any, seed: int, limit: int | None
+        self, images: data.ImageData, experiment: Experiment, seed: int, limit: int | None
     ) -> None:
         self._images = images
         self._training = functools.partial(
@@ -89,7 +91,7 @@ class Batches:
         """Return so many training and test images in batches, as evaluation sees them.
 
         Args:
-            count: Images of each; 0 for none.
+            count: int >= 0. How many images of each set; 0 for none.
         """
         images, batch_size = self._images, self._training.keywords["batch_size"]
         if not count:
@@ -117,18 +119,18 @@ def replica_seed(seed: int, a: int) -> int:
     """Return the seed of replica a; the first has that of the run.
 
     Args:
-        seed: Of the run.
-        a: Number of the replica.
+        seed: int >= 0. The seed of the run.
+        a: int >= 0. The number of the replica.
     """
     return (seed + 1_000_003 * a) % 2**31
 
 
-def make_coupling(experiment: Any, steps_per_epoch: int) -> Coupling:
+def make_coupling(experiment: Experiment, steps_per_epoch: int) -> Coupling:
     """Return what draws the replicas of an experiment together.
 
     Args:
-        experiment: An `Experiment` of config.py with a replicated optimizer.
-        steps_per_epoch: Training steps of an epoch.
+        experiment: Experiment. The numbers in force; its optimizer trains replicas.
+        steps_per_epoch: int >= 1. Training steps of an epoch.
     """
     e = experiment
     if e.optimizer == "rsgd":
@@ -152,25 +154,27 @@ def make_coupling(experiment: Any, steps_per_epoch: int) -> Coupling:
         rho=e.coupling_gamma,
         scoping=e.scoping,
         rho_max=10.0 if e.coupling_max is None else e.coupling_max,
-        langevin_learning_rate=e.langevin_lr,
+        langevin_learning_rate=e.langevin_learning_rate,
         momentum=e.momentum,
         averaging=e.averaging,
-        weight_decay=e.l2,
+        weight_decay=e.weight_decay,
         every=e.coupling_every,
         skip_nonfinite=True,
     )
 
 
-def make_optimizer(experiment: Any, steps_per_epoch: int, seed: int) -> keras.optimizers.Optimizer:
+def make_optimizer(
+    experiment: Experiment, steps_per_epoch: int, seed: int
+) -> keras.optimizers.Optimizer:
     """Return the optimizer of an experiment.
 
     The baselines are Keras' own optimizers inside a `LocalEntropy` without inner loop, which adds
     nothing but the L2 term in the gradient (Keras' own weight decay is another thing).
 
     Args:
-        experiment: An `Experiment` of config.py.
-        steps_per_epoch: Minibatches of one pass over the data.
-        seed: Of the Langevin noise.
+        experiment: Experiment. The numbers in force.
+        steps_per_epoch: int >= 1. Minibatches of one pass over the data.
+        seed: int >= 0. The seed of the Langevin noise.
     """
     e = experiment
     rate = learning_rate(e, steps_per_epoch)
@@ -180,13 +184,13 @@ def make_optimizer(experiment: Any, steps_per_epoch: int, seed: int) -> keras.op
         inner = {
             "learning_rate": rate,
             "langevin_steps": e.langevin_steps,
-            "langevin_learning_rate": e.langevin_lr,
+            "langevin_learning_rate": e.langevin_learning_rate,
             "gamma": e.gamma,
             "scoping": e.scoping,
             "noise": e.noise,
             "averaging": e.averaging,
             "momentum": e.momentum,
-            "weight_decay": e.l2,
+            "weight_decay": e.weight_decay,
             "seed": seed,
             "statistics": e.langevin_steps > 0,
             "skip_nonfinite": True,
@@ -204,21 +208,23 @@ def make_optimizer(experiment: Any, steps_per_epoch: int, seed: int) -> keras.op
         "adam": lambda: keras.optimizers.Adam(rate),
     }[e.optimizer]()
     return LocalEntropy(
-        outer, langevin_steps=0, weight_decay=e.l2, skip_nonfinite=True, name=e.optimizer
+        outer, langevin_steps=0, weight_decay=e.weight_decay, skip_nonfinite=True, name=e.optimizer
     )
 
 
-def learning_rate(experiment: Any, steps_per_epoch: int) -> Any:
+def learning_rate(experiment: Experiment, steps_per_epoch: int) -> Any:
     """Return the outer step size: a float, or a Keras schedule over outer updates.
 
     Args:
-        experiment: An `Experiment` of config.py, whose drops are in effective epochs.
-        steps_per_epoch: Minibatches of one pass over the data.
+        experiment: Experiment. The numbers in force, whose drops are in effective epochs.
+        steps_per_epoch: int >= 1. Minibatches of one pass over the data.
     """
     if not experiment.lr_drops:
-        return float(experiment.lr)
+        return float(experiment.learning_rate)
     updates_per_epoch = steps_per_epoch / max(experiment.langevin_steps, 1)
     # Keras' schedule still has the old value AT a boundary, which counts from 0.
     boundaries = [max(round(d * updates_per_epoch) - 1, 0) for d in experiment.lr_drops]
-    values = [experiment.lr * experiment.lr_factor**k for k in range(len(boundaries) + 1)]
+    values = [
+        experiment.learning_rate * experiment.lr_factor**k for k in range(len(boundaries) + 1)
+    ]
     return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, values)

@@ -20,7 +20,7 @@ class Diagnostics(keras.callbacks.Callback):
     scope, and the statistics of the last outer update (see `LangevinStatistics`).
 
     Args:
-        recorder: Knows what was before.
+        recorder: Recorder. What knows the part of the run before.
     """
 
     def __init__(self, recorder: Recorder) -> None:

@@ -22,12 +22,12 @@ def plot_history(rows: Sequence[Mapping[str, float]], path: Path, title: str) ->
     cost.
 
     Args:
-        rows: One mapping an effective epoch, with `gradient_evaluations`, `loss`, `accuracy`, and
-            `val_loss`, `val_accuracy`, `scope`, `outer_gradient_norm` and `gradient_norm`, or of
-            replicas `coupling`, `distance`, `norm_center`, `test_ensemble_loss` and
-            `test_ensemble_accuracy`, where they are known.
-        path: A PNG file, replaced when the new one is whole.
-        title: Drawn above the panels.
+        rows: sequence of mappings of floats by name. One mapping an effective epoch, with
+            `gradient_evaluations`, `loss`, `accuracy`, and `val_loss`, `val_accuracy`, `scope`,
+            `outer_gradient_norm` and `gradient_norm`, or of replicas `coupling`, `distance`,
+            `norm_center`, `test_ensemble_loss` and `test_ensemble_accuracy`, where they are known.
+        path: Path. A PNG file, replaced when the new one is whole.
+        title: str. What stands above the panels.
     """
     has_scope = any("scope" in row for row in rows)
     has_replicas = any("coupling" in row for row in rows)
@@ -85,10 +85,11 @@ def plot_comparison(curves: Sequence[Curve], path: Path, title: str) -> None:
     """Draw the test error of several runs against gradient evaluations.
 
     Args:
-        curves: (label, gradient evaluations, test errors in %) of each run. Runs with the same
-            label are seeds of one: they share a colour, and the legend counts them.
-        path: A PNG file, replaced when the new one is whole.
-        title: Drawn above.
+        curves: sequence of tuples. The label, the gradient evaluations and the test errors in % of
+            each run. Runs with the same label are seeds of one: they share a colour, and the legend
+            counts them.
+        path: Path. A PNG file, replaced when the new one is whole.
+        title: str. What stands above the picture.
     """
     figure = new_figure(7.5, 4.2)
     axis = figure.subplots()

@@ -35,19 +35,20 @@ class Guard(keras.callbacks.Callback):
     several processes all stop after the same step, whichever got the signal.
 
     Args:
-        gather: Returns the numbers of all processes; see `Processes`.
-        alone: Whether there is one process only.
+        gather: callable. Returns the numbers of all processes; see `Processes`. Defaults to None,
+            which means that there are no others.
+        alone: bool. Whether there is one process only. Defaults to True.
     """
 
     def __init__(
-        self, gather: Callable[[int], list[int]] = lambda value: [value], *, alone: bool = True
+        self, gather: Callable[[int], list[int]] | None = None, *, alone: bool = True
     ) -> None:
         super().__init__()
         self._alone = alone
         self._has_stepped = False
         self._received: int | None = None
         self._previous: dict[int, Any] = {}
-        self._gather = gather
+        self._gather = gather or (lambda value: [value])
 
     def __enter__(self) -> Guard:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -10,9 +10,10 @@ import keras
 import tensorflow as tf
 
 from esgd_tf import data, models
-from esgd_tf.cli.settings import REPLICATED, Settings
 from esgd_tf.replicas import Replicas
 from esgd_tf.runs.components import Batches, make_coupling, make_optimizer, replica_seed
+from esgd_tf.runs.experiment import REPLICATED, Experiment
+from esgd_tf.runs.settings import Settings
 from esgd_tf.training import enable_multi_worker, skip_nonfinite
 from esgd_tf.training.strategies import StrategyError
 
@@ -25,23 +26,23 @@ def make_model(
     """Make and compile the network, or its replicas.
 
     Args:
-        settings: The numbers in force.
-        images: The data set.
-        batches: Its pipelines.
-        strategy: On what to train.
+        settings: Settings. The numbers in force.
+        images: ImageData. The data set.
+        batches: Batches. The pipelines of the data set.
+        strategy: tf.distribute.Strategy. On what to train.
 
     Raises:
         StrategyError: There are several devices, but not one for each replica.
     """
     experiment, run = settings.experiment, settings.run
-    seed = run["seed"]
+    seed = run.seed
     build_network = functools.partial(
         models.build,
         experiment.model,
         images.train_images.shape[1:],
         images.num_classes,
         dropout=experiment.dropout,
-        sync_bn=run["sync_bn"],
+        sync_bn=run.sync_bn,
     )
     if experiment.optimizer in REPLICATED:
         model = _replicas(build_network, experiment, batches, seed, strategy)
@@ -67,18 +68,18 @@ def _compile_arguments(settings: Settings, batches: Batches) -> dict[str, Any]:
     """
     experiment, run = settings.experiment, settings.run
     return {
-        "optimizer": make_optimizer(experiment, batches.steps_per_epoch, run["seed"]),
+        "optimizer": make_optimizer(experiment, batches.steps_per_epoch, run.seed),
         "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         # An object, not its name: Keras would make its variables in the first trace of the step,
         # and TensorFlow then traces it a second time.
         "metrics": [keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-        "jit_compile": {"auto": "auto", "true": True, "false": False}[run["jit_compile"]],
+        "jit_compile": {"auto": "auto", "true": True, "false": False}[run.jit_compile],
     }
 
 
 def _replicas(
     build_network: Callable[..., keras.Model],
-    experiment: Any,
+    experiment: Experiment,
     batches: Batches,
     seed: int,
     strategy: tf.distribute.Strategy,

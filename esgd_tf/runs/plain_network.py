@@ -25,7 +25,7 @@ def plain_network(model: keras.Model) -> keras.Model:
     Our fused BatchNormalization becomes Keras', which computes the same in inference.
 
     Args:
-        model: A functional model.
+        model: keras.Model. A functional model.
 
     Returns:
         Another model with the same inputs, outputs and layer names; not compiled.
@@ -60,9 +60,10 @@ def with_preprocessing(
     """Put the preprocessing in front of a network, and a softmax behind it.
 
     Args:
-        network: From `plain_network`, from preprocessed images to logits.
-        preprocess: From `esgd_tf.data.preprocessor`; None for none.
-        softmax: Whether the outputs are probabilities.
+        network: keras.Model. What `plain_network` returned, from preprocessed images to logits.
+        preprocess: Preprocessor. The preprocessing, from `esgd_tf.data.preprocessor`; None for
+            none.
+        softmax: bool. Whether the outputs are probabilities. Defaults to False.
 
     Returns:
         A model from pixels 0 ... 255 (preprocessed images without `preprocess`), float32

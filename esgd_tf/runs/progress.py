@@ -42,7 +42,7 @@ def read_extra(path: Path) -> tuple[Progress, list[Any]]:
     """Check every part of a checkpoint by its checksum and return what Keras does not save.
 
     Args:
-        path: The `.keras` file.
+        path: Path. The `.keras` file.
 
     Returns:
         The progress, and the states of the random generators.
@@ -84,7 +84,7 @@ def run_of(path: Path) -> str | None:
     """Return the id of the run that wrote a checkpoint; None where there is none to be read.
 
     Args:
-        path: The `.keras` file.
+        path: Path. The `.keras` file.
     """
     # Whether it is whole is found out when it is loaded.
     with contextlib.suppress(Exception), zipfile.ZipFile(path) as archive:
@@ -96,9 +96,9 @@ def require_run(progress: Progress, run: str | None, path: Path) -> None:
     """Check that a checkpoint is of a run. Those of earlier versions do not say and are taken.
 
     Args:
-        progress: From the checkpoint.
-        run: The run's id.
-        path: The checkpoint.
+        progress: Progress. Where the run stood, from the checkpoint.
+        run: str. The run's id; None for a run of an earlier version.
+        path: Path. The checkpoint, for messages.
 
     Raises:
         CheckpointError: It is of another one.

@@ -20,7 +20,8 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
     output is no terminal, it is one line an epoch.
 
     Args:
-        diagnostics: Whether to print the norms of the last outer update after each epoch.
+        diagnostics: bool. Whether to print the norms of the last outer update after each epoch.
+            Defaults to False.
     """
 
     def __init__(self, *, diagnostics: bool = False) -> None:

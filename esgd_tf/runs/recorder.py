@@ -25,14 +25,16 @@ class Recorder(keras.callbacks.Callback):
     """Counts minibatches and seconds; writes history.csv and the checkpoints after each epoch.
 
     Args:
-        folder: Where to write.
-        steps_per_epoch: Minibatches of one pass over the data.
-        progress: Where the run stands when training starts.
-        every: Save after every so many minibatches too; None for epochs only.
-        keep_every: Keep the checkpoint of every so many epochs for good; None for none.
-        writes: Whether this process is the one that writes.
-        keeps_previous: Whether the last checkpoint in the folder is whole, and so worth keeping
-            as the previous one.
+        folder: RunFolder. Where to write.
+        steps_per_epoch: int >= 1. Minibatches of one pass over the data.
+        progress: Progress. Where the run stands when training starts.
+        every: int >= 1. Save after every so many minibatches too. Defaults to None, which saves
+            after epochs only.
+        keep_every: int >= 1. Keep the checkpoint of every so many epochs for good. Defaults to
+            None, which keeps none.
+        writes: bool. Whether this process is the one that writes. Defaults to True.
+        keeps_previous: bool. Whether the last checkpoint in the folder is whole, and so worth
+            keeping as the previous one. Defaults to True.
     """
 
     def __init__(

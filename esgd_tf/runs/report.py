@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import keras
 import tensorflow as tf
 
-from esgd_tf.cli.settings import REPLICATED, Settings
 from esgd_tf.runs.errors import NotFiniteError
+from esgd_tf.runs.experiment import REPLICATED
 from esgd_tf.runs.figures import plot_history
 from esgd_tf.runs.final_table import final_table
 from esgd_tf.runs.guard import Interrupted
 from esgd_tf.runs.run_folder import RunFolder
 from esgd_tf.runs.run_words import go_on_with, has_had_enough, on_what, what
+from esgd_tf.runs.settings import Settings
 from esgd_tf.training.strategies import Processes
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Report:
         self._folder.write_config(self._settings.to_dict())
         print(f"run folder: {self._folder.path}")
         print(what(model, training_images, steps_per_epoch))
-        if run["mixed_precision"] != "none":
+        if run.mixed_precision != "none":
             print(f"precision: {precision}")
         if strategy.num_replicas_in_sync > 1 and experiment.optimizer not in REPLICATED:
             print(on_what(strategy, processes, experiment.batch_size))
@@ -134,7 +135,7 @@ class Report:
         title = f"{experiment.model} on {experiment.dataset}: {experiment.optimizer}"
         if experiment.langevin_steps:
             title += f", L = {experiment.langevin_steps}"
-        plot_history(rows, self._folder.curves, f"{title}, seed {self._settings.run['seed']}")
+        plot_history(rows, self._folder.curves, f"{title}, seed {self._settings.run.seed}")
 
     def _write_hparams(self) -> None:
         """Write the hyperparameters where TensorBoard's HParams page finds them."""
@@ -142,7 +143,7 @@ class Report:
         from tensorboard.plugins.hparams import api as hparams  # noqa: PLC0415
 
         settings = self._settings
-        values: dict[str, Any] = {"preset": settings.preset, "seed": settings.run["seed"]}
+        values: dict[str, Any] = {"preset": settings.preset, "seed": settings.run.seed}
         for name, value in dataclasses.asdict(settings.experiment).items():
             plain = isinstance(value, bool | int | float | str)
             values[name] = value if plain else json.dumps(value)

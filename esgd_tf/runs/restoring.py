@@ -10,11 +10,11 @@ from pathlib import Path
 
 import keras
 
-from esgd_tf.cli.settings import Settings
 from esgd_tf.runs.checkpoints import load_checkpoint
 from esgd_tf.runs.errors import DamagedCheckpointError
 from esgd_tf.runs.progress import Progress, require_run
 from esgd_tf.runs.run_folder import RunFolder
+from esgd_tf.runs.settings import Settings
 from esgd_tf.runs.trained import trained
 from esgd_tf.training.strategies import Processes, StrategyError
 

@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import fcntl
 import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from esgd_tf._files import folder_when_whole, replaced_when_whole, sweep
 from esgd_tf._files import let_be as _let_be
@@ -46,10 +47,11 @@ class RunFolder:
     releases too.
 
     Args:
-        path: The folder.
-        checkpoint_dir: Where the checkpoints lie; None for `checkpoints` inside the folder.
-        seen: The `state` on which it was decided to train, perhaps long before the lock is to be
-            had; None for any.
+        path: Path. The folder.
+        checkpoint_dir: Path. Where the checkpoints lie. Defaults to None, which means `checkpoints`
+            inside the folder.
+        seen: tuple. The `state` on which it was decided to train, perhaps long before the lock can
+            be taken. Defaults to None, which accepts any.
     """
 
     def __init__(
@@ -68,7 +70,7 @@ class RunFolder:
         #: The id of the run: from the lock on, that of config.json or a new one.
         self.run_id: str | None = None
         self._seen = seen
-        self._locks: list[IO[str]] = []
+        self._locks: list[FileLock] = []
 
     def __enter__(self) -> RunFolder:
         """Make the folders and take the lock.
@@ -107,17 +109,20 @@ class RunFolder:
     def __exit__(self, *exception: object) -> None:
         """Release the lock."""
         while self._locks:
-            self._locks.pop().close()
+            self._locks.pop().release()
 
     def _lock(self, folder: Path, otherwise: str) -> None:
-        lock = (folder / ".lock").open("a")
-        self._locks.append(lock)
+        path = folder / ".lock"
+        if path.is_symlink():
+            raise RunFolderError(f"{path} is a link, which no lock may be: remove it.")
+        lock = FileLock(path, timeout=0, fallback_to_soft=False)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            lock.acquire()
+        except Timeout:
             raise RunFolderError(
                 f"Another training is writing to {folder}: wait for it, or {otherwise}."
             ) from None
+        self._locks.append(lock)
 
     def _require_own_checkpoints(self, *, is_new: bool) -> None:
         """Refuse a folder with checkpoints of another run, which would be overwritten."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
 
 import keras
 import tensorflow as tf
 
+from esgd_tf.runs.experiment import Experiment
 from esgd_tf.runs.run_folder import RunFolder
 from esgd_tf.runs.trained import trained
 from esgd_tf.training.strategies import Processes
@@ -20,9 +20,9 @@ def what(model: keras.Model, images: int, steps: int) -> str:
     """Say what is trained on what.
 
     Args:
-        model: The network or its replicas.
-        images: How many there are to train on.
-        steps: Minibatches of an epoch.
+        model: keras.Model. The network or its replicas.
+        images: int >= 1. How many images there are to train on.
+        steps: int >= 1. Minibatches of an epoch.
     """
     seen = trained(model)
     return (
@@ -35,22 +35,22 @@ def on_what(strategy: tf.distribute.Strategy, processes: Processes, batch_size: 
     """Say on how many devices.
 
     Args:
-        strategy: On what the training runs.
-        processes: Those that take part.
-        batch_size: Of all devices together.
+        strategy: tf.distribute.Strategy. On what the training runs.
+        processes: Processes. Those that take part.
+        batch_size: int >= 1. Images of a minibatch, over all devices together.
     """
     replicas = strategy.num_replicas_in_sync
     machines = f", {processes.count} workers" if processes.count > 1 else ""
     return f"{replicas} devices{machines}: {batch_size // replicas} images each at a time"
 
 
-def has_had_enough(path: Path, done: float, experiment: Any) -> str:
+def has_had_enough(path: Path, done: float, experiment: Experiment) -> str:
     """Say that there is nothing left to do.
 
     Args:
-        path: The run folder.
-        done: Epochs so far.
-        experiment: An `Experiment` of config.py.
+        path: Path. The run folder.
+        done: float >= 0. Epochs so far.
+        experiment: Experiment. The numbers in force.
     """
     asked = f"{experiment.epochs} epoch{'s' if experiment.epochs != 1 else ''}"
     had = (
@@ -70,11 +70,12 @@ def go_on_with(
     """Return the command that goes on with a run: what its config.json does not say is in it.
 
     Args:
-        folder: Of the run.
-        checkpoint_dir: As given to this command, as the rest.
-        data_dir: Where data sets lie prepared.
-        raw_dir: Where their archives lie.
-        download: Whether a data set may be downloaded.
+        folder: RunFolder. The folder of the run.
+        checkpoint_dir: Path. Where the checkpoints lie, as it was given to this command; None if it
+            was not.
+        data_dir: str. The folder in which data sets lie prepared.
+        raw_dir: str. The folder with their archives; None for none.
+        download: bool. Whether a data set may be downloaded.
     """
     words = ["python3", "train.py", "-rl", "--logdir", str(folder.path.parent)]
     words += ["-n", folder.path.name]

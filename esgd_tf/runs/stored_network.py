@@ -62,9 +62,10 @@ class StoredNetwork:
         """Return the logits of raw images.
 
         Args:
-            images: [n, h, w, c], pixels 0 ... 255.
-            batch_size: Images at a time.
-            corrupt: What to do to the preprocessed inputs, from `stored_input_corruption`.
+            images: NumPy array of shape [n, h, w, c]. Images with pixels 0 ... 255.
+            batch_size: int >= 1. How many images go through the network at a time.
+            corrupt: callable. What is done to the preprocessed inputs, from
+                `stored_input_corruption`. Defaults to None, which does nothing.
         """
         unused = np.zeros(len(images), np.int32)
         batches = evaluation_batches(
@@ -82,9 +83,9 @@ def load_stored_network(run: StoredRun, checkpoint: Path, fv: Any) -> StoredNetw
     estimates them anew before it evaluates, so does this, from the same images.
 
     Args:
-        run: The run.
-        checkpoint: One of its checkpoints.
-        fv: Flags: data_dir, raw_dir, download, bn_reestimate.
+        run: StoredRun. The run.
+        checkpoint: Path. One of its checkpoints.
+        fv: flags.FlagValues. The flags data_dir, raw_dir, download and bn_reestimate.
 
     Raises:
         CheckpointError: It is damaged, of another run, or the network does not fit the run's
@@ -146,7 +147,7 @@ def stored_input_corruption(experiment: Mapping[str, Any]) -> Callable[..., Any]
     """Return what a run did to its preprocessed training inputs; None for nothing.
 
     Args:
-        experiment: Of its config.json.
+        experiment: mapping. The experiment in the run's config.json.
     """
     corruptions, seed = stored_corruptions(experiment)
     return data.input_corruption(corruptions, seed=seed)
@@ -156,7 +157,7 @@ def stored_corruptions(experiment: Mapping[str, Any]) -> tuple[tuple[data.Corrup
     """Return what a run did to its data set, and by which seed.
 
     Args:
-        experiment: Of its config.json.
+        experiment: mapping. The experiment in the run's config.json.
     """
     # Runs of before know of no corruption.
     text, seed = experiment.get("corrupt", "none"), experiment.get("corruption_seed", 0)

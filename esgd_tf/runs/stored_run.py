@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from esgd_tf.cli.parsers import expanded
-from esgd_tf.cli.schema import check_config
-from esgd_tf.cli.settings import epoch_steps
+from esgd_tf._files import expanded
 from esgd_tf.data.catalog import ENTRIES
 from esgd_tf.runs.errors import RunFolderError
 from esgd_tf.runs.run_folder import RunFolder
+from esgd_tf.runs.schema import check_config
+from esgd_tf.runs.settings import epoch_steps
 
 __all__ = ["StoredRun"]
 
@@ -93,7 +93,7 @@ class StoredRun:
         """Return the path of a checkpoint.
 
         Args:
-            which: "last", "best" or a path.
+            which: str. "last", "best" or a path.
 
         Raises:
             RunFolderError: There is no such file.

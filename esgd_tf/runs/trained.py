@@ -59,8 +59,8 @@ class Trained(Protocol):
         """Return the callbacks and the arguments of `fit` that make it evaluate where it should.
 
         Args:
-            batch_norm_data: batches of training images, or a callable that returns them. From them
-                BatchNorm statistics are estimated anew; None keeps the moving averages.
+            batch_norm_data: iterable of batches. Training images, or a callable that returns them:
+                from them BatchNorm statistics are estimated anew. None keeps the moving averages.
         """
 
     def words(self, steps: int) -> str:
@@ -150,8 +150,8 @@ class OneNetwork:
         """Return the callback that goes to the anchor.
 
         Args:
-            batch_norm_data: batches of training images, or a callable that returns them. From them
-                BatchNorm statistics are estimated anew; None keeps the moving averages.
+            batch_norm_data: iterable of batches. Training images, or a callable that returns them:
+                from them BatchNorm statistics are estimated anew. None keeps the moving averages.
         """
         return [AnchorCallback(batch_norm_data=batch_norm_data)], {}
 

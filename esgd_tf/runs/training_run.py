@@ -11,11 +11,11 @@ import keras
 import tensorflow as tf
 
 from esgd_tf import data
-from esgd_tf.cli.settings import REPLICATED, Settings
 from esgd_tf.replicas import ReplicaMonitor
 from esgd_tf.runs.components import Batches
 from esgd_tf.runs.diagnostics import Diagnostics
 from esgd_tf.runs.errors import NotFiniteError
+from esgd_tf.runs.experiment import REPLICATED
 from esgd_tf.runs.guard import Guard, Interrupted
 from esgd_tf.runs.network import make_model
 from esgd_tf.runs.nonfinite_guard import NotFiniteGuard
@@ -24,6 +24,7 @@ from esgd_tf.runs.recorder import Recorder
 from esgd_tf.runs.report import Report
 from esgd_tf.runs.restoring import Restored, restore
 from esgd_tf.runs.run_folder import RunFolder, State
+from esgd_tf.runs.settings import Settings
 from esgd_tf.runs.trained import trained
 from esgd_tf.training.precision import set_precision
 from esgd_tf.training.strategies import Processes, StrategyError
@@ -38,7 +39,7 @@ class Places:
     Args:
         path: Path. The run folder.
         checkpoint: Path. The checkpoint to go on from. Defaults to None, which begins a new run.
-        seen: State. The run folder's `state` on which `checkpoint` rests. Defaults to None, which
+        seen: tuple. The run folder's `state` on which `checkpoint` rests. Defaults to None, which
             accepts any.
         checkpoint_dir: Path. Where the checkpoints go. Defaults to None, the run folder.
         data_dir: str. The folder in which data sets lie prepared. Defaults to "tfrecords".
@@ -130,8 +131,8 @@ def run_training(
             folder,
             prepared.batches.steps_per_epoch,
             restored.progress,
-            every=prepared.steps(settings.run["checkpoint_steps"]),
-            keep_every=settings.run["keep_every"],
+            every=prepared.steps(settings.run.checkpoint_steps),
+            keep_every=settings.run.keep_every,
             writes=is_chief,
             keeps_previous=restored.is_intact,
         )
@@ -166,8 +167,8 @@ def _prepare(settings: Settings, places: Places, strategy: tf.distribute.Strateg
         StrategyError: The batch cannot be split over the devices.
     """
     experiment, run = settings.experiment, settings.run
-    keras.utils.set_random_seed(run["seed"])
-    precision = set_precision(run["mixed_precision"])
+    keras.utils.set_random_seed(run.seed)
+    precision = set_precision(run.mixed_precision)
     devices = strategy.num_replicas_in_sync
     if experiment.batch_size % devices and experiment.optimizer not in REPLICATED:
         raise StrategyError(
@@ -182,7 +183,7 @@ def _prepare(settings: Settings, places: Places, strategy: tf.distribute.Strateg
     )
     corruptions = data.parse_corruptions(experiment.corrupt)
     images = data.corrupt_data(images, corruptions, seed=experiment.corruption_seed)
-    batches = Batches(images, experiment, run["seed"], run["limit_steps"])
+    batches = Batches(images, experiment, run.seed, run.limit_steps)
     model = make_model(settings, images, batches, strategy)
     processes, count = Processes(strategy), len(images.train_labels)
     return _Prepared(settings, batches, count, model, strategy, processes, precision)
@@ -191,7 +192,7 @@ def _prepare(settings: Settings, places: Places, strategy: tf.distribute.Strateg
 def _total(prepared: _Prepared, restored: Restored) -> int:
     """Return the minibatches after which the run ends."""
     total: int = prepared.settings.experiment.epochs * prepared.batches.steps_per_epoch
-    limit = prepared.steps(prepared.settings.run["limit_steps"])
+    limit = prepared.steps(prepared.settings.run.limit_steps)
     return total if limit is None else min(total, restored.progress.batches + limit)
 
 
@@ -205,12 +206,10 @@ def _fit(
     run, batches = prepared.settings.run, prepared.batches
     guard = Guard(prepared.processes.gather, alone=prepared.processes.count == 1)
     to_the_right_weights, options = trained(prepared.model).evaluation(batches.reestimation)
-    monitor = (
-        [ReplicaMonitor(**batches.monitored(run["monitor"]))] if prepared.is_replicated else []
-    )
+    monitor = [ReplicaMonitor(**batches.monitored(run.monitor))] if prepared.is_replicated else []
     callbacks = [
         *to_the_right_weights,
-        NotFiniteGuard(run["on_nan"], recorder),
+        NotFiniteGuard(run.on_nan, recorder),
         *monitor,
         Diagnostics(recorder),
         *shown[:1],
@@ -243,9 +242,9 @@ def segments(done: int, total: int, steps: int) -> Iterator[tuple[int, int, int]
     """Split what is left of a run into calls of `fit`: the rest of an epoch, epochs, a part of one.
 
     Args:
-        done: Minibatches trained on so far.
-        total: Minibatches after which the run ends.
-        steps: Minibatches of one pass over the data.
+        done: int >= 0. Minibatches trained on so far.
+        total: int >= 0. Minibatches after which the run ends.
+        steps: int >= 1. Minibatches of one pass over the data.
 
     Yields:
         (initial_epoch, epochs, steps_per_epoch) for `fit`.

@@ -22,8 +22,9 @@ def input_batches(data: Iterable[Any]) -> Iterator[tuple[int, Any]]:
     devices of this process are joined again.
 
     Args:
-        data: A `tf.data.Dataset`, a distributed dataset, a `keras.utils.PyDataset`, a generator
-            or a list. Whole arrays are refused, for there is no telling rows from batches.
+        data: iterable of batches. A `tf.data.Dataset`, a distributed dataset, a
+            `keras.utils.PyDataset`, a generator or a list. Whole arrays are refused, for there is
+            no telling rows from batches.
 
     Raises:
         TypeError: `data` is nothing to iterate over.

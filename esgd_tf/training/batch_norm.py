@@ -50,7 +50,7 @@ def reestimate_batch_norm(model: keras.Model, data: Iterable[Any]) -> int:
     not the layer is `synchronized`. Of several processes, each uses the data that it is given.
 
     Args:
-        model: A built Keras model.
+        model: keras.Model. A built model, whose moving statistics are set.
         data: Batches of TRAINING data: (inputs, targets, weights) tuples, of which only the inputs
             are used, or inputs; see `input_batches`. Whole arrays are refused.
 
@@ -152,8 +152,8 @@ def _statistics(layer: Any, sums: np.ndarray) -> list[tuple[keras.Variable, tf.T
     """Return the new values of a layer's moving statistics: none if it was never called.
 
     Args:
-        layer: A BatchNormalization layer.
-        sums: Count, sum and sum of squares, [3, channels].
+        layer: keras.layers.BatchNormalization. The layer.
+        sums: NumPy array of shape [3, channels]. The count, the sum and the sum of squares.
 
     Raises:
         _NotFiniteError: They are not finite.

@@ -33,11 +33,11 @@ def add_statistics(
     to in place, and so count calls in loops too (of a recurrent cell, say).
 
     Args:
-        model: It is called with `inputs`; its variables stay.
-        layers: BatchNormalization layers in it.
-        sums: For each layer a float64 variable [3, channels], to which are added, for each call,
-            the number of positions n, n mean and n (variance + mean^2).
-        inputs: A batch.
+        model: keras.Model. The model that is called with `inputs`; its variables stay as they are.
+        layers: sequence of layers. The BatchNormalization layers in the model.
+        sums: sequence of float64 variables of shape [3, channels]. For each layer, what gets n, n
+            mean and n (variance + mean^2) added with each call, n being the number of positions.
+        inputs: nested structure of tensors. A batch of inputs.
 
     Raises:
         ValueError: A TimeDistributed layer gets a length that is not known when it is traced.

@@ -46,7 +46,7 @@ def read_task(environ: Mapping[str, str]) -> Task | None:
     """Return the worker that the environment says this process is, or None if it is none.
 
     Args:
-        environ: `os.environ`.
+        environ: mapping of str by str. The environment, such as `os.environ`.
 
     Raises:
         ClusterError: TF_CONFIG, or SLURM's description, is malformed or names other tasks than

@@ -38,7 +38,8 @@ def local_entropy_optimizer(model: keras.Model) -> LocalEntropy | None:
     `local_entropy_optimizer(model).scope` works whatever the precision.
 
     Args:
-        model: A Keras model, compiled or not. Of several such optimizers, the first is returned.
+        model: keras.Model. A model, compiled or not. Of several such optimizers, the first is
+            returned.
     """
     found = local_entropy_optimizers(model)
     return found[0] if found else None
@@ -51,7 +52,7 @@ def local_entropy_optimizers(model: keras.Model) -> list[LocalEntropy]:
     of them (GANs); `MultiOptimizer` and `LossScaleOptimizer` wrap them. All of these are found.
 
     Args:
-        model: A Keras model, compiled or not.
+        model: keras.Model. A model, compiled or not.
     """
     return _finding.of_model(model)
 
@@ -107,11 +108,12 @@ def evaluate_at(
         ...     model.evaluate(x_test, y_test)
 
     Args:
-        model: A Keras model. Between two outer updates, the three places coincide.
-        where: "anchor", "mean" or "langevin". Defaults to "anchor".
-        optimizer: The `LocalEntropy`, or several, that train the model, where it does not have them
-            itself; None, the default, finds those of the model and its attributes. A model without
-            one stays as it is, with a warning.
+        model: keras.Model. The model. Between two outer updates, the three places coincide.
+        where: "anchor", "mean" or "langevin". The weights that the model holds in the block.
+            Defaults to "anchor".
+        optimizer: LocalEntropy, or a list of them. The optimizers that train the model, where it
+            does not have them itself. Defaults to None, which finds those of the model and its
+            attributes. A model without one stays as it is, with a warning.
 
     Yields:
         The model.
@@ -197,13 +199,15 @@ class AnchorCallback(keras.callbacks.Callback):
         ... )
 
     Args:
-        save_freq: Go to the anchor after every so many minibatches too, counted over the epochs as
-            Keras does, for a `ModelCheckpoint(save_freq=...)` of the same frequency; an integer of
-            at least 1. None, the default, for epochs only.
-        batch_norm_data: Batches of TRAINING data, (inputs, ...) tuples or inputs, iterable anew at
-            each epoch. None, the default, leaves the moving statistics alone.
-        optimizer: The `LocalEntropy`, or several, that train the model, where it does not have them
-            itself; None, the default, finds those of the model and its attributes.
+        save_freq: int >= 1. Go to the anchor after every so many minibatches too, counted over the
+            epochs as Keras does, for a `ModelCheckpoint(save_freq=...)` of the same frequency.
+            Defaults to None, which goes there at the end of epochs only.
+        batch_norm_data: iterable of batches. TRAINING data, (inputs, ...) tuples or inputs, which
+            can be iterated anew at each epoch. Defaults to None, which leaves the moving statistics
+            alone.
+        optimizer: LocalEntropy, or a list of them. The optimizers that train the model, where it
+            does not have them itself. Defaults to None, which finds those of the model and its
+            attributes.
 
     Raises:
         ValueError: `save_freq` is not a positive integer, or `optimizer` is no `LocalEntropy`.

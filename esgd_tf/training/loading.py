@@ -21,7 +21,7 @@ def load_model(path: str | Path, **options: Any) -> keras.Model:
     bit.
 
     Args:
-        path: A `.keras` file.
+        path: str or Path. A `.keras` file.
         **options: Of `keras.models.load_model`.
     """
     with warnings.catch_warnings():

@@ -33,7 +33,7 @@ def is_multi_worker(strategy: tf.distribute.Strategy) -> bool:
     """Whether a strategy joins several processes by collective operations.
 
     Args:
-        strategy: Any strategy.
+        strategy: tf.distribute.Strategy. The strategy in question.
     """
     multi = tf.distribute.MultiWorkerMirroredStrategy
     return isinstance(strategy, multi) and _keras.is_in_multi_worker_mode(strategy)
@@ -55,7 +55,8 @@ def enable_multi_worker(model: keras.Model) -> keras.Model:
         >>> enable_multi_worker(model).fit(dataset)
 
     Args:
-        model: A compiled model, changed in place. Under another strategy nothing is changed.
+        model: keras.Model. A compiled model, changed in place. Under another strategy nothing is
+            changed.
 
     Returns:
         The model.

@@ -30,7 +30,7 @@ def skip_nonfinite(model: keras.Model) -> keras.Model:
         >>> skip_nonfinite(model).fit(dataset)
 
     Args:
-        model: A compiled and built model, changed in place. Call this before
+        model: keras.Model. A compiled and built model, changed in place. Call this before
             `enable_multi_worker`, and again after another `compile`.
 
     Returns:

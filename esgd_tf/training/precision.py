@@ -38,8 +38,8 @@ def set_precision(name: str) -> str:
         loss. Gradient clipping and all update rules stay in float32, as on the other paths.
 
     Args:
-        name: "none" for float32; "bfloat16"; "float16", for which Keras' `compile` wraps the
-            optimizer in its loss scaling.
+        name: "none", "bfloat16" or "float16". The precision of activations; "none" is float32, and
+            for "float16" Keras' `compile` wraps the optimizer in its loss scaling.
 
     Returns:
         What was chosen, in a few words for people.

@@ -36,7 +36,7 @@ def split_device(count: int) -> None:
     looked at its devices.
 
     Args:
-        count: How many, at least 1.
+        count: int >= 1. How many logical devices to make.
 
     Raises:
         StrategyError: TensorFlow has initialised its devices already.
@@ -60,12 +60,14 @@ def make_strategy(
     """Return a strategy by name. A `multi_worker` one must be made before any tensor is.
 
     Args:
-        kind: "auto": multi_worker where TF_CONFIG or SLURM name two workers or more, mirrored for
-            two GPUs (or devices named) or more, else none. "none": TensorFlow's default device.
-            "mirrored": all GPUs of this machine, or all logical CPUs. "multi_worker": the workers
-            of TF_CONFIG or SLURM. "tpu": TPUStrategy.
-        devices: Names such as "GPU:0", for "mirrored" and "none"; None for all there are.
-        tpu: Name or address of the TPU; None for the local one.
+        kind: "auto", "none", "mirrored", "multi_worker" or "tpu". "auto" is multi_worker where
+            TF_CONFIG or SLURM name two workers or more, mirrored for two GPUs (or devices named) or
+            more, else none. "none" is TensorFlow's default device, "mirrored" all GPUs of this
+            machine, or all logical CPUs, "multi_worker" the workers of TF_CONFIG or SLURM, and
+            "tpu" TPUStrategy. Defaults to "auto".
+        devices: sequence of str. Names such as "GPU:0", for "mirrored" and "none". Defaults to
+            None, which takes all there are.
+        tpu: str. The name or address of the TPU. Defaults to None, which takes the local one.
 
     Raises:
         StrategyError: The devices or workers are not there.
@@ -97,7 +99,7 @@ class Processes:
     """The processes that train one model together; mostly there is only one.
 
     Args:
-        strategy: What they train under.
+        strategy: tf.distribute.Strategy. What the processes train under.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
@@ -116,7 +118,7 @@ class Processes:
         """Return everybody's value, once per replica. All must call this at the same point.
 
         Args:
-            value: A number of this process, an integer of 64 bits.
+            value: int of 64 bits. A number of this process.
         """
         if not self._several:
             return [value]

@@ -31,13 +31,13 @@ class Conductor:
     """Measures, changes and ends a run.
 
     Args:
-        settings: The experiment.
-        workers: Whom to conduct.
-        measures: How to measure them.
-        records: Where to write, or None.
-        control: The file to look at, or None.
-        prompt: Whom to ask, or None.
-        say: Prints a line.
+        settings: Settings. The experiment.
+        workers: Workers. Whom to conduct.
+        measures: Measures. How to measure them.
+        records: Records. Where to write. Defaults to None, which writes nothing.
+        control: ControlFile. The file to look at. Defaults to None, which looks at none.
+        prompt: Prompt. Whom to ask. Defaults to None, which asks nobody.
+        say: callable. Prints a line. Defaults to print.
     """
 
     def __init__(
@@ -86,9 +86,10 @@ class Conductor:
         """Go on from what `extra` returned, the workers being in that state already.
 
         Args:
-            extra: From `extra`.
-            added: What the schedule has that it had not before. What is for the step at hand is
-                applied now; it has passed the others already.
+            extra: dict. What `extra` returned.
+            added: sequence of (step, name, value). What the schedule has that it had not before.
+                What is for the step at hand is applied now; the workers have passed the others
+                already. Defaults to ().
         """
         self.n_steps = extra["n_steps"]
         self._rounds.walks, self._rounds.measured = extra["walks"], dict(extra["measured"])
@@ -238,8 +239,8 @@ class ConductorCallback(keras.callbacks.Callback):
     """Lets a conductor act after each step of `fit`.
 
     Args:
-        conductor: The conductor.
-        workers: Whose steps they are.
+        conductor: Conductor. The conductor.
+        workers: Workers. The workers whose steps are counted.
     """
 
     def __init__(self, conductor: Conductor, workers: Workers) -> None:

@@ -51,10 +51,11 @@ def checked(name: str, value: Any, *, n_workers: int, coupling: str = "elastic")
     """Return the value of a change, of the type that it must have.
 
     Args:
-        name: One of `NAMES`.
-        value: A number, a truth value, or the text of one.
-        n_workers: There are workers 0 ... n.
-        coupling: Of the workers: decides how large alpha may be.
+        name: str. One of `NAMES`.
+        value: float, bool, or str. A number, a truth value, or the text of one.
+        n_workers: int >= 0. n; there are workers 0 ... n.
+        coupling: str. The coupling of the workers, which decides how large alpha may be. Defaults
+            to 'elastic'.
 
     Raises:
         ControlError: There is no such name, or the value is out of range.
@@ -131,7 +132,7 @@ def parsed(text: str) -> Any:
     """Return what some JSON says.
 
     Args:
-        text: The JSON.
+        text: str. The JSON.
 
     Raises:
         ValueError: It is none, or is nested deeper than anything that can be meant.

@@ -20,9 +20,9 @@ class ControlFile:
     the run may change a value too, without undoing an edit of another.
 
     Args:
-        path: The file.
-        n_workers: There are workers 0 ... n.
-        coupling: See `checked`.
+        path: Path. The file.
+        n_workers: int >= 0. n; there are workers 0 ... n.
+        coupling: str. The coupling of the workers; see `checked`.
     """
 
     def __init__(self, path: Path, n_workers: int, coupling: str) -> None:
@@ -35,7 +35,7 @@ class ControlFile:
         """Write the values that are in force, unless somebody has just edited the file.
 
         Args:
-            held: By name, those of `HELD`.
+            held: mapping of values by name. What is in force, by the names in `HELD`.
         """
         if self._signature is not None and self._look() != self._signature:
             return  # read first
@@ -51,7 +51,7 @@ class ControlFile:
         """Whether the file says what is in force, and asks for nothing more; bad content does.
 
         Args:
-            held: As for `write`.
+            held: mapping of values by name. What is in force, as for `write`.
         """
         try:
             found = parsed(self._text)

@@ -31,8 +31,8 @@ class Adjustable(Coupling):
     """Another coupling, with a strength of one's own in place of its.
 
     Args:
-        coupling: What says how the workers are drawn to their center.
-        strength: How strongly, at the start.
+        coupling: Coupling. What says how the workers are attracted to their center.
+        strength: float >= 0. How strong the attraction is at the start.
     """
 
     def __init__(self, coupling: Coupling, strength: float) -> None:
@@ -97,7 +97,7 @@ def make_coupling(settings: Settings) -> Adjustable:
     is rho, which does not grow here.
 
     Args:
-        settings: Name, strength, and the inner loop of Parle.
+        settings: Settings. The name, the strength, and the inner loop of Parle.
     """
     alpha = settings.alpha
     inner: Coupling

@@ -34,17 +34,22 @@ class Experiment:
         >>> network = experiment.network(0)                     # the center
 
     Args:
-        settings: What to do.
-        folder: Where to write; None writes nothing, and cannot be resumed.
-        problem: What to train on; None for what the settings name.
-        build: Returns a new network for a seed; None for what the settings name.
-        loss: A function of (y, outputs) that gives each example's loss.
-        metric: A function of (y, outputs) that gives 1 for each example that is wrong.
-        resume: Whether to go on from the state in the folder.
-        n_steps: Of a run that goes on: its steps in all, if they are to be others.
-        ask_every: Steps from one question of a prompt on the standard input to the next; 0 for
-            none.
-        say: Prints a line; None for nothing.
+        settings: Settings. What to do.
+        folder: str or Path. Where to write. Defaults to None, which writes nothing, and cannot be
+            resumed.
+        problem: Problem. What to train on. Defaults to None, which takes what the settings name.
+        build: callable. Returns a new network for a seed. Defaults to None, which builds what the
+            settings name.
+        loss: callable. A function of (y, outputs) that gives each example's loss. Defaults to
+            cross_entropy.
+        metric: callable. A function of (y, outputs) that gives 1 for each example that is wrong.
+            Defaults to error.
+        resume: bool. Whether to go on from the state in the folder. Defaults to False.
+        n_steps: int >= 1. The steps in all of a run that goes on, if they are to be others.
+            Defaults to None, which keeps them.
+        ask_every: int >= 0. Steps from one question of a prompt on the standard input to the next;
+            0 for none. Defaults to 0.
+        say: callable. Prints a line. Defaults to None, which prints nothing.
 
     Raises:
         RunFolderError: There is nothing to go on from.
@@ -97,7 +102,8 @@ class Experiment:
         """Return the network of worker k, a copy.
 
         Args:
-            k: 0 for the center or what stands in its place.
+            k: int in [0, n]. The number of the worker; 0 for the center or what stands in its
+                place.
         """
         network = self.workers.new_network()
         self.workers.copy_to(k, network)

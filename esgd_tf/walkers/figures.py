@@ -25,8 +25,8 @@ def figure_page(folder: str | Path, path: str | Path | None = None) -> Path:
     """Draw what a run has measured, a panel for each kind of measurement.
 
     Args:
-        folder: The run's.
-        path: The picture; None for `walkers.png` in the folder.
+        folder: str or Path. The folder of the run.
+        path: str or Path. The picture. Defaults to None, which means `walkers.png` in the folder.
 
     Returns:
         The path of the picture.

@@ -36,11 +36,13 @@ class Measures:
     """Measures networks of one architecture on one problem.
 
     Args:
-        network: Of the architecture; is written to.
-        problem: Data by split.
-        settings: How to measure.
-        loss: As for `Workers`.
-        metric: A function of (y, outputs), 1 for each example that is wrong.
+        network: keras.Model. A network of the workers' architecture, which is written to.
+        problem: Problem. The data, by split.
+        settings: Settings. How to measure.
+        loss: callable. A function of (y, outputs) that gives each example's loss. Defaults to
+            cross_entropy.
+        metric: callable. A function of (y, outputs) that gives 1 for each example that is wrong.
+            Defaults to error.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class Measures:
         """Raise NotFiniteLossError if the training loss is not finite.
 
         Args:
-            weights: All weights of a network.
+            weights: sequence of arrays. All weights of a network.
         """
         self._network.set_weights(weights)
         loss = self._objectives["train"].reread().evaluate()["loss"]
@@ -78,7 +80,7 @@ class Measures:
         """Return loss, gradient norm and correct examples of both splits, and ‖w‖.
 
         Args:
-            weights: All weights of a network.
+            weights: sequence of arrays. All weights of a network.
 
         """
         self._network.set_weights(weights)
@@ -104,9 +106,9 @@ class Measures:
         """Return what is found on the line from one worker to another, and its barriers.
 
         Args:
-            start: At coefficient 0.
-            end: At coefficient 1.
-            kind: "spherical" or "linear".
+            start: sequence of arrays. The weights at coefficient 0.
+            end: sequence of arrays. The weights at coefficient 1.
+            kind: "spherical" or "linear". Which line joins the two.
         """
         s = self._settings
         numbers = np.arange(round(s.resolution * s.c1), round(s.resolution * s.c2) + 1)
@@ -137,7 +139,7 @@ class Measures:
         """Return the ends of the spectrum of the Hessian of the training loss, and its density.
 
         Args:
-            weights: All weights of a network.
+            weights: sequence of arrays. All weights of a network.
         """
         s = self._settings
         operator = self._hessian(weights)
@@ -166,7 +168,7 @@ class Measures:
         """Return all eigenvalues of the Hessian of the training loss, in ascending order.
 
         Args:
-            weights: All weights of a network.
+            weights: sequence of arrays. All weights of a network.
 
         Raises:
             MemoryError: The matrix does not fit.
@@ -203,8 +205,8 @@ class Measures:
         With it come the weights where it ended.
 
         Args:
-            weights: Where it starts; they stay what they are.
-            seed: Of its steps.
+            weights: sequence of arrays. Where the walk starts; they stay what they are.
+            seed: int >= 0. The seed of the walk's steps.
         """
         self._network.set_weights(weights)
         s = self._settings

@@ -40,8 +40,8 @@ def cross_entropy(y: Any, logits: Any) -> tf.Tensor:
     """Return the loss of each example, [n].
 
     Args:
-        y: From `joined`.
-        logits: [n, C].
+        y: tensor. The targets, from `joined`.
+        logits: tensor of shape [n, C]. The network's outputs.
     """
     targets = tf.cast(y[:, :-1], logits.dtype)
     return tf.nn.softmax_cross_entropy_with_logits(labels=targets, logits=logits)
@@ -74,9 +74,9 @@ class Problem:
         """Make a problem of inputs and integer labels.
 
         Args:
-            train: (x, labels).
-            test: (x, labels).
-            num_classes: C.
+            train: pair of arrays. The training inputs and their labels.
+            test: pair of arrays. The test inputs and their labels.
+            num_classes: int >= 1. C, the number of classes.
         """
 
         def with_targets(x: Any, labels: Any) -> tuple[Any, Array]:
@@ -96,10 +96,12 @@ class Problem:
         """Load, choose, corrupt and preprocess the images of an experiment.
 
         Args:
-            settings: Says which.
-            data_dir: As of `esgd_tf.data.load`.
-            raw_dir: As there.
-            download: As there.
+            settings: Settings. What says which data set it is.
+            data_dir: str or Path. The folder of prepared records; see `esgd_tf.data.load`. Defaults
+                to 'tfrecords'.
+            raw_dir: str or Path. The folder with the archives. Defaults to None, which means that
+                there is none.
+            download: bool. Whether the data set may be downloaded. Defaults to True.
 
         Raises:
             DataError: The data are not to be had, or cannot be corrupted so.

@@ -23,11 +23,11 @@ class Prompt:
     A pipe that has come to its end is not asked again: the run goes on without.
 
     Args:
-        every: Steps from one question to the next.
-        n_workers: There are workers 0 ... n.
-        coupling: See `control.checked`.
-        answers: Where to read; None for the standard input.
-        out: Where to write; None for the standard output.
+        every: int >= 1. Steps from one question to the next.
+        n_workers: int >= 0. n; there are workers 0 ... n.
+        coupling: str. The coupling of the workers; see `control.checked`. Defaults to 'elastic'.
+        answers: file. Where to read. Defaults to None, which is the standard input.
+        out: file. Where to write. Defaults to None, which is the standard output.
     """
 
     def __init__(
@@ -50,8 +50,8 @@ class Prompt:
         """Ask until the answer is an empty line, "quit", or the end of the input.
 
         Args:
-            step: Steps done.
-            held: What is in force, by name.
+            step: int >= 0. Steps done.
+            held: mapping of values by name. What is in force.
 
         Yields:
             Each change as it is typed: it may be applied, and shown, before the next one is read.

@@ -55,10 +55,10 @@ class Records:
     """Writes the rows of an experiment, each to the table and to the CSV file of its kind.
 
     Args:
-        folder: The run's.
-        name: What CSV files begin with.
-        n_workers: There are workers 0 ... n.
-        resolution: Points of a line per unit of its coefficient.
+        folder: Path. The folder of the run.
+        name: str. What the names of CSV files begin with.
+        n_workers: int >= 0. n; there are workers 0 ... n.
+        resolution: int >= 1. Points of a line per unit of its coefficient.
     """
 
     def __init__(self, folder: Path, name: str, n_workers: int, resolution: int) -> None:
@@ -81,7 +81,7 @@ class Records:
         """Append rows to the table, and to the CSV files.
 
         Args:
-            rows: Each with "kind" and "step".
+            rows: sequence of dicts. The rows, each with "kind" and "step".
 
         Raises:
             OSError: A file cannot be written; it is as long as it was.
@@ -142,8 +142,8 @@ class Records:
         """Write what the run needs to go on from here.
 
         Args:
-            arrays: Of the workers.
-            extra: What JSON can hold.
+            arrays: sequence of arrays. The state of the workers.
+            extra: mapping of what JSON can hold. The state beside the arrays.
         """
         note = {**extra, "lengths": {p.name: p.stat().st_size for p in self._files()}}
         text = np.frombuffer(json.dumps(note).encode(), np.uint8)

@@ -19,11 +19,11 @@ class Rounds:
     """Measurements after steps.
 
     Args:
-        settings: The experiment.
-        workers: Whom to measure.
-        measures: How to measure one.
-        add: Takes rows of the table.
-        say: Prints a line.
+        settings: Settings. The experiment.
+        workers: Workers. Whom to measure.
+        measures: Measures. How to measure one.
+        add: callable. Takes rows of the table.
+        say: callable. Prints a line.
 
     Attributes:
         measured: The last step at which each kind was measured.
@@ -57,9 +57,10 @@ class Rounds:
         """Measure what is due.
 
         Args:
-            step: Steps taken so far.
-            n_steps: Steps in all, to be shown.
-            last: Whether the run ends here, and all is due that was not measured yet.
+            step: int >= 0. Steps taken so far.
+            n_steps: int >= 0. Steps in all, to be shown.
+            last: bool. Whether the run ends here, and all is due that was not measured yet.
+                Defaults to False.
 
         Returns:
             The rows of losses, if they were measured.
@@ -142,7 +143,7 @@ class Rounds:
         """Take all eigenvalues, once, where the run ends, if that was asked for.
 
         Args:
-            step: Steps taken so far.
+            step: int >= 0. Steps taken so far.
         """
         s = self._settings
         if not (s.hessian and s.full_spectrum and self._due("full", step, 0, last=True)):
@@ -160,9 +161,10 @@ class Rounds:
         """Measure a random walk from a worker.
 
         Args:
-            k: Its number.
-            step: Steps taken so far.
-            weights: Its own, if they are at hand.
+            k: int in [0, n]. The number of the worker.
+            step: int >= 0. Steps taken so far.
+            weights: sequence of arrays. The worker's weights, if they are at hand. Defaults to
+                None, which asks the workers.
         """
         weights = self._weights(k) if weights is None else weights
         # Every walk of a run has steps of its own, whenever it is asked for.

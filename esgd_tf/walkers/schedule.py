@@ -16,7 +16,8 @@ class Schedule:
     """Changes by step.
 
     Args:
-        changes: (steps taken before it, change); of one step, in their order.
+        changes: iterable of pairs. The steps taken before each change, and the change; those of one
+            step, in their order.
     """
 
     def __init__(self, changes: Iterable[tuple[int, Change]]) -> None:
@@ -33,8 +34,9 @@ class Schedule:
         """Return the steps after which the run will end, by what is known now.
 
         Args:
-            step: Steps taken so far, whose own changes have not been made yet or are in `n_steps`.
-            n_steps: Steps in all, as they are in force now.
+            step: int >= 0. Steps taken so far, whose own changes have not been made yet or are in
+                `n_steps`.
+            n_steps: int >= 0. Steps in all, as they are in force now.
         """
         for at in sorted(self._changes):
             if not step <= at <= n_steps:
@@ -50,8 +52,8 @@ class Schedule:
         """Return the changes that will never act and were not returned before.
 
         Args:
-            step: As for `end`.
-            n_steps: As for `end`.
+            step: int >= 0. Steps taken so far, as for `end`.
+            n_steps: int >= 0. Steps in all, as for `end`.
         """
         end = self.end(step, n_steps)
         late = []

@@ -59,10 +59,10 @@ def minibatches(x: Any, y: Any, batch_size: int, seed: int) -> Batches:
     """Return the minibatch of a step: a new order each epoch, its last batch filled up.
 
     Args:
-        x: [n, ...].
-        y: [n, ...].
-        batch_size: At most n counts.
-        seed: Of the orders.
+        x: array of shape [n, ...]. The inputs.
+        y: array of shape [n, ...]. The targets.
+        batch_size: int >= 1. Examples of a minibatch; at most n counts.
+        seed: int >= 0. The seed of the orders.
     """
     count = len(y)
     size = min(batch_size, count)
@@ -81,10 +81,10 @@ class Descent:
     """Gradient descent, with all the data or a minibatch at each step.
 
     Args:
-        model: The network of worker 0.
-        loss: A function of (y, outputs) that gives each example's loss.
-        optimizer: Not built yet.
-        batches: Of a step.
+        model: keras.Model. The network of worker 0.
+        loss: callable. A function of (y, outputs) that gives each example's loss.
+        optimizer: keras.optimizers.Optimizer that is not built yet. What takes the steps.
+        batches: callable. Returns the minibatch of a step.
     """
 
     def __init__(
@@ -145,10 +145,10 @@ class QuasiNewton:
     began: they are a function of that point.
 
     Args:
-        model: The network of worker 0.
-        loss: As for `Descent`.
-        x: Inputs.
-        y: Targets.
+        model: keras.Model. The network of worker 0.
+        loss: callable. A function of (y, outputs) that gives each example's loss.
+        x: array of shape [n, ...]. The inputs.
+        y: array of shape [n, ...]. The targets.
     """
 
     def __init__(self, model: keras.Model, loss: Any, x: Any, y: Any) -> None:

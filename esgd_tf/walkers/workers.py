@@ -41,10 +41,12 @@ class Workers:
     """All networks of an experiment, and what trains them.
 
     Args:
-        settings: The experiment.
-        problem: What they are trained on.
-        build: Returns a new network for a seed; None for the one that the settings name.
-        loss: A function of (y, outputs) that gives each example's loss.
+        settings: Settings. The experiment.
+        problem: Problem. What the workers are trained on.
+        build: callable. Returns a new network for a seed. Defaults to None, which builds the one
+            that the settings name.
+        loss: callable. A function of (y, outputs) that gives each example's loss. Defaults to
+            cross_entropy.
     """
 
     def __init__(
@@ -106,8 +108,8 @@ class Workers:
         """Give a network the weights of worker k; of Entropy-SGD, its anchor.
 
         Args:
-            k: Its number.
-            network: From `new_network`.
+            k: int in [0, n]. The number of the worker.
+            network: keras.Model. A network that `new_network` returned.
         """
         if k == 0 and not self.zero_is_center:
             network.set_weights(self._alone.get_weights())
@@ -123,9 +125,9 @@ class Workers:
         """Move worker k as its random walk did; Entropy-SGD's inner loop goes along.
 
         Args:
-            k: Its number.
-            start: All weights of its network before.
-            end: And after.
+            k: int in [0, n]. The number of the worker.
+            start: sequence of arrays. All weights of its network before.
+            end: sequence of arrays. All weights of its network after.
 
         Returns:
             Whether it moved: a center that is made of its workers cannot.

@@ -39,9 +39,11 @@ def test_help_shows_the_main_flags_first_and_names_all(capsys):
     assert run("-h") == 0
     text = capsys.readouterr().out
     assert text.index("-opt, --optimizer") < text.index("-L, --langevin_steps")
-    assert text.index("-L, --langevin_steps") < text.index("--langevin_lr")
+    assert text.index("-L, --langevin_steps") < text.index(
+        "--langevin_lr, --langevin_learning_rate"
+    )
     main_flags = (
-        "-opt -L -d -m -n -b -e --lr --l2 --gamma --scoping --noise --langevin_lr --averaging "
+        "-opt -L -d -m -n -b -e -lr -l2 --gamma --scoping --noise --langevin_lr --averaging "
         "--dropout -s -v -rl -r --preset --raw_dir --data_dir --logdir --checkpoint_dir "
         "--jit_compile --mixed_precision --limit_steps --bn_reestimate"
     )

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 import config
-from esgd_tf.cli.flags import MAY_BE_NONE, define_flags, parse
-from esgd_tf.cli.schema import check_config
+from esgd_tf.cli.flags import define_flags, parse
 from esgd_tf.cli.settings import make_settings, resume_settings
 from esgd_tf.runs.errors import RunFolderError
+from esgd_tf.runs.schema import check_config
+from esgd_tf.runs.setting import setting_of
 
 PATH = Path("runs/x/config.json")
 
@@ -36,9 +37,9 @@ def test_every_field_of_an_experiment_has_a_flag():
     hints = typing.get_type_hints(config.Experiment)
     for field in dataclasses.fields(config.Experiment):
         assert field.name in fv, field.name
-    assert set(MAY_BE_NONE) == {
-        n for n, hint in hints.items() if type(None) in typing.get_args(hint)
-    }
+        assert setting_of(field).may_be_none == (
+            type(None) in typing.get_args(hints[field.name])
+        ), field.name
 
 
 @pytest.mark.parametrize("preset", config.PRESETS)
@@ -58,7 +59,7 @@ def test_flags_of_all_kinds_come_back():
              "--limit_steps", "3", "--corrupt", "label_noise:0.2"]  # fmt: skip
     back = goes_on(written(*flags))
     assert back.experiment.lr_drops == (2, 3.5)
-    assert back.run["devices"] == ["CPU:0", "CPU:1"]
+    assert back.run.devices == ["CPU:0", "CPU:1"]
 
 
 WRONG = [
@@ -69,10 +70,10 @@ WRONG = [
     ("experiment", "batch_size", 128.0),
     ("experiment", "epochs", "3"),
     ("experiment", "epochs", 10**30),
-    ("experiment", "lr", "0.1"),
-    ("experiment", "lr", -1),
-    ("experiment", "lr", float("nan")),
-    ("experiment", "lr", 10**400),
+    ("experiment", "learning_rate", "0.1"),
+    ("experiment", "learning_rate", -1),
+    ("experiment", "learning_rate", float("nan")),
+    ("experiment", "learning_rate", 10**400),
     ("experiment", "dropout", 1.0),
     ("experiment", "lr_drops", None),
     ("experiment", "lr_drops", 3),
@@ -110,7 +111,7 @@ def test_a_value_that_no_flag_could_have_given(part, name, value):
     ("change", "says"),
     [
         (lambda c: c.clear(), "has no 'experiment'"),
-        (lambda c: c["experiment"].pop("lr"), "'lr' is missing"),
+        (lambda c: c["experiment"].pop("learning_rate"), "'learning_rate' is missing"),
         (lambda c: c.update(run=[]), "has no 'run'"),
         (lambda c: c.update(preset=3), "'preset', 'id' or 'overridden' is no text"),
         (lambda c: c.update(id=3), "'preset', 'id' or 'overridden' is no text"),

@@ -5,18 +5,13 @@ import dataclasses
 import pytest
 
 import config
-from esgd_tf.cli.flags import OPTIMIZERS, FlagError, define_flags, parse
-from esgd_tf.cli.settings import (
-    REPLICATED,
-    choose_preset,
-    epoch_steps,
-    make_settings,
-    resume_settings,
-    settings_table,
-    stretched,
-)
+from esgd_tf.cli.flags import FlagError, define_flags, help_text, parse
+from esgd_tf.cli.settings import choose_preset, make_settings, resume_settings, stretched
 from esgd_tf.runs.components import make_coupling
 from esgd_tf.runs.errors import RunFolderError
+from esgd_tf.runs.experiment import OPTIMIZERS, REPLICATED, Experiment
+from esgd_tf.runs.setting import Number, setting
+from esgd_tf.runs.settings import epoch_steps, settings_table
 
 
 def settings(*flags):
@@ -34,7 +29,7 @@ def test_the_seeds_command_is_the_wide_resnet_on_cifar10():
     e = chosen.experiment
     assert (e.dataset, e.model, e.optimizer, e.langevin_steps) == (
         "cifar10", "wrn-28-10", "entropy-sgd", 20)  # fmt: skip
-    assert (e.epochs, e.lr, e.lr_drops, e.lr_factor) == (200, 1.0, (80, 160), 0.2)
+    assert (e.epochs, e.learning_rate, e.lr_drops, e.lr_factor) == (200, 1.0, (80, 160), 0.2)
     assert chosen.overridden == ("langevin_steps",)
 
 
@@ -59,12 +54,12 @@ def test_the_preset_that_fits(flags, preset):
 
 def test_flags_override_and_are_marked():
     chosen = settings("-opt", "momentum", "--l2", "0.01", "-d", "cifar10", "-b", "64")
-    assert chosen.experiment.l2 == 0.01
+    assert chosen.experiment.weight_decay == 0.01
     assert chosen.experiment.batch_size == 64
-    assert set(chosen.overridden) == {"l2", "dataset", "batch_size"}
+    assert set(chosen.overridden) == {"weight_decay", "dataset", "batch_size"}
     table = settings_table(chosen)
-    assert "l2*: 0.01" in table
-    assert "lr: 0.1" in table
+    assert "weight_decay*: 0.01" in table
+    assert "learning_rate: 0.1" in table
     assert "gamma" not in table  # no meaning for SGD
     assert max(map(len, table.splitlines())) <= 80
 
@@ -85,7 +80,7 @@ def test_every_preset_has_every_optimizer_with_its_own_name():
             assert (experiment.langevin_steps > 0) == has_inner_loop
             assert (experiment.replicas > 1) == (name in REPLICATED)
             with pytest.raises(dataclasses.FrozenInstanceError):
-                experiment.lr = 0.0
+                experiment.learning_rate = 0.0
 
 
 def test_a_run_that_goes_on_keeps_its_numbers():
@@ -93,7 +88,7 @@ def test_a_run_that_goes_on_keeps_its_numbers():
     going_on = resume_settings(parsed("-rl"), config.PRESETS, stored)
     assert going_on.experiment.gamma == 0.5
     assert going_on.experiment.dataset == "fashion_mnist_small"
-    assert going_on.run["seed"] == 7
+    assert going_on.run.seed == 7
     longer = resume_settings(parsed("-rl", "-e", "40"), config.PRESETS, stored)
     assert longer.experiment.epochs == 40
     assert longer.experiment.lr_drops == (12, 17)  # those of the run, not stretched anew
@@ -121,12 +116,12 @@ def test_a_config_of_another_version_is_refused():
 @pytest.mark.parametrize(
     ("flags", "name", "value"),
     [
-        (["-opt", "entropy-sgd", "-L", "20"], "langevin_lr", 0.8),
-        (["-opt", "momentum"], "lr", 0.8),
-        (["-opt", "momentum", "--lr", "0.05"], "lr", 0.4),
-        (["-opt", "parle"], "langevin_lr", 0.8),
-        (["-opt", "rsgd", "-L", "5", "--langevin_lr", "0.05"], "langevin_lr", 0.4),
-        (["-opt", "rsgd"], "lr", 0.8),
+        (["-opt", "entropy-sgd", "-L", "20"], "langevin_learning_rate", 0.8),
+        (["-opt", "momentum"], "learning_rate", 0.8),
+        (["-opt", "momentum", "--lr", "0.05"], "learning_rate", 0.4),
+        (["-opt", "parle"], "langevin_learning_rate", 0.8),
+        (["-opt", "rsgd", "-L", "5", "--langevin_lr", "0.05"], "langevin_learning_rate", 0.4),
+        (["-opt", "rsgd"], "learning_rate", 0.8),
     ],
 )
 def test_the_linear_rule_scales_the_rate_that_sees_minibatches(flags, name, value):
@@ -148,9 +143,9 @@ def test_a_run_may_go_on_on_other_devices_but_not_with_other_batch_norm():
         config.PRESETS,
         stored,
     )
-    assert moved.run["strategy"] == "mirrored"
-    assert moved.run["devices"] == ["GPU:0", "GPU:1"]
-    assert moved.run["on_nan"] == "skip"
+    assert moved.run.strategy == "mirrored"
+    assert moved.run.devices == ["GPU:0", "GPU:1"]
+    assert moved.run.on_nan == "skip"
     assert max(map(len, settings_table(moved).splitlines())) <= 80
     with pytest.raises(FlagError, match="--sync_bn=True differs"):
         resume_settings(parsed("--sync_bn"), config.PRESETS, stored)
@@ -159,7 +154,7 @@ def test_a_run_may_go_on_on_other_devices_but_not_with_other_batch_norm():
 def test_a_run_of_before_a_flag_existed_has_its_default():
     stored = settings("-d", "cifar10").to_dict()
     del stored["run"]["on_nan"], stored["run"]["checkpoint_steps"]
-    assert resume_settings(parsed(), config.PRESETS, stored).run["on_nan"] == "stop"
+    assert resume_settings(parsed(), config.PRESETS, stored).run.on_nan == "stop"
 
 
 @pytest.mark.parametrize(
@@ -225,8 +220,9 @@ def test_replicas_of_entropy_sgd_take_its_preset(optimizer):
         entropy = config.PRESETS[name]["entropy-sgd"]
         coupled = config.PRESETS[name][optimizer]
         for field in (
-            "lr", "lr_drops", "lr_factor", "gamma", "scoping", "langevin_lr", "noise", "dropout",
-            "outer_momentum", "epochs", "l2",
+            "learning_rate", "lr_drops", "lr_factor", "gamma", "scoping", "langevin_learning_rate",
+            "noise", "dropout",
+            "outer_momentum", "epochs", "weight_decay",
         ):  # fmt: skip
             assert getattr(chosen, field) == getattr(entropy, field), field
         for field in ("replicas", "coupling_every", "focusing", "initialization", "optimizer"):
@@ -234,11 +230,12 @@ def test_replicas_of_entropy_sgd_take_its_preset(optimizer):
         assert chosen.langevin_steps == 20
         if optimizer == "rsgd":
             # The stiffest spring goes as far in a step as without the inner loop.
-            assert chosen.coupling_max * chosen.lr == coupled.coupling_max * coupled.lr
+            of_step = coupled.coupling_max * coupled.learning_rate
+            assert chosen.coupling_max * chosen.learning_rate == of_step
         plain = settings("--preset", name, "-opt", optimizer, "-L", "0").experiment
         assert plain == coupled
     given = settings("--preset", "quickstart", "-opt", "rsgd", "-L", "20", "--lr", "0.3")
-    assert given.experiment.lr == 0.3
+    assert given.experiment.learning_rate == 0.3
 
 
 def test_a_coupling_that_is_stretched_is_spoken_of():
@@ -255,3 +252,70 @@ def test_a_coupling_that_is_stretched_is_spoken_of():
         stored = settings("--preset", "quickstart", *flags).to_dict()
         longer = resume_settings(parsed("-rl", "-e", "40"), config.PRESETS, stored)
         assert stretched(stored, longer) is None
+
+
+@dataclasses.dataclass(frozen=True)
+class WithOneMore(Experiment):
+    warmth: float = setting(
+        Number(below=2), "how warm it is", "The algorithm", short="w", default=0.5,
+        means=lambda optimizer, inner_loop: optimizer != "adam",
+    )  # fmt: skip
+
+
+class TestOneSettingIsOneEdit:
+    """A field of a dataclass becomes a flag, its help, its checks and its row, by itself."""
+
+    presets = {  # noqa: RUF012
+        name: {
+            optimizer: WithOneMore(**dataclasses.asdict(experiment))
+            for optimizer, experiment in by_optimizer.items()
+        }
+        for name, by_optimizer in config.PRESETS.items()
+    }
+
+    def parsed(self, *flags):
+        fv = define_flags(WithOneMore)
+        parse(fv, ["train.py", *flags])
+        return fv
+
+    def test_flag_and_row(self):
+        for flag in ("--warmth", "-w"):
+            chosen = make_settings(self.parsed(flag, "1.5"), self.presets)
+            assert chosen.experiment.warmth == 1.5
+            assert "warmth*: 1.5" in settings_table(chosen)
+        assert "warmth: 0.5" in settings_table(make_settings(self.parsed(), self.presets))
+
+    def test_help(self):
+        text = help_text(self.parsed(), {"warmth": 0.5}, WithOneMore)
+        algorithm = text.split("The algorithm:")[1].split("Replicas")[0]
+        assert "-w, --warmth" in algorithm and "how warm it is (preset: 0.5)" in algorithm
+
+    def test_range(self):
+        with pytest.raises(FlagError, match="--warmth=2: must be a finite number at least 0 and b"):
+            self.parsed("--warmth", "2")
+
+    def test_meaning(self):
+        with pytest.raises(FlagError, match="--warmth has no meaning for -opt adam"):
+            make_settings(self.parsed("-opt", "adam", "-w", "1"), self.presets)
+        adam = make_settings(self.parsed("-opt", "adam"), self.presets)
+        assert "warmth" not in settings_table(adam)
+
+    def test_config_json(self):
+        stored = make_settings(self.parsed("-w", "1.5"), self.presets).to_dict()
+        again = resume_settings(self.parsed(), self.presets, stored)
+        assert again.experiment.warmth == 1.5
+        with pytest.raises(FlagError, match=r"--warmth=0\.1 differs from the run"):
+            resume_settings(self.parsed("-w", "0.1"), self.presets, stored)
+        stored["experiment"]["warmth"] = 3
+        with pytest.raises(RunFolderError, match="'warmth' is 3"):
+            resume_settings(self.parsed(), self.presets, stored)
+
+
+def test_a_run_of_before_the_settings_had_their_names_goes_on():
+    stored = settings("--preset", "quickstart", "--lr", "0.3", "--l2", "0.1").to_dict()
+    old = {"learning_rate": "lr", "weight_decay": "l2", "langevin_learning_rate": "langevin_lr"}
+    before = dict(stored, overridden=[old[name] for name in stored["overridden"]])
+    before["experiment"] = {old.get(n, n): v for n, v in stored["experiment"].items()}
+    assert "lr" in before["experiment"]
+    again = resume_settings(parsed(), config.PRESETS, before)
+    assert again.to_dict() == stored

@@ -8,8 +8,8 @@ import functools
 import numpy as np
 import pytest
 
-from esgd_tf.cli.settings import REPLICATED
 from esgd_tf.runs.checkpoints import load_model
+from esgd_tf.runs.experiment import REPLICATED
 from esgd_tf.training import strategies
 from tests.cli.helpers import train
 from tests.cli.test_training_run import history, state

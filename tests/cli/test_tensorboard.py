@@ -87,7 +87,7 @@ def test_the_curves_are_those_of_history_csv(ask, finished):
 def test_the_hyperparameters_have_a_row_with_the_runs_metrics(ask):
     experiment = ask("/data/plugin/hparams/experiment", {})
     names = {info["name"] for info in experiment["hparamInfos"]}
-    assert {"optimizer", "langevin_steps", "lr", "gamma", "seed", "dataset"} <= names
+    assert {"optimizer", "langevin_steps", "learning_rate", "gamma", "seed", "dataset"} <= names
     metrics = [info["name"] for info in experiment["metricInfos"]]
     groups = ask(
         "/data/plugin/hparams/session_groups",

@@ -147,7 +147,7 @@ def test_without_locks_the_first_to_finish_wins(tiny, tmp_path, monkeypatch):
     def no_locks(*args):
         raise OSError(errno.ENOLCK, "no locks")
 
-    monkeypatch.setattr(staging.fcntl, "flock", no_locks)
+    monkeypatch.setattr("fcntl.flock", no_locks)
     entry = tiny["mnist"]
     first, second = archive_maker.images_of(entry), archive_maker.images_of(entry, seed=1)
     other = tmp_path / ".building-mnist.of-another-builder"

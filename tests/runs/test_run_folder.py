@@ -110,7 +110,8 @@ def test_the_lock_does_not_empty_what_a_link_leads_to(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "precious").write_text("precious")
     (tmp_path / "a" / ".lock").symlink_to(tmp_path / "precious")
-    begun(tmp_path / "a")
+    with pytest.raises(RunFolderError, match=r"\.lock is a link"):
+        begun(tmp_path / "a")
     assert (tmp_path / "precious").read_text() == "precious"
 
 

@@ -61,7 +61,7 @@ def equal(first, second):
 
 def slots(model, which):
     optimizer = esgd_tf.training.local_entropy_optimizer(model)
-    return [v.numpy() for v in getattr(optimizer, f"_{which}s")]
+    return [v.numpy() for v in getattr(optimizer._loop, f"{which}s")]
 
 
 @pytest.mark.parametrize("where", ["anchor", "mean"])

@@ -24,9 +24,9 @@ def read_cifar(path: Path, archive: CifarArchive, entry: Entry) -> RawImages:
     """Read one archive.
 
     Args:
-        path: The tar archive, or the folder with what was in it.
-        archive: How it is laid out.
-        entry: What it must hold.
+        path: Path. The tar archive, or the folder with what was in it.
+        archive: CifarArchive. How the archive is laid out.
+        entry: Entry. What the archive must hold.
 
     Returns:
         Both splits, in the archive's order.

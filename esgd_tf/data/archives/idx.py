@@ -29,8 +29,8 @@ def find_idx(folder: Path, name: str) -> Path | None:
     """Return the file of a published name, or under one that it gets when it is unpacked.
 
     Args:
-        folder: Where to look.
-        name: As published, with `.gz`.
+        folder: Path. Where to look.
+        name: str. The file's name as published, with `.gz`.
     """
     plain = name.removesuffix(".gz")
     dotted = plain.replace("-idx", ".idx")
@@ -43,9 +43,9 @@ def read_idx(folder: Path, files: IdxFiles, entry: Entry) -> RawImages:
     """Read the four files of an MNIST-like set.
 
     Args:
-        folder: Where they lie.
-        files: Their names.
-        entry: What they must hold.
+        folder: Path. Where the files lie.
+        files: IdxFiles. The files' names.
+        entry: Entry. What the files must hold.
 
     Returns:
         Both splits, in the files' order.
@@ -75,8 +75,8 @@ def read_idx_labels(path: Path, count: int) -> NDArray[np.uint8]:
     """Read one file of labels, uint8 [count], unchecked in range.
 
     Args:
-        path: The file.
-        count: How many there must be.
+        path: Path. The file.
+        count: int >= 0. How many labels there must be.
 
     Raises:
         DataError: The file is missing or damaged.

@@ -28,9 +28,9 @@ def find_cifar(folder: Path, archive: CifarArchive) -> Path | None:
     """Return where an archive lies in a folder: the tar file, or else its files; None if nowhere.
 
     Args:
-        folder: Where to look: what lies in it under the names of the home page or of Keras, or
-            the folder with the files itself.
-        archive: What to look for.
+        folder: Path. Where to look: what lies in it under the names of the home page or of Keras,
+            or the folder with the files itself.
+        archive: CifarArchive. What to look for.
     """
     inner = archive.folder
     files = (archive.file, archive.file.removesuffix(".gz"), f"{inner}.tar.gz", f"{inner}.tar",
@@ -53,9 +53,9 @@ def read_members(path: Path, archive: CifarArchive, entry: Entry) -> dict[str, b
     """Read all files that a set needs.
 
     Args:
-        path: The tar archive, compressed by gzip or not, or the folder with the files.
-        archive: How it is laid out.
-        entry: What it must hold: nothing is read that is much bigger.
+        path: Path. The tar archive, compressed by gzip or not, or the folder with the files.
+        archive: CifarArchive. How the archive is laid out.
+        entry: Entry. What the archive must hold: nothing is read that is much bigger.
 
     Returns:
         By name, without the folder.

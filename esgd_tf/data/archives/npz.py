@@ -28,9 +28,9 @@ def read_npz(path: Path, entry: Entry) -> RawImages:
     """Read one file.
 
     Args:
-        path: The file.
-        entry: What it must hold. Images may lack the last dimension where it is 1, and labels
-            may have one more: both are found.
+        path: Path. The file.
+        entry: Entry. What the file must hold. Images may lack the last dimension where it is 1, and
+            labels may have one more: both are found.
 
     Returns:
         Both splits, in the file's order.

@@ -67,7 +67,7 @@ def safe_loads(content: bytes) -> dict[str, Any]:
     """Unpickle one CIFAR batch.
 
     Args:
-        content: The pickle.
+        content: bytes. The pickle.
 
     Returns:
         Its dictionary, with byte-string keys made text. Values are as pickled.

@@ -46,11 +46,11 @@ def check_labels(
     """Return the labels as int32 [n], or say which one is none.
 
     Args:
-        labels: Integers of any type, [n].
-        num_classes: Labels must lie in 0 ... num_classes - 1.
-        path: The file they came from.
-        member: The part of it they came from.
-        then: What to do about a bad one.
+        labels: NumPy array of integers of any dtype, of shape [n]. The labels.
+        num_classes: int >= 1. Labels must lie in 0 ... num_classes - 1.
+        path: Path. The file they came from.
+        member: str. The part of the file they came from. Defaults to ''.
+        then: str. What to do about a bad label. Defaults to 'download the file again'.
 
     Raises:
         DataError: A label is out of range.

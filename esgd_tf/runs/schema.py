@@ -1,4 +1,4 @@
-"""What config.json must hold: values that the flags of the same names take. No TensorFlow here."""
+"""What config.json must hold: values that the settings of the same names may have."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
-from esgd_tf.cli.flags import MAY_BE_NONE, define_flags
 from esgd_tf.data import DataError, parse_corruptions
 from esgd_tf.runs.errors import RunFolderError
+from esgd_tf.runs.experiment import Experiment, RunSettings
+from esgd_tf.runs.setting import settings_of
 
-__all__ = ["check_config", "is_of_walkers"]
+__all__ = ["check_config", "is_of_walkers", "renamed"]
 
 # What a text of a config.json shows of a bad value.
 _SHOWN = 40
+# Settings that had other names in files of earlier versions.
+_RENAMED = {
+    "lr": "learning_rate", "l2": "weight_decay", "langevin_lr": "langevin_learning_rate",
+}  # fmt: skip
 
 
 def is_of_walkers(config: Any) -> bool:
@@ -27,18 +30,21 @@ def check_config(
     config: Any,
     path: Path,
     needed: Mapping[str, Sequence[str]],
-    known: Sequence[str] | None = None,
+    *,
+    all_known: bool = False,
+    experiment: type = Experiment,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Check what was read from the config.json of a run of train.py.
 
     Args:
-        config: It.
-        path: From where, for messages.
-        needed: What must be there, by part ("experiment", "run").
-        known: What may be there in "experiment"; None for anything.
+        config: any JSON value. What was read.
+        path: Path. From where, for messages.
+        needed: mapping from "experiment" and "run" to names. What must be there.
+        all_known: bool. Whether "experiment" may hold nothing that is unknown. Defaults to False.
+        experiment: type. The dataclass of the experiment. Defaults to Experiment.
 
     Returns:
-        Its parts "experiment" and "run".
+        Its parts "experiment" and "run", with the names that the settings have now.
 
     Raises:
         RunFolderError: It is damaged or of another version, or of a run of `walkers`.
@@ -57,39 +63,50 @@ def check_config(
     texts = [config.get("preset", ""), config.get("id") or "", *_listed(config.get("overridden"))]
     if not all(isinstance(text, str) for text in texts):
         raise damaged("'preset', 'id' or 'overridden' is no text")
-    fv = define_flags()
-    for part, names in needed.items():
+    checked = []
+    for part, kind in (("experiment", experiment), ("run", RunSettings)):
         values = config.get(part)
         if not isinstance(values, dict):
             raise damaged(f"it has no {part!r}")
-        for name in names:
+        values = renamed(values)
+        for name in needed[part]:
             if name not in values:
                 raise damaged(f"{name!r} is missing")
         for name, value in values.items():
-            if part == "experiment" and known is not None and name not in known:
+            if part == "experiment" and all_known and name not in settings_of(kind):
                 raise damaged(f"{name[:_SHOWN]!r} is unknown")
-            if not _is_good(fv, name, value, of_experiment=part == "experiment"):
+            if not _is_good(kind, name, value):
                 raise damaged(f"{name!r} is {_shown(value)}")
-    return config["experiment"], config["run"]
+        checked.append(values)
+    return checked[0], checked[1]
+
+
+def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings under the names that they have now.
+
+    Args:
+        values: mapping from str. The settings, perhaps under names of earlier versions.
+    """
+    return {_RENAMED.get(name, name): value for name, value in values.items()}
 
 
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value] if value is not None else []
 
 
-def _is_good(fv: flags.FlagValues, name: str, value: Any, *, of_experiment: bool) -> bool:
-    """Whether the flag of this name could have given the value; what is no flag is not judged."""
-    if name not in fv:
+def _is_good(kind: type, name: str, value: Any) -> bool:
+    """Return whether a setting may have the value; what is no setting is not judged."""
+    known = settings_of(kind).get(name)
+    if known is None:
         return True
     if value is None:
-        # Presets leave nothing out but these; of the run's own flags those without a default.
-        return name in MAY_BE_NONE if of_experiment else fv[name].default is None
+        return known.may_be_none
     if name == "corrupt" and isinstance(value, str):
         try:
             parse_corruptions(value)
         except DataError:
             return False
-    return fv[name].parser.accepts(value)
+    return known.kind.accepts(value)
 
 
 def _shown(value: Any) -> str:

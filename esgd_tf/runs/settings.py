@@ -1,0 +1,85 @@
+"""Everything that decides what a run computes, in one object. No TensorFlow here."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from esgd_tf.runs.experiment import Experiment, RunSettings
+from esgd_tf.runs.setting import setting_of
+
+__all__ = ["Settings", "epoch_steps", "settings_table"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Everything that decides what a run computes.
+
+    Args:
+        preset: str. The name of the preset it started from.
+        experiment: Experiment. The numbers in force.
+        run: RunSettings. Seed, devices, precision and limits, which no experiment sets.
+        overridden: tuple of str. The names of the numbers that came from flags.
+    """
+
+    preset: str
+    experiment: Experiment
+    run: RunSettings
+    overridden: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what goes into config.json."""
+        return {
+            "preset": self.preset,
+            "experiment": dataclasses.asdict(self.experiment),
+            "run": dataclasses.asdict(self.run),
+            "overridden": list(self.overridden),
+        }
+
+
+def epoch_steps(one_pass: int, replicas: int, budget: str) -> int:
+    """Return the training steps of an epoch, each of which is a minibatch of every replica.
+
+    Args:
+        one_pass: int >= 1. Minibatches of one pass over the data.
+        replicas: int >= 1. y, how many replicas there are; 1 for a network alone.
+        budget: "shared" or "each". With "shared" the replicas together make one pass, up to
+            rounding; with "each" every replica makes one.
+    """
+    return max(round(one_pass / replicas), 1) if budget == "shared" else one_pass
+
+
+def settings_table(settings: Settings) -> str:
+    """Return the settings as lines of at most 80 columns; a star marks what came from a flag.
+
+    What means nothing for the optimizer is left out, and what is rarely set and has its default.
+
+    Args:
+        settings: Settings. The settings in force.
+    """
+    e = settings.experiment
+    rows: dict[str, Any] = {"preset": settings.preset}
+    for part in (e, settings.run):
+        for field in dataclasses.fields(part):
+            value, known = getattr(part, field.name), setting_of(field)
+            is_default = known.is_quiet and value == field.default
+            has_meaning = known.has_meaning(e.optimizer, inner_loop=e.langevin_steps > 0)
+            if value is not None and has_meaning and not is_default:
+                rows[field.name] = value
+    cells = [
+        f"{name}{'*' if name in settings.overridden else ''}: {_shown(value)}"
+        for name, value in rows.items()
+    ]
+    lines, line = [], ""
+    for cell in cells:
+        if line and len(line) + 2 + len(cell) > 80:
+            lines.append(line)
+            line = ""
+        line = f"{line}, {cell}" if line else cell
+    return "\n".join([*lines, line])
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return " ".join(v if isinstance(v, str) else f"{v:g}" for v in value) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
