@@ -43,9 +43,9 @@ def test_table(argument, error, why): ...
 @p("b", [True, 1])
 def test_whole(a, b): ...
 
-@pytest.mark.first(2)
-@p("a", [1, 2, 3, 4])
-def test_first(a): ...
+@pytest.mark.few(3)
+@p("a", [1, 2, 3, 4, 5])
+def test_few(a): ...
 
 @p("a", [1, pytest.param(2, marks=[pytest.mark.slow, pytest.mark.rare])])
 def test_rare(a): ...
@@ -117,8 +117,8 @@ def test_one_parameter_and_a_table_are_no_matrix(collected):
 
 def test_marks(collected):
     assert len(collected[0]["test_whole"]) == 4
-    assert collected[0]["test_first"] == ["1", "2"]
-    assert collected[1]["test_first"] == ["1", "2", "3", "4"]
+    assert collected[0]["test_few"] == ["1", "3", "5"]
+    assert collected[1]["test_few"] == ["1", "2", "3", "4", "5"]
     assert collected[0]["test_rare"] == collected[1]["test_rare"] == ["1"]
 
 

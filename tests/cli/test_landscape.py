@@ -216,7 +216,7 @@ class TestWhatIsLeftOfAReport:
         ],
         ids=["foreseen", "unforeseen"],
     )
-    @pytest.mark.first(1)
+    @pytest.mark.few(1)
     def test_a_measure_that_fails(self, runs, tmp_path, monkeypatch, capsys, error, words):
         fails_with(monkeypatch, "sharpness", error)
         out = tmp_path / "wide"

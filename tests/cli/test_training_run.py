@@ -123,7 +123,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
     assert not (tmp_path / "wild" / "checkpoints" / "last.keras").exists()
 
 
-@pytest.mark.first(1)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("on_nan", ["stop", "skip"])
 def test_a_network_that_gives_nan_is_no_success(on_nan, tmp_path, capsys):
     """The only gradient was finite, the step with it was not."""

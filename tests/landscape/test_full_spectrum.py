@@ -126,7 +126,7 @@ class TestFilesOfOthers:
     @pytest.mark.parametrize(
         "text", ["", "{", "[]", "{}", '{"done": 3}', '{"what": "a song", "done": 0, "probe": []}']
     )
-    @pytest.mark.first(1)
+    @pytest.mark.few(1)
     def test_notes_that_are_none(self, tmp_path, text):
         path = tmp_path / "columns.npy"
         h = begun(path)

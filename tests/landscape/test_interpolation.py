@@ -182,7 +182,7 @@ class TestNetwork:
         ]
         assert found.gradient_norm["data"][1] == pytest.approx(np.linalg.norm(slope), rel=1e-6)
 
-    @pytest.mark.first(1)
+    @pytest.mark.few(1)
     @pytest.mark.parametrize("given", ["all weights", "models", "variables"])
     def test_all_weights_bring_their_statistics(self, given):
         """Frozen weights and BatchNormalization statistics go along the line too."""
@@ -237,7 +237,7 @@ class TestNetwork:
         for name, values in reference.values["data"].items():
             np.testing.assert_array_equal(found.values["data"][name], values)
 
-    @pytest.mark.first(1)
+    @pytest.mark.few(1)
     @pytest.mark.parametrize("frozen", [None, "first"])
     def test_settle_sets_the_statistics(self, frozen):
         model, one, other = (frozen_mlp(s, frozen) for s in (0, 1, 2))

@@ -132,7 +132,7 @@ class TestLangevinOnQuadratics:
             (1000, 1.0, (6.0, 12.0)),
         ],
     )
-    @pytest.mark.first(1)
+    @pytest.mark.few(1)
     def test_in_many_dimensions(self, in_numpy, n, beta, gammas):
         a, b, x = problem(n) if n < 1000 else (np.diag(np.linspace(-0.5, 4, n)), *problem(n)[1:])
         options = {"samples": 1200, "burn_in": 300} if n == 1000 else {"samples": 2000}
@@ -240,7 +240,7 @@ class TestQuadrature:
 
 
 class TestLangevinElsewhere:
-    @pytest.mark.first(1)
+    @pytest.mark.few(1)
     @pytest.mark.parametrize("x", [0.0, 0.6])
     def test_double_well(self, in_numpy, x):
         value = lambda w: 2 * (w[:, 0] ** 2 - 1) ** 2 + 0.3 * w[:, 0]  # noqa: E731
@@ -331,7 +331,7 @@ class TestLangevinElsewhere:
 
 
 class TestLaplace:
-    @pytest.mark.first(1)
+    @pytest.mark.few(1)
     @pytest.mark.parametrize("beta", [1.0, 30.0])
     def test_exact_for_quadratics(self, beta):
         """Away from the minimum, with directions in which f falls."""

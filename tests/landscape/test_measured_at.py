@@ -174,7 +174,7 @@ def replicas(name="replicated", epochs=1):
 
 class TestReplicas:
     @pytest.mark.parametrize("name", COUPLINGS)
-    @pytest.mark.first(1)
+    @pytest.mark.few(1)
     def test_is_the_center(self, name):
         model = replicas(name)
         before = [model.replica(a).get_weights() for a in range(3)]
@@ -260,7 +260,7 @@ class TestResultsSayWhere:
         ],
         ids=["weights", "anchor", "center"],
     )
-    @pytest.mark.first(1)
+    @pytest.mark.few(1)
     def test_measured_at(self, make, where):
         for name, result in results(make()).items():
             assert result.measured_at == where, name

@@ -146,7 +146,7 @@ class TestRejecting:
         np.testing.assert_array_equal(found.escape_steps, -1)
         assert np.isnan(found.mean_escape_step[0])
 
-    @pytest.mark.first(1)
+    @pytest.mark.few(1)
     @pytest.mark.parametrize("n", [1, 3])
     def test_samples_a_ball_uniformly(self, n):
         """Then E ‖w‖² is n/(n + 2) R². The walks are independent: their spread is the error."""

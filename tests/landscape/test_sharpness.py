@@ -177,7 +177,7 @@ class TestFormulas:
 
 
 class TestAll:
-    @pytest.mark.first(2)
+    @pytest.mark.few(2)
     @pytest.mark.parametrize("kind", ["ascent", "epsilon", "sam", "asam"])
     def test_network(self, kind):
         """The same δ on other data; batches do not matter; the model stays as it was."""

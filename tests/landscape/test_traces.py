@@ -87,7 +87,7 @@ def calls_of(measure, *arguments):
 
 
 class TestTracedOnce:
-    @pytest.mark.first(4)
+    @pytest.mark.few(4)
     @pytest.mark.parametrize("name", MEASURES)
     @pytest.mark.parametrize("loss", [None, LOSS, "mae"], ids=["compiled", "object", "string"])
     def test_measured_twice(self, name, loss):

@@ -73,7 +73,7 @@ def test_training_equals_keras(shape, jit):
     )
 
 
-@pytest.mark.first(1)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("dtype, tolerance", [("bfloat16", 1e-2), ("float16", 1e-3)])
 @pytest.mark.parametrize("jit", [False, True], ids=["graph", "xla"])
 def test_training_equals_keras_in_mixed_precision(dtype, tolerance, jit):

@@ -181,7 +181,7 @@ def held(optimizer, rule=None, **options):
     ],
     ids=["sgd", "every", "momentum", "nesterov", "entropy"],
 )
-@pytest.mark.first(1)
+@pytest.mark.few(1)
 def test_growth_ends_where_a_step_would_overshoot_the_center(optimizer, every, bound):
     model = held(optimizer(), ReplicatedSGD(Focusing(20, gamma=1e-2, growth=1e9), every=every))
     before = model.distances().max()

@@ -137,7 +137,7 @@ def of_categories(a):
     return keras.Model(inputs, keras.layers.Dense(1, kernel_initializer=seed)(lookup(inputs)))
 
 
-@pytest.mark.first(1)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("build", [of_words, pytest.param(of_categories, marks=pytest.mark.slow)])
 def test_vocabularies_that_were_adapted_are_kept(build, tmp_path):
     model = helpers.replicas(ReplicatedSGD(0.3), helpers.nesterov(0.05), build=build)

@@ -102,7 +102,7 @@ def test_metrics_given_as_objects_are_not_shared():
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.first(1)
+@pytest.mark.few(1)
 def test_a_run_that_is_evaluated_saved_and_resumed_is_as_if_uninterrupted(name, tmp_path):
     trajectory, end, center_at_end, history = helpers.uninterrupted(name)
     model = helpers.case(name)

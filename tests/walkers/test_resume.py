@@ -32,7 +32,7 @@ class Killed(BaseException):
 @pytest.mark.parametrize(
     "settings", [{"optimization": "LBFGS", "n_workers": 1, "n_steps": 8}, {"schedule": SCHEDULE}]
 )
-@pytest.mark.first(1)
+@pytest.mark.few(1)
 def test_a_run_goes_on_where_it_was_cut(tmp_path, settings):
     whole = experiment(tmp_path / "a" / "run", **{**RUN, **settings})
     whole.run()

@@ -140,7 +140,7 @@ PLAIN = {
 
 
 @pytest.mark.parametrize("name", PLAIN)
-@pytest.mark.first(1)
+@pytest.mark.few(1)
 def test_other_couplings_are_those_of_replicas(name):
     """Whose rules have tests of their own, by hand."""
     settings = {"n_workers": 2, "alpha": 0.3, "weight_init_std": 1.0, "lr": 0.1}
