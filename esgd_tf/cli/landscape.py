@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import math
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from esgd_tf.cli.command_line import CommandLine
 from esgd_tf.cli.door import reason_of, was_interrupted
+from esgd_tf.cli.measures import MEASURES
+from esgd_tf.cli.measures.measure import Measure
 from esgd_tf.cli.parsers import FlagError
 from esgd_tf.cli.startup import start_tensorflow
 from esgd_tf.runs.errors import RunFolderError
 from esgd_tf.runs.stored_run import StoredRun
 
-__all__ = ["MEASURES", "main"]
+if TYPE_CHECKING:
+    from esgd_tf.cli.landscape_report import Report
+    from esgd_tf.cli.measures.bench import Bench, Measured
 
-# Flag, what it measures; in the order of the report.
-MEASURES = {
-    "spectrum": "largest and smallest eigenvalues of the Hessian of the loss",
-    "density": "density of all its eigenvalues, and their sum",
-    "local_energy": "error and loss of the weights times 1 + sigma N(0, 1), train and test",
-    "sharpness": "sharpness: of the ascent, Keskar's, SAM's and ASAM's",
-    "local_entropy": "local entropy by Langevin chains, and by the density of eigenvalues",
-    "interpolate": "lines from the first run to each of the others: loss and error",
-    "plane": "loss on a plane through the weights: that of the run's kept checkpoints "
-    "(train.py --keep_every), else two random filter-normalised directions",
-    "random_walk": "free random walks until the loss has risen by --threshold",
-}
-_DEFAULT = ("spectrum", "density", "local_energy", "sharpness")
+__all__ = ["main"]
+
+_DEFAULT = [name for name, measure in MEASURES.items() if measure.is_default]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -55,22 +48,13 @@ def main(argv: Sequence[str]) -> int:
         stopped="Stopped; measures that were done are in the folder of --out, where landscape.json "
         "says which are missing.",
     )  # fmt: skip
-    for name, what in MEASURES.items():
-        line.switch(name, False, what)
+    for name, measure in MEASURES.items():
+        line.switch(name, False, measure.what)
     line.integer("samples", 2, 2048, "images of each split that are measured on", "N")
     line.choice("split", ("train", "test"), "train", "images of all but --local_energy, which "
                 "takes both")  # fmt: skip
-    line.integer("eigenvalues", 1, 5, "--spectrum: how many at each end", "k")
-    line.integer("probes", 1, 10, "--density: random vectors")
-    line.integer("steps", 1, 100, "--density: Lanczos steps of each")
-    line.text("sigmas", "0.05,0.1,0.15,0.2,0.25,0.3", "--local_energy: strengths of the noise")
-    line.integer("perturbations", 2, 30, "--local_energy: samples of the noise at each strength")
-    line.text("gammas", "1,10,100", "--local_entropy: scopes; the largest is the reference")
-    line.integer("chain_steps", 8, 200, "--local_entropy: Langevin steps at each of its nodes")
-    line.integer("points", 2, 15, "--plane and --interpolate: points along a direction")
-    line.choice("path", ("linear", "spherical"), "linear", "--interpolate: kind of line")
-    line.text("threshold", "0.1", "--random_walk: rise of the loss that ends a walk")
-    line.text("step_size", "0.005", "--random_walk: standard deviation of a step")
+    for measure in MEASURES.values():
+        measure.define_flags(line)
     line.integer("seed", 0, 0, "of the choice of images and of all that is random")
     line.path("out", "landscape", "folder for the files, made if it is not there")
     line.checkpoint_flags()
@@ -79,34 +63,14 @@ def main(argv: Sequence[str]) -> int:
     return line.run(argv, _landscape)
 
 
-def numbers(flag: str, text: str, at_least: int = 1) -> list[float]:
-    """Return the positive numbers of a flag's value, separated by commas.
-
-    Raises:
-        FlagError: It is something else.
-    """
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        values = [math.nan]
-    if len(set(values)) < at_least or not all(math.isfinite(v) and v > 0 for v in values):
-        what = "a positive number" if at_least == 1 else f"{at_least} or more positive numbers"
-        raise FlagError(f"--{flag}={text}: must be {what}, separated by commas")
-    return values
-
-
 def _landscape(fv: Any, words: list[str]) -> None:
-    chosen = [name for name in MEASURES if getattr(fv, name)] or list(_DEFAULT)
-    sigmas = numbers("sigmas", fv.sigmas)
-    gammas = numbers("gammas", fv.gammas, 2)
-    (threshold, *more), (step_size, *rest) = (
-        numbers("threshold", fv.threshold),
-        numbers("step_size", fv.step_size),
-    )
-    if more or rest:
-        raise FlagError("--threshold and --step_size are one number each")
-    if "interpolate" in chosen and len(words) < 2:
-        raise FlagError("--interpolate needs two runs: it measures the line between them")
+    chosen = [m for name, m in MEASURES.items() if fv[name].value]
+    chosen = chosen or [MEASURES[name] for name in _DEFAULT]
+    for measure in MEASURES.values():
+        measure.check_flags(fv)
+    of_pairs = [measure for measure in chosen if measure.is_of_pairs]
+    if of_pairs and len(words) < 2:
+        raise FlagError(f"--{of_pairs[0].name} needs two runs: it measures the line between them")
     out = Path(fv.out)
     if out.exists() and not out.is_dir():
         raise FlagError(f"--out={out}: is a file; name a folder")
@@ -114,30 +78,29 @@ def _landscape(fv: Any, words: list[str]) -> None:
     checkpoints = [run.checkpoint(fv.checkpoint) for run in runs]
     start_tensorflow()
 
-    from esgd_tf.cli.landscape_measures import Measures
     from esgd_tf.cli.landscape_report import Report
+    from esgd_tf.cli.measures.bench import Bench
 
-    pairs = [(runs[0], run) for run in runs[1:]] if "interpolate" in chosen else []
-    plan = [(run.name, name) for run in runs for name in chosen if name != "interpolate"]
-    plan += [(_pair(*pair), "interpolate") for pair in pairs]
+    of_one = [measure for measure in chosen if not measure.is_of_pairs]
+    pairs = [(runs[0], run) for run in runs[1:]] if of_pairs else []
+    plan = [(run.name, measure.name) for run in runs for measure in of_one]
+    plan += [(_pair(*pair), measure.name) for pair in pairs for measure in of_pairs]
     report = Report(runs, fv, plan, out)
-    measures = Measures(fv, sigmas, gammas, threshold, step_size)
+    bench = Bench(fv)
     report.save()  # so that a report of before is not taken for this one
     networks = []
     for run, checkpoint in zip(runs, checkpoints, strict=True):
-        network = measures.load(run, checkpoint)
+        network = bench.load(run, checkpoint)
         networks.append(network)
         if len(networks) == 1:
             print(report.header(network))
-        measures.check_fits(networks[0], network)
-        for name in chosen:
-            if name != "interpolate":
-                _measure(report, fv, run, run.name, name, getattr(measures, name), network)
+        if of_pairs:
+            bench.check_fits(networks[0], network)
+        for measure in of_one:
+            _take(report, bench, run, run.name, measure, network)
     for (first, other), network in zip(pairs, networks[1:], strict=False):
-        label = _pair(first, other)
-        _measure(
-            report, fv, other, label, "interpolate", measures.interpolate, networks[0], network
-        )
+        for measure in of_pairs:
+            _take(report, bench, other, _pair(first, other), measure, networks[0], network)
     print(report.tables())
     written = [*report.save(), *report.plot()]
     print("\nwritten:\n" + "\n".join(f"  {path}" for path in written))
@@ -145,30 +108,29 @@ def _landscape(fv: Any, words: list[str]) -> None:
         raise RunFolderError(report.failures())
 
 
-def _measure(
-    report: Any,
-    fv: Any,
+def _take(
+    report: Report,
+    bench: Bench,
     run: StoredRun,
     label: str,
-    name: str,
-    function: Callable[..., Any],
-    *arguments: Any,
+    measure: Measure,
+    *networks: Measured,
 ) -> None:
     """Measure, and write down what was found, or why it was not, before anything else is done."""
     start = time.perf_counter()
     try:
-        result = function(*arguments)
+        result = measure.take(bench, *networks)
     except Exception as error:
         if was_interrupted():
             raise KeyboardInterrupt from None  # it was Ctrl-C that made an error of it
         # The other measures, which may have taken hours, are not to be lost by it.
-        if fv.debug:
+        if bench.fv.debug:
             traceback.print_exc()
-        print(f"  {name:<14}{label}: failed", flush=True)
-        report.fail(label, name, reason_of(error))
+        print(f"  {measure.name:<14}{label}: failed", flush=True)
+        report.fail(label, measure.name, reason_of(error))
     else:
-        print(f"  {name:<14}{label}: {time.perf_counter() - start:.0f} s", flush=True)
-        report.add(run, name, result, label)
+        print(f"  {measure.name:<14}{label}: {time.perf_counter() - start:.0f} s", flush=True)
+        report.add(run, measure, result, label)
     report.save()
     if was_interrupted():
         raise KeyboardInterrupt  # it came where Python could not raise it, as in a destructor

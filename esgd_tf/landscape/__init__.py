@@ -5,7 +5,7 @@ data; leaves the model as it found it, bit for bit; is deterministic under its s
 frozen result with `.to_dict()` and `.plot()`, and with its uncertainty where it is an estimate.
 """
 
-from esgd_tf.landscape._result import Result
+from esgd_tf.landscape._result import Result, Row
 from esgd_tf.landscape.eigenpairs import Eigenpairs, eigenpairs
 from esgd_tf.landscape.fisher import FisherOperator
 from esgd_tf.landscape.full_spectrum import FullSpectrum, full_spectrum
@@ -46,6 +46,7 @@ __all__ = [
     "Plane",
     "RandomWalk",
     "Result",
+    "Row",
     "Sharpness",
     "SpectralDensity",
     "Trace",

@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Result", "axes"]
+__all__ = ["STYLES", "Result", "Row", "axes"]
+
+#: Of the curves of several splits, in their order.
+STYLES = (".-", ".--", ".:")
+
+
+class Row(NamedTuple):
+    """One number of a result, for long and tidy tables.
+
+    Attributes:
+        split: The name of the data; "" where there are no several.
+        metric: What the number is.
+        at: Where it was measured: a sigma, a rank, a step, two coordinates. "" where there is none.
+        value: The number.
+        standard_error: Its standard error; of an eigenvalue the residual. "" where there is none.
+    """
+
+    split: str
+    metric: str
+    at: float | str
+    value: float
+    standard_error: float | str = ""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,11 +62,20 @@ class Result:
             if field.metadata.get("written", True)
         }
 
-    def plot(self, ax: Axes | None = None) -> Axes:
+    def rows(self) -> Iterator[Row]:
+        """Yield the numbers of the result, one a row; what was not measured has none."""
+        raise NotImplementedError
+
+    def plot(
+        self, ax: Axes | None = None, *, color: str | None = None, label: str | None = None
+    ) -> Axes:
         """Plot the result.
 
         Args:
             ax: matplotlib.axes.Axes. What to plot on. Defaults to None, which makes new ones.
+            color: str. A color of Matplotlib's. Defaults to None, which takes the next ones.
+            label: str. A name for the legend. Defaults to None, which shows only what tells the
+                parts of the result from each other.
 
         Returns:
             The axes.

@@ -8,7 +8,9 @@ they are found in the complement: see `_complement.py`.
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from esgd_tf.landscape import _memory
 from esgd_tf.landscape._complement import Found, complete
 from esgd_tf.landscape._progress import progress_bar
-from esgd_tf.landscape._result import Result, axes
+from esgd_tf.landscape._result import Result, Row, axes
 from esgd_tf.landscape._vectors import Array, finite, random_unit
 from esgd_tf.landscape.operator import CurvatureOperator
 
@@ -54,12 +56,29 @@ class Eigenpairs(Result):
     tol: float
     matvecs: int
 
-    def plot(self, ax: Axes | None = None) -> Axes:
+    def rows(self) -> Iterator[Row]:
+        """Yield the eigenvalues by rank, with their residuals; those not found have none."""
+        pairs = zip(self.eigenvalues, self.residuals, strict=True)
+        for rank, (value, residual) in enumerate(pairs, start=1):
+            if not math.isnan(value):
+                yield Row("", "eigenvalue", rank, value, residual)
+
+    def plot(
+        self, ax: Axes | None = None, *, color: str | None = None, label: str | None = None
+    ) -> Axes:
         """Plot the eigenvalues with their residuals as error bars."""
         ax = axes(ax)
         rank = np.arange(1, len(self.eigenvalues) + 1)
         # An eigenvalue lies within the residual of each.
-        ax.errorbar(rank, self.eigenvalues, yerr=self.residuals, fmt="o", capsize=3)
+        ax.errorbar(
+            rank,
+            self.eigenvalues,
+            yerr=self.residuals,
+            fmt="o",
+            capsize=3,
+            color=color,
+            label=label,
+        )
         ax.axhline(0.0, color="0.7", lw=0.8)
         ax.set(xlabel="rank", ylabel="eigenvalue ± residual")
         return ax

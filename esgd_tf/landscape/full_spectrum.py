@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from esgd_tf._files import replaced_when_whole
 from esgd_tf.landscape._memory import free_memory as _free_memory
 from esgd_tf.landscape._progress import progress_bar
-from esgd_tf.landscape._result import Result, axes
+from esgd_tf.landscape._result import Result, Row, axes
 from esgd_tf.landscape._vectors import Array, finite, random_unit
 from esgd_tf.landscape.operator import CurvatureOperator
 
@@ -41,10 +42,22 @@ class FullSpectrum(Result):
         """Return the fraction of eigenvalues with |λ| < magnitude."""
         return float(np.mean(np.abs(self.eigenvalues) < magnitude))
 
-    def plot(self, ax: Axes | None = None, bins: int = 200) -> Axes:
+    def rows(self) -> Iterator[Row]:
+        """Yield the eigenvalues by rank."""
+        for rank, value in enumerate(self.eigenvalues, start=1):
+            yield Row("", "eigenvalue", rank, value)
+
+    def plot(
+        self,
+        ax: Axes | None = None,
+        *,
+        color: str | None = None,
+        label: str | None = None,
+        bins: int = 200,
+    ) -> Axes:
         """Plot a histogram with a logarithmic count, as Chaudhari et al. (2017) do."""
         ax = axes(ax)
-        ax.hist(self.eigenvalues, bins=bins, log=True)
+        ax.hist(self.eigenvalues, bins=bins, log=True, color=color, label=label)
         ax.set(xlabel="eigenvalue", ylabel="number of eigenvalues")
         return ax
 

@@ -16,7 +16,8 @@ problems", ICLR 2015; elementary-walkers (spherical).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import keras
@@ -25,7 +26,7 @@ from numpy.typing import ArrayLike
 
 from esgd_tf.landscape._metrics import Metric
 from esgd_tf.landscape._progress import progress_bar
-from esgd_tf.landscape._result import Result, axes
+from esgd_tf.landscape._result import STYLES, Result, Row, axes
 from esgd_tf.landscape._surface import Array, Reestimate, Surface, Values, between, pick
 
 if TYPE_CHECKING:
@@ -77,13 +78,27 @@ class Interpolation(Result):
         line = between(value[ends[0][0]], value[ends[1][0]], c)
         return float(np.max((value - line)[inside], initial=0.0))
 
-    def plot(self, ax: Axes | None = None, metric: str | None = None, label: str = "") -> Axes:
+    def rows(self) -> Iterator[Row]:
+        """Yield the metrics along the line."""
+        for split, by_metric in self.values.items():
+            for metric, values in by_metric.items():
+                for at, value in zip(self.coefficients, values, strict=True):
+                    yield Row(split, metric, at, value)
+
+    def plot(
+        self,
+        ax: Axes | None = None,
+        *,
+        color: str | None = None,
+        label: str | None = None,
+        metric: str | None = None,
+    ) -> Axes:
         """Plot a metric along the line, for each split."""
         ax = axes(ax)
-        for split in self.values:
+        for split, style in zip(self.values, itertools.cycle(STYLES)):
             metric, value = pick(self.values, split, metric)
             words = ([label] if label else []) + ([split] if split != "data" else [])
-            ax.plot(self.coefficients, value, ".-", label=" ".join(words) or None)
+            ax.plot(self.coefficients, value, style, color=color, label=", ".join(words) or None)
         for end in (0.0, 1.0):
             ax.axvline(end, color="0.8", lw=0.8, zorder=0)
         ax.set(xlabel="coefficient: 0 is a, 1 is b", ylabel=metric)

@@ -20,7 +20,8 @@ find them", ICLR 2020 (the search for σ).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -39,7 +40,7 @@ from esgd_tf.landscape._noise import (
 )
 from esgd_tf.landscape._objective import Selection
 from esgd_tf.landscape._progress import progress_bar
-from esgd_tf.landscape._result import Result, axes
+from esgd_tf.landscape._result import STYLES, Result, Row, axes
 from esgd_tf.landscape._vectors import standard_error
 
 if TYPE_CHECKING:
@@ -77,20 +78,34 @@ class LocalEnergy(Result):
         metric = next(iter(self.increase[split])) if metric is None else metric
         return self.increase[split][metric], self.standard_error[split][metric]
 
-    def plot(self, ax: Axes | None = None, metric: str | None = None, label: str = "") -> Axes:
+    def rows(self) -> Iterator[Row]:
+        """Yield the increases by sigma."""
+        for split, by_metric in self.increase.items():
+            for metric in by_metric:
+                for at, value, error in zip(self.sigmas, *self.curve(split, metric), strict=True):
+                    yield Row(split, metric, at, value, error)
+
+    def plot(
+        self,
+        ax: Axes | None = None,
+        *,
+        color: str | None = None,
+        label: str | None = None,
+        metric: str | None = None,
+    ) -> Axes:
         """Plot the increase against sigma, for each split, with two standard errors."""
         ax = axes(ax)
         splits = list(self.increase)
         metric = next(iter(self.increase[splits[0]])) if metric is None else metric
         # Percentage points read better than fractions.
         unit, factor = (" (% points)", 100.0) if metric == "error" else ("", 1.0)
-        for split in splits:
+        for split, style in zip(splits, itertools.cycle(STYLES)):
             value, spread = self.curve(split, metric)
             words = [label] if label else []
             words += [split] if split != "data" else []
             ax.errorbar(
-                self.sigmas, factor * value, yerr=2 * factor * spread, fmt="o-", ms=3, capsize=2,
-                label=" ".join(words) or None,
+                self.sigmas, factor * value, yerr=2 * factor * spread, fmt=style, ms=3, capsize=2,
+                color=color, label=", ".join(words) or None,
             )  # fmt: skip
         ax.set(xlabel=f"σ of {self.noise} noise", ylabel=f"increase of {metric}{unit}")
         if ax.get_legend_handles_labels()[0]:
@@ -215,10 +230,19 @@ class PacBayesSigma(Result):
     noise: str
     bracketed: bool
 
-    def plot(self, ax: Axes | None = None) -> Axes:
+    def rows(self) -> Iterator[Row]:
+        """Yield sigma."""
+        yield Row("", "largest sigma", self.bound, self.sigma, self.standard_error)
+
+    def plot(
+        self, ax: Axes | None = None, *, color: str | None = None, label: str | None = None
+    ) -> Axes:
         """Plot sigma with two standard errors."""
         ax = axes(ax)
-        ax.errorbar([0], [self.sigma], yerr=[2 * self.standard_error], fmt="o", capsize=4)
+        ax.errorbar(
+            [0], [self.sigma], yerr=[2 * self.standard_error], fmt="o", capsize=4, color=color,
+            label=label,
+        )  # fmt: skip
         ax.set(ylabel=f"largest σ ({self.noise}) with increase ≤ {self.bound:g}", xticks=[])
         return ax
 

@@ -28,7 +28,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -39,7 +39,7 @@ from numpy.typing import ArrayLike, NDArray
 from esgd_tf.landscape._chains import Chains, effective_sample_size, r_hat
 from esgd_tf.landscape._objective import Objective, Selection
 from esgd_tf.landscape._progress import progress_bar
-from esgd_tf.landscape._result import Result, axes
+from esgd_tf.landscape._result import Result, Row, axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -117,13 +117,20 @@ class LocalEntropyEstimate(Result):
         free = self.size / (2 * self.inverse_temperature) * np.log(self.reference / self.gammas)
         return self.values - free
 
-    def plot(self, ax: Axes | None = None, label: str | None = None) -> Axes:
+    def rows(self) -> Iterator[Row]:
+        """Yield the values by scope."""
+        for at, value, error in zip(self.gammas, self.values, self.standard_errors, strict=True):
+            yield Row("", self.method, at, value, error)
+
+    def plot(
+        self, ax: Axes | None = None, *, color: str | None = None, label: str | None = None
+    ) -> Axes:
         """Plot the values without the free volume against gamma, with two standard errors."""
         ax = axes(ax)
         error = 2 * np.hypot(self.standard_errors, self.quadrature_errors)
         ax.errorbar(
-            self.gammas, self.excess, yerr=error, fmt="o-", ms=3, capsize=2,
-            label=label or self.method,
+            self.gammas, self.excess, yerr=error, ms=3, capsize=2, color=color,
+            fmt="o-" if self.method == "langevin" else "s:", label=label or self.method,
         )  # fmt: skip
         ax.set(xscale="log", xlabel="scope γ", ylabel="local entropy − that of a flat loss")
         ax.legend()

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -30,7 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 from esgd_tf.landscape._check import moved, quotient
 from esgd_tf.landscape._objective import Objective, Selection
 from esgd_tf.landscape._progress import progress_bar
-from esgd_tf.landscape._result import Result, axes
+from esgd_tf.landscape._result import Result, Row, axes
 from esgd_tf.landscape._try import NOT_DIFFERENTIABLE, no_products, try_products
 from esgd_tf.landscape._vectors import finite, random_signs, student_factor
 
@@ -259,14 +259,25 @@ class DiagonalEstimate(Result):
     standard_error: NDArray[np.float64]
     num_probes: int
 
-    def plot(self, ax: Axes | None = None) -> Axes:
+    def rows(self) -> Iterator[Row]:
+        """Yield the diagonal by the number of the weight."""
+        numbers = zip(self.estimate, self.standard_error, strict=True)
+        for number, (value, error) in enumerate(numbers):
+            yield Row("", "diagonal", number, value, error)
+
+    def plot(
+        self, ax: Axes | None = None, *, color: str | None = None, label: str | None = None
+    ) -> Axes:
         """Plot the sorted diagonal, with two standard errors."""
         ax = axes(ax)
         order = np.argsort(self.estimate)[::-1]
         rank = np.arange(1, len(order) + 1)
         value, error = self.estimate[order], 2 * self.standard_error[order]
-        ax.fill_between(rank, value - error, value + error, alpha=0.3, lw=0, label="± 2 std. err.")
-        ax.plot(rank, value, label="estimate")
+        (line,) = ax.plot(rank, value, color=color, label=label or "estimate")
+        ax.fill_between(
+            rank, value - error, value + error, color=line.get_color(), alpha=0.3, lw=0,
+            label="± 2 std. err.",
+        )  # fmt: skip
         ax.set(xlabel="weight, sorted", ylabel="diagonal of the curvature")
         ax.set_yscale("symlog", linthresh=max(float(np.median(np.abs(value))), 1e-12))
         ax.legend()

@@ -12,7 +12,7 @@ normalisation, PCA of trajectories).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import keras
@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 from esgd_tf.landscape._metrics import Metric
 from esgd_tf.landscape._objective import Objective
 from esgd_tf.landscape._progress import progress_bar
-from esgd_tf.landscape._result import Result, axes
+from esgd_tf.landscape._result import Result, Row, axes
 from esgd_tf.landscape._surface import Array, Reestimate, Surface, Values, pick
 
 if TYPE_CHECKING:
@@ -62,14 +62,28 @@ class Plane(Result):
             else f"{along} ({100 * self.explained[k]:.0f} % of variance)"
         )
 
+    def rows(self) -> Iterator[Row]:
+        """Yield the metrics at every point of the grid."""
+        for split, by_metric in self.values.items():
+            for metric, values in by_metric.items():
+                for place, value in np.ndenumerate(values):
+                    at = " ".join(f"{grid[i]:g}" for grid, i in zip(self.grids, place, strict=True))
+                    yield Row(split, metric, at, value)
+
     def plot(
-        self, ax: Axes | None = None, split: str | None = None, metric: str | None = None
+        self,
+        ax: Axes | None = None,
+        *,
+        color: str | None = None,
+        label: str | None = None,
+        split: str | None = None,
+        metric: str | None = None,
     ) -> Axes:
         """Plot the line, or contours with the network at the cross and the trajectory."""
         name, value = pick(self.values, split, metric)
         ax = axes(ax)
         if len(self.grids) == 1:
-            ax.plot(self.grids[0], value)
+            ax.plot(self.grids[0], value, color=color, label=label)
             ax.axvline(0.0, color="0.8", lw=0.8, zorder=0)
             ax.set(xlabel=self._label(0), ylabel=name)
             return ax
@@ -87,8 +101,8 @@ class Plane(Result):
         if self.trajectory is not None:
             ax.plot(*self.trajectory.T, "o-", color="tab:red", ms=3, lw=1, label="trajectory")
             ax.legend()
-        for color, width in (("black", 3.0), ("white", 1.2)):  # seen on dark and on light
-            ax.plot(0, 0, "+", color=color, ms=10, mew=width)
+        for shade, width in (("black", 3.0), ("white", 1.2)):  # seen on dark and on light
+            ax.plot(0, 0, "+", color=shade, ms=10, mew=width)
         ax.set(xlabel=self._label(0), ylabel=self._label(1))
         return ax
 

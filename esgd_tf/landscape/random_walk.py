@@ -13,7 +13,8 @@ is constant on the set).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import keras
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from esgd_tf.landscape._objective import Objective, Selection
 from esgd_tf.landscape._progress import progress_bar
-from esgd_tf.landscape._result import Result, axes
+from esgd_tf.landscape._result import Result, Row, axes
 from esgd_tf.landscape._vectors import standard_error
 
 if TYPE_CHECKING:
@@ -69,12 +70,24 @@ class RandomWalk(Result):
             return float("nan"), float("nan")
         return float(steps.mean()), float(standard_error(steps))
 
-    def plot(self, ax: Axes | None = None) -> Axes:
+    def rows(self) -> Iterator[Row]:
+        """Yield the loss of each walk by its steps."""
+        for number, losses in enumerate(self.losses):
+            for step, value in enumerate(losses):
+                if math.isfinite(value):
+                    yield Row("", f"walk {number}", step, value)
+
+    def plot(
+        self, ax: Axes | None = None, *, color: str | None = None, label: str | None = None
+    ) -> Axes:
         """Plot the loss of each walk against its steps."""
         ax = axes(ax)
-        for losses in self.losses:
-            ax.plot(losses, lw=0.8)
-        ax.axhline(self.threshold, color="0.4", ls="--", lw=0.8, label="threshold")
+        for number, losses in enumerate(self.losses):
+            ax.plot(losses, lw=0.8, color=color, label=None if number else label)
+        ax.axhline(
+            self.threshold, color=color or "0.4", ls="--", lw=0.8,
+            label=None if label else "threshold",
+        )  # fmt: skip
         ax.set(xlabel="step", ylabel="loss", title=f"{self.kind} walks")
         ax.legend()
         return ax

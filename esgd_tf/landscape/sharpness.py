@@ -27,7 +27,7 @@ minima", ICLR 2017, metric 2.1 (epsilon); Foret et al., "Sharpness-aware minimiz
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import keras
@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from esgd_tf.landscape._metrics import splits_of
 from esgd_tf.landscape._objective import Objective, Selection
 from esgd_tf.landscape._progress import progress_bar
-from esgd_tf.landscape._result import Result, axes
+from esgd_tf.landscape._result import Result, Row, axes
 from esgd_tf.landscape._vectors import random_unit
 
 if TYPE_CHECKING:
@@ -81,10 +81,17 @@ class Sharpness(Result):
     stopped_by: str
     elsewhere: dict[str, float]
 
-    def plot(self, ax: Axes | None = None) -> Axes:
+    def rows(self) -> Iterator[Row]:
+        """Yield the sharpness, at its radius."""
+        yield Row("", self.kind, self.radius, self.value)
+
+    def plot(
+        self, ax: Axes | None = None, *, color: str | None = None, label: str | None = None
+    ) -> Axes:
         """Plot the loss before and after."""
         ax = axes(ax)
-        ax.bar(["f(w)", "f(w + δ)"], [self.loss, self.perturbed_loss])
+        losses = [self.loss, self.perturbed_loss]
+        ax.bar(["f(w)", "f(w + δ)"], losses, color=color, label=label)
         ax.set(
             ylabel="loss", title=f"{self.kind} sharpness {self.value:.3g}, ‖δ‖ {self.distance:.3g}"
         )

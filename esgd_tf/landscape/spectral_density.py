@@ -16,6 +16,7 @@ investigation into neural net optimization via Hessian eigenvalue density", 2019
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from esgd_tf.landscape import _memory
 from esgd_tf.landscape._progress import progress_bar
-from esgd_tf.landscape._result import Result, axes
+from esgd_tf.landscape._result import Result, Row, axes
 from esgd_tf.landscape._vectors import Array, finite, random_unit, standard_error
 from esgd_tf.landscape.operator import CurvatureOperator
 
@@ -129,14 +130,26 @@ class SpectralDensity(Result):
         )
         return parts.mean(axis=0), standard_error(parts)
 
-    def plot(self, ax: Axes | None = None, bandwidth: float | None = None) -> Axes:
+    def rows(self) -> Iterator[Row]:
+        """Yield the nodes with their weights."""
+        for node, weight in zip(self.nodes, self.weights, strict=True):
+            yield Row("", "density weight", node, weight)
+
+    def plot(
+        self,
+        ax: Axes | None = None,
+        *,
+        color: str | None = None,
+        label: str | None = None,
+        bandwidth: float | None = None,
+    ) -> Axes:
         """Plot the smoothed density on a logarithmic scale, with two standard errors."""
         ax = axes(ax)
         margin = 0.05 * (self.largest - self.smallest) or 1e-2
         grid = np.linspace(self.smallest - margin, self.largest + margin, 1000)
         value, error = self.density(grid, bandwidth)
         floor = 0.1 / self.size / max(self.largest - self.smallest, 1e-12)
-        (line,) = ax.plot(grid, np.maximum(value, floor))
+        (line,) = ax.plot(grid, np.maximum(value, floor), lw=1, color=color, label=label)
         if self.num_probes > 1:
             low, high = np.maximum(value - 2 * error, floor), np.maximum(value + 2 * error, floor)
             ax.fill_between(grid, low, high, color=line.get_color(), alpha=0.25, lw=0)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from esgd_tf.landscape import _memory
 from esgd_tf.landscape._progress import progress_bar
-from esgd_tf.landscape._result import Result, axes
+from esgd_tf.landscape._result import Result, Row, axes
 from esgd_tf.landscape._vectors import Array, finite, random_signs, standard_error
 from esgd_tf.landscape.operator import CurvatureOperator
 
@@ -37,10 +38,19 @@ class Trace(Result):
     standard_error: float
     matvecs: int
 
-    def plot(self, ax: Axes | None = None) -> Axes:
+    def rows(self) -> Iterator[Row]:
+        """Yield the estimate."""
+        yield Row("", "trace", "", self.estimate, self.standard_error)
+
+    def plot(
+        self, ax: Axes | None = None, *, color: str | None = None, label: str | None = None
+    ) -> Axes:
         """Plot the estimate with two standard errors."""
         ax = axes(ax)
-        ax.errorbar([0], [self.estimate], yerr=[2 * self.standard_error], fmt="o", capsize=4)
+        ax.errorbar(
+            [0], [self.estimate], yerr=[2 * self.standard_error], fmt="o", capsize=4, color=color,
+            label=label,
+        )  # fmt: skip
         ax.set(ylabel="trace ± 2 std. err.", xticks=[])
         return ax
 

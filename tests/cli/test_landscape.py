@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from esgd_tf import data
-from esgd_tf.cli.landscape import MEASURES
+from esgd_tf.cli.measures import MEASURES
 from esgd_tf.landscape import HessianOperator, eigenpairs, local_energy
 from esgd_tf.runs.checkpoints import load_network
 from tests.cli.helpers import esgd_tf, train
@@ -131,12 +131,13 @@ def test_tables_fit_a_terminal_and_compare_the_runs(everything):
 
 
 def test_seeds_of_one_experiment_share_a_color(runs, tmp_path):
-    from esgd_tf.cli.landscape_report import Report, _Entry
+    from esgd_tf.cli.landscape_report import Report
+    from esgd_tf.cli.measures.measure import Entry
     from esgd_tf.runs.stored_run import StoredRun
 
     stored = [StoredRun.open(run) for run in runs]
     report = Report(stored, None, [], tmp_path)
-    entries = [_Entry(run, run.name, "sharpness", None) for run in stored]
+    entries = [Entry(run, run.name, MEASURES["sharpness"], None) for run in stored]
     shown = list(report._shown(entries))
     assert [s.color for s in shown] == ["C0", "C1", "C0"]
     assert [s.label for s in shown] == ["entropy-sgd, L = 3 (2 seeds)", "sgd-1", None]
@@ -183,16 +184,15 @@ def test_other_refusals(runs, finished, tmp_path, capsys):
 
 def fails_with(monkeypatch, measure, error, *, of="sgd-1"):
     """Let a measure of a run fail."""
-    from esgd_tf.cli.landscape_measures import Measures
+    kind = type(MEASURES[measure])
+    before = kind.take
 
-    before = getattr(Measures, measure)
-
-    def failing(self, measured):
-        if measured.run.name == of:
+    def failing(self, bench, *networks):
+        if networks[0].run.name == of:
             raise error
-        return before(self, measured)
+        return before(self, bench, *networks)
 
-    monkeypatch.setattr(Measures, measure, failing)
+    monkeypatch.setattr(kind, "take", failing)
 
 
 def missing_in(out):
@@ -251,20 +251,19 @@ class TestWhatIsLeftOfAReport:
     @pytest.mark.slow
     def test_ctrl_c_that_python_has_lost(self, runs, tmp_path, monkeypatch, capsys, becomes):
         """In an import it may become another error, in a destructor it is dropped."""
-        from esgd_tf.cli.landscape_measures import Measures
+        kind = type(MEASURES["sharpness"])
+        before = kind.take
 
-        before = Measures.sharpness
-
-        def interrupted(self, measured):
+        def interrupted(self, bench, *networks):
             try:
                 os.kill(os.getpid(), signal.SIGINT)
                 time.sleep(5)
             except KeyboardInterrupt:
                 if becomes == "an error":
                     raise ImportError("half of a module") from None
-            return before(self, measured)
+            return before(self, bench, *networks)
 
-        monkeypatch.setattr(Measures, "sharpness", interrupted)
+        monkeypatch.setattr(kind, "take", interrupted)
         out = tmp_path / "wide"
         assert esgd_tf("landscape", runs[0], *self.COMMAND, "--out", out) == 130
         assert "failed" not in capsys.readouterr().out

@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from esgd_tf.landscape import FullSpectrum, Result
+from esgd_tf.landscape import FullSpectrum, Result, Row
 from tests.landscape.measures import EXACT, MEASURES, OF_OPERATORS, WRITTEN
 from tests.landscape.problems import (
     MatrixOperator,
@@ -113,6 +113,17 @@ def arrays_in(value):
 
 
 @each_measure
+def test_has_rows(name):
+    """Long and tidy: every row says what it is and where, and has a number."""
+    rows = list(measure(name).rows())
+    assert rows
+    for row in rows:
+        assert isinstance(row, Row) and row.metric and isinstance(row.split, str)
+        assert np.isfinite(float(row.value)), row
+        assert row.standard_error == "" or float(row.standard_error) >= 0
+
+
+@each_measure
 def test_plots_itself(name):
     found = measure(name)
     alone = found.plot()
@@ -122,6 +133,8 @@ def test_plots_itself(name):
     assert found.plot(ax) is ax
     assert ax.has_data()
     assert ax.figure is figure
+    colored = found.plot(color="tab:red", label="here")
+    assert name == "plane" or any("here" in text for text in colored.get_legend_handles_labels()[1])
 
 
 @each_measure

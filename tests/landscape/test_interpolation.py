@@ -399,7 +399,7 @@ class TestResult:
             assert line.get_label() == f"linear {split}"
             np.testing.assert_array_equal(line.get_ydata(), found.values[split]["loss"])
         assert ax.get_ylabel() == "loss"
-        assert found.plot(ax, "error") is ax
+        assert found.plot(ax, metric="error") is ax
         assert ax.get_ylabel() == "error"
         alone = interpolate([np.zeros(1)], -np.ones(1), np.ones(1), loss=two_wells).plot()
         assert alone.get_legend() is None

@@ -1,0 +1,29 @@
+"""The measures of `landscape`, in the order of the report."""
+
+from __future__ import annotations
+
+from esgd_tf.cli.measures.density import Density
+from esgd_tf.cli.measures.interpolate import Interpolate
+from esgd_tf.cli.measures.local_energy import LocalEnergy
+from esgd_tf.cli.measures.local_entropy import LocalEntropy
+from esgd_tf.cli.measures.measure import Measure
+from esgd_tf.cli.measures.plane import Plane
+from esgd_tf.cli.measures.random_walk import RandomWalk
+from esgd_tf.cli.measures.sharpness import Sharpness
+from esgd_tf.cli.measures.spectrum import Spectrum
+
+__all__ = ["MEASURES"]
+
+MEASURES: dict[str, Measure] = {
+    measure.name: measure
+    for measure in (
+        Spectrum(),
+        Density(),
+        LocalEnergy(),
+        Sharpness(),
+        LocalEntropy(),
+        Interpolate(),
+        Plane(),
+        RandomWalk(),
+    )
+}

@@ -1,0 +1,52 @@
+"""`landscape --density`: the density of the eigenvalues of the Hessian."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from esgd_tf.cli.command_line import CommandLine
+from esgd_tf.cli.measures.measure import Entry, Found, Measure, titled
+
+if TYPE_CHECKING:
+    from esgd_tf.cli.measures.bench import Bench, Measured
+
+__all__ = ["Density"]
+
+
+class Density(Measure):
+    """The density of eigenvalues, and their sum."""
+
+    name = "density"
+    what = "density of all its eigenvalues, and their sum"
+    is_default = True
+
+    def define_flags(self, line: CommandLine) -> None:
+        line.integer("probes", 1, 10, "--density: random vectors")
+        line.integer("steps", 1, 100, "--density: Lanczos steps of each")
+
+    def take(self, bench: Bench, *networks: Measured) -> Found:
+        return bench.density(networks[0])
+
+    def table(self, entries: Sequence[Entry], fv: flags.FlagValues) -> str:
+        rows = []
+        for e in entries:
+            density = e.result
+            mean, error = density.mean(lambda t: t)
+            small, spread = density.fraction_below(0.01 * density.largest)
+            rows.append(
+                (
+                    e.label,
+                    f"{density.largest:.3g}",
+                    f"{density.smallest:.3g}",
+                    f"{density.size * mean:.4g} ± {density.size * error:.2g}",
+                    f"{100 * small:.1f} ± {100 * spread:.1f}",
+                )
+            )
+        title = (
+            "density of eigenvalues (± standard error over probes)\n"
+            "% small: of the eigenvalues, those below 1 % of the largest in magnitude"
+        )
+        return titled(title, ("run", "largest", "smallest", "trace", "% small"), rows)
