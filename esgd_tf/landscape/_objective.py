@@ -36,7 +36,7 @@ __all__ = ["Objective", "Selection"]
 
 Vector = NDArray[np.float64]
 
-# By how much two passes of a batch may differ before the layers are said to draw at random: sums
+# By how much two passes of a batch may differ before the layers are said to be random: sums
 # in float32 by several threads differ by less.
 _SAME = 1e-5
 _KERAS_BATCH_SIZE = 32
@@ -145,7 +145,7 @@ class Objective(Layout):
         )
 
     def _look_at_a_batch(self, data: Any, batch_size: int | None) -> None:
-        """Refuse layers that draw at random, and cut the data as `evaluate` does if it matters."""
+        """Refuse layers with random outputs, and cut the data as `evaluate` does if it matters."""
         batch = self._data.first()
         cuts = self._data.is_arrays and batch_size is None and self._data.count > _KERAS_BATCH_SIZE
         if self.traces.is_function and not (cuts and self.traces.loss.has_unknown_parts):
@@ -154,7 +154,7 @@ class Objective(Layout):
             one, other = (self._of_a_batch(batch) for _ in range(2))
             if not np.allclose(one, other, rtol=_SAME, atol=_SAME * _largest(one), equal_nan=True):
                 raise ValueError(
-                    "Two passes over the same data give different losses, so the model draws "
+                    "Two passes over the same data give different losses, so the model samples "
                     "random numbers though it is not in training (a layer that calls tf.random?), "
                     "and its loss is not a function of the weights: give it a seed of its own, or "
                     "leave the layer out."

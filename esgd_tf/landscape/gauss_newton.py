@@ -34,14 +34,18 @@ class GaussNewtonOperator(CurvatureOperator):
     2002; Martens, "New insights and perspectives on the natural gradient method", 2020.
 
     Args:
-        model: As for `HessianOperator`, but a Keras model.
-        loss: As there.
-        data: As there.
-        batch_size: As there.
-        variables: As there.
+        model: keras.Model that is built. The network.
+        loss: nested structure of losses. The loss, as for `HessianOperator`. Defaults to None,
+            which takes the one that the model was compiled with.
+        data: nested structure of arrays, tf.data.Dataset, or PyDataset. The data, as for
+            `HessianOperator`.
+        batch_size: int >= 1. Examples at a time, for arrays. Defaults to None, which means 512, or
+            32 where it matters how the data are cut.
+        variables: list of layers, variables or names, or a callable of a variable. The weights that
+            are varied. Defaults to None, which means all trainable ones.
 
     Raises:
-        ValueError: As there.
+        ValueError: What is given is wrong, as for `HessianOperator`; or there is no network.
     """
 
     matrix = "the Gauss-Newton matrix"

@@ -260,7 +260,7 @@ class DiagonalEstimate(Result):
     num_probes: int
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the sorted diagonal, with two standard errors."""
+        """Plot the sorted diagonal, with two standard errors."""
         ax = axes(ax)
         order = np.argsort(self.estimate)[::-1]
         rank = np.arange(1, len(order) + 1)
@@ -291,22 +291,24 @@ class HessianOperator(CurvatureOperator):
     network in mixed precision is measured with activations in float32.
 
     Args:
-        model: A built Keras model, or a list of weights. Dropout is off; BatchNormalization uses
-            its moving statistics.
-        loss: All that `compile` takes as a loss: a Keras loss, its name, a function of (y_true,
-            y_pred), or a list or dictionary of these, one for each output. None, the default, for
-            the compiled one with its `loss_weights`. With a list of weights a function of (weights,
-            x, y), or of (weights).
-        data: (x, y) or (x, y, sample_weight) arrays, or a batched tf.data.Dataset (or PyDataset)
-            that gives the same batches at each pass. None with a loss of the weights alone.
-        batch_size: Examples at a time, for arrays, >= 1. Bounds the memory needed. None, the
-            default, is 512, or 32 as in `evaluate` where it matters how data are cut.
-        variables: The weights that are varied: None for all trainable ones, or a list of layers,
-            variables or names, or a function of a variable.
+        model: keras.Model that is built, or a list of weights. The network. Dropout is off;
+            BatchNormalization uses its moving statistics.
+        loss: nested structure of losses, or callable. All that `compile` takes as a loss: a Keras
+            loss, its name, a function of (y_true, y_pred), or a list or dictionary of these, one
+            for each output. With a list of weights a function of (weights, x, y), or of (weights).
+            Defaults to None, which takes the loss that the model was compiled with, with its
+            `loss_weights`.
+        data: tuple of arrays (x, y) or (x, y, sample_weight), or a batched tf.data.Dataset or
+            PyDataset. The data, which must be the same batches at each pass. Defaults to None,
+            which goes with a loss of the weights alone.
+        batch_size: int >= 1. Examples at a time, for arrays; it bounds the memory needed. Defaults
+            to None, which means 512, or 32 as in `evaluate` where it matters how data are cut.
+        variables: list of layers, variables or names, or a callable of a variable. The weights that
+            are varied. Defaults to None, which means all trainable ones.
 
     Raises:
         ValueError: The data are empty or differ from pass to pass (a dataset that shuffles), or the
-            model's outputs do (a layer that draws random numbers), the loss is not finite at these
+            model's outputs do (a layer with random outputs), the loss is not finite at these
             weights or is none that Keras could train, weights are float16 or bfloat16, or
             `variables` names nothing.
     """

@@ -191,7 +191,7 @@ BAD = {
         ({"coefficients": [0.0, INF]}, "finite numbers"),
         ({"weights_b": np.zeros(2)}, "there are 20 weights"),
         ({"weights_b": [np.zeros(2), np.zeros(10)]}, r"the network needs \[\(2, 5\), \(10,\)\]"),
-        ({"settle": print}, "`settle` is for Keras models"),
+        ({"reestimate": print}, "`reestimate` is for Keras models"),
         ({"metric": "error"}, "no prediction"),
         ({"data": {}}, "no split"),
     ],

@@ -99,13 +99,13 @@ class TestValues:
             expected = float(cross_entropy()(y, other(x)))
             assert found.values["data"]["loss"][1] == pytest.approx(expected, rel=1e-5)
 
-    def test_settle_at_each_point_on_a_copy(self):
+    def test_reestimate_at_each_point_on_a_copy(self):
         model, (x, y) = mlp(batch_norm=True), examples(dtype="float32")
         model.layers[0].trainable = False
         before = state(model)
         found = plane(
             model, loss=cross_entropy(), data=(x, y), points=3, dimensions=1,
-            settle=lambda m: esgd_tf.reestimate_batch_norm(m, [(x, y)]),
+            reestimate=lambda m: esgd_tf.reestimate_batch_norm(m, [(x, y)]),
         )  # fmt: skip
         assert same_state(before, state(model))
         start = flat([v.numpy() for v in model.trainable_variables])
