@@ -340,7 +340,7 @@ class TestResult:
         found = plane(
             weights, loss=lambda w: 0 * w[0][0, 0] + np.nan, directions=np.eye(8)[:2], points=3
         )
-        with pytest.raises(ValueError, match="nothing to draw"):
+        with pytest.raises(ValueError, match="nothing to plot"):
             found.plot()
 
     def test_line(self):
