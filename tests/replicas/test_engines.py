@@ -118,7 +118,7 @@ def test_compiled_anew_on_two_devices(epochs, two_cpus):
         model = helpers.replicas(Parle(langevin_steps=5), "sgd", strategy=strategy)
         helpers.fit(model, epochs=epochs)
         model.compile(keras.optimizers.SGD(0.3), loss="mse")
-        assert_close(model.center().get_weights(), model._exchange.mean(), atol=1e-7)
+        assert_close(model.center().get_weights(), model._group.exchange.mean(), atol=1e-7)
         helpers.fit(model, epochs=epochs, steps_per_epoch=3)
         found.append(helpers.weights(model) + model.center().get_weights())
     assert_close(*found, atol=1e-6)
