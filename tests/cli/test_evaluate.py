@@ -95,6 +95,7 @@ def test_a_checkpoint_by_its_path_and_the_training_split(finished):
     assert numbers["accuracy"] == pytest.approx(found.mean(), abs=2e-4)
 
 
+@pytest.mark.slow
 def test_records_as_tfds_writes_them(finished):
     (folder,) = (p for p in EMBEDDED.iterdir() if p.is_dir())
     numbers = evaluate(finished, "-i", folder / "*-test.tfrecord*")

@@ -208,6 +208,7 @@ class TestWhatIsLeftOfAReport:
 
     COMMAND = ("--random_walk", "--density", "--sharpness", *QUICK)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("error", "words"),
         [
@@ -216,7 +217,6 @@ class TestWhatIsLeftOfAReport:
         ],
         ids=["foreseen", "unforeseen"],
     )
-    @pytest.mark.few(1)
     def test_a_measure_that_fails(self, runs, tmp_path, monkeypatch, capsys, error, words):
         fails_with(monkeypatch, "sharpness", error)
         out = tmp_path / "wide"
@@ -271,6 +271,7 @@ class TestWhatIsLeftOfAReport:
         assert ("esgd-1", "density") in found
         assert ("esgd-1", "random_walk") in missing
 
+    @pytest.mark.slow
     def test_a_report_of_before_is_not_taken_for_this_one(self, runs, tmp_path, monkeypatch):
         out = tmp_path / "wide"
         assert esgd_tf("landscape", runs[0], "--density", *QUICK, "--out", out) == 0

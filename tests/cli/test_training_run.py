@@ -267,6 +267,7 @@ def test_a_damaged_or_foreign_checkpoint_is_refused(finished, tmp_path, capsys, 
     assert error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_baseline_run_with_a_limit(drawn, tmp_path, capsys):
     flags = [*SMALL[:6], "-opt", "momentum", "--l2", "1e-4", "--limit_steps", "2", "-v"]
     assert train(*flags, "--logdir", str(tmp_path)) == 0

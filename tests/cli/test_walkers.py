@@ -116,6 +116,7 @@ def test_bad_flags(capsys, flags, sentence):
     assert sentence in refused(capsys, 2, *flags)
 
 
+@pytest.mark.slow
 def test_a_run_that_died_before_its_first_state_starts(tmp_path, capsys, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device", "state.npz")

@@ -53,6 +53,7 @@ def test_numbers_of_other_kinds_are_taken(kind):
     assert float(EntropyAdam(np.float32(0.5), beta_1=np.float32(0.5)).learning_rate) == 0.5
 
 
+@pytest.mark.slow
 def test_rates_that_are_set_between_fits_hold():
     """A traced step would not see an attribute; a variable it does."""
     slow, fast = (helpers.network(EntropySGD(1.0, **OPTIONS)) for _ in range(2))
@@ -249,6 +250,7 @@ def test_clipping_by_value_clips_what_is_finite_as_keras_does():
     helpers.assert_equal(helpers.numpy(ours), helpers.numpy(plain))
 
 
+@pytest.mark.slow
 def test_leaving_out_keeps_the_logs_of_a_custom_train_step():
     class Custom(keras.Sequential):
         def train_step(self, data):

@@ -108,6 +108,7 @@ def test_a_loss_that_is_never_positive_is_told():
     assert float(model.optimizer.scope) == 0.0
 
 
+@pytest.mark.slow
 def test_the_cap_is_the_same_in_a_graph_and_under_xla():
     weights = []
     for options in ({}, {"jit_compile": True}, {"run_eagerly": True}):

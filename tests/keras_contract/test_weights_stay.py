@@ -191,6 +191,7 @@ def test_a_layer_frozen_between_two_fits_stays(use_ema):
     helpers.assert_differ(layer.get_weights(), kept)
 
 
+@pytest.mark.slow
 def test_a_layer_frozen_at_its_langevin_weights_goes_to_its_anchor():
     model, layer = two_layers(EntropySGD(0.7, L, seed=1))
     helpers.train_on_batches(model, L + 2)
@@ -278,6 +279,7 @@ class TwoPlayers(keras.Model):
         return {"loss": loss}
 
 
+@pytest.mark.slow
 def test_optimizers_that_are_attributes_are_found():
     model = TwoPlayers()
     optimizers = [EntropySGD(0.5, L, seed=1), EntropyAdam(0.01, langevin_steps=3, seed=2)]
@@ -313,6 +315,7 @@ def test_optimizers_that_are_kept_elsewhere_are_named_or_missed():
     AnchorCallback(optimizer=[mine])
 
 
+@pytest.mark.slow
 def test_multi_optimizer():
     first, rest = EntropySGD(0.5, L, seed=1), EntropySGD(0.5, 3, seed=2)
     make = keras.optimizers.MultiOptimizer
@@ -331,6 +334,7 @@ def in_mid_loop(**options):
     return model
 
 
+@pytest.mark.slow
 def test_fit_inside_the_block_stays_where_training_left_it():
     model, plain = (helpers.network(EntropySGD(0.7, L, seed=1)) for _ in range(2))
     with evaluate_at(model):
@@ -500,6 +504,7 @@ def test_a_fit_that_ends_before_the_anchor_has_moved_is_told():
     helpers.assert_differ(weights(model), start)
 
 
+@pytest.mark.slow
 def test_a_file_saved_at_the_langevin_weights_says_so(tmp_path):
     model = in_mid_loop()
     anchor, langevin = anchors(model), weights(model)

@@ -60,6 +60,7 @@ class TestOneOutput:
         agrees(model, data)
         agrees(model, (*data, *weights_for("n", (2,))))
 
+    @pytest.mark.slow
     def test_regularisers_do_not_depend_on_the_cut(self):
         model, data = regression(kernel_regularizer=L2(0.3)), examples((2,), n=75)
         model.compile(loss="mse", run_eagerly=True)
@@ -72,6 +73,7 @@ class TestOneOutput:
         agrees(model, data)
         agrees(model, data, batch_size=1)
 
+    @pytest.mark.slow
     def test_activity_regularisers_are_cut_as_evaluate_cuts(self):
         model, data = regression(activity_regularizer=L2(0.3)), examples((2,), n=75)
         model.compile(loss="mse", run_eagerly=True)
@@ -291,6 +293,7 @@ class TestSeveralOutputs:
         )
         agrees(model, data)
 
+    @pytest.mark.slow
     def test_in_graphs(self):
         tf.config.run_functions_eagerly(False)
         model, (x, a, b) = two_heads(), two_targets()
@@ -306,7 +309,7 @@ class TestSeveralOutputs:
             h = HessianOperator(fresh, loss, (x, [a, b]), batch_size=BATCH)
             assert h.loss() == pytest.approx(expected, rel=2e-5)
 
-    @pytest.mark.few(1)
+    @pytest.mark.slow
     @pytest.mark.parametrize("outputs", [list, dict])
     def test_gauss_newton_of_linear_heads_is_the_hessian(self, outputs):
         """Without hidden layers, and with losses that are convex in the outputs."""
@@ -434,8 +437,8 @@ class TestOtherTools:
 
 
 class TestTwoDevices:
+    @pytest.mark.slow
     @pytest.mark.parametrize("case", ["weights", "regularised", "heads"])
-    @pytest.mark.few(1)
     def test_are_as_one(self, two_cpus, case):
         def make():
             if case == "heads":

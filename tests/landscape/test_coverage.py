@@ -121,6 +121,7 @@ class TestOfNoise:
         weights, loss = quadratic(symmetric(self.values))
         return [self.at[:6].reshape(weights[0].shape), self.at[6:]], loss
 
+    @pytest.mark.slow
     @quick_and_long(40)
     def test_local_energy(self, seeds):
         weights, loss = self.weights()

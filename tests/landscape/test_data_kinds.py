@@ -115,6 +115,7 @@ class TestTaken:
         one = HessianOperator(model, "mse", (X.tolist(), y.tolist())).loss()
         assert one == pytest.approx(np.mean((model(X).numpy()[:, 0] - y) ** 2), rel=1e-5)
 
+    @pytest.mark.few(1)
     @pytest.mark.parametrize("many", [False, True])
     def test_sparse_arrays(self, many):
         model = network((2,))

@@ -65,12 +65,12 @@ class TestFullSpectrum:
 
     def test_refuses_the_columns_of_another_operator(self, tmp_path):
         path = tmp_path / "columns.npy"
-        h = hessian(np.linspace(-1, 1, 300))
+        h = MatrixOperator(symmetric(np.linspace(-1, 1, 300)))
         columns = module._Columns(h, np.dtype("float64"), path)
         for _ in range(32):
             columns.advance(h)
         with pytest.raises(ValueError, match="another operator"):
-            full_spectrum(hessian(np.linspace(-1, 2, 300)), path=path)
+            full_spectrum(MatrixOperator(symmetric(np.linspace(-1, 2, 300))), path=path)
         with pytest.raises(ValueError, match="There is no folder"):
             full_spectrum(hessian(), path=tmp_path / "none" / "columns.npy")
 

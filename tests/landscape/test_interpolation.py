@@ -327,6 +327,7 @@ class TestNetwork:
         for old, m in zip(before, (model, one, other), strict=True):
             assert same_state(old, state(m))
 
+    @pytest.mark.slow
     def test_compiled_and_fitted(self):
         """Metrics and optimizers have variables that are no weights."""
         model, one = mlp(batch_norm=True), mlp(batch_norm=True, seed=1)
@@ -356,6 +357,7 @@ class TestNetwork:
             interpolate(plain, plain, one, [0.5], data=data, metric="error")
         interpolate(plain, plain, one, [0.5], data=data, metric="error", gradient_norm=False)
 
+    @pytest.mark.slow
     def test_two_devices_are_one(self, two_cpus):
         with two_cpus.scope():
             mirrored = mlp(batch_norm=True)

@@ -72,6 +72,7 @@ def log_loss(scores, y):
 
 
 class TestQuadratic:
+    @pytest.mark.few(1)
     @pytest.mark.parametrize("kind", ["additive", "multiplicative"])
     def test_closed_form_and_errors_of_the_right_size(self, kind):
         scale = W if kind == "multiplicative" else np.ones(12)
@@ -256,6 +257,7 @@ def largest_sigma(matrix=A, at=None, **options):
 
 
 class TestPacBayesSigma:
+    @pytest.mark.slow
     def test_closed_form_and_errors_of_the_right_size(self):
         curvature, bound = 2.5 * np.eye(12), 0.3
         exact = np.sqrt(2 * bound / np.trace(curvature))
@@ -309,6 +311,7 @@ class TestPacBayesSigma:
         # Where the increase meets the bound is unknown, and how well too.
         assert np.isnan(found.standard_error)
 
+    @pytest.mark.slow
     def test_error_rate(self):
         """A step function of sigma: the promise holds, and the error is that of a smooth one."""
         model, x, y = network(200)

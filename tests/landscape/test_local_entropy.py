@@ -240,7 +240,7 @@ class TestQuadrature:
 
 
 class TestLangevinElsewhere:
-    @pytest.mark.few(1)
+    @pytest.mark.slow
     @pytest.mark.parametrize("x", [0.0, 0.6])
     def test_double_well(self, in_numpy, x):
         value = lambda w: 2 * (w[:, 0] ** 2 - 1) ** 2 + 0.3 * w[:, 0]  # noqa: E731
@@ -312,6 +312,7 @@ class TestLangevinElsewhere:
         assert not found.converged
         assert np.isnan(found.values[0])
 
+    @pytest.mark.slow
     def test_the_landscape_of_a_network(self):
         """Several chains, several batches: each has its own f and gradient."""
         model, (x, y) = mlp(batch_norm=True), examples(dtype="float32")

@@ -100,6 +100,7 @@ class TestEveryLoss:
     def test_value_and_gradient(self, row, options, shape, weighting):
         check(row, options, shape, weighting)
 
+    @pytest.mark.few(1)
     @pytest.mark.parametrize(
         ("name", "shape", "weighting"),
         [
@@ -110,7 +111,6 @@ class TestEveryLoss:
             ("CTC", "ntc", "none"),
         ],
     )
-    @pytest.mark.few(2)
     def test_in_graphs(self, name, shape, weighting):
         check(BY_NAME[name], {}, shape, weighting)
 
@@ -148,7 +148,7 @@ class TestWaysToGiveALoss:
             operator.gradient(), slope, rtol=4e-4, atol=1e-4 * np.abs(slope).max()
         )
 
-    @pytest.mark.few(3)
+    @pytest.mark.few(2)
     @pytest.mark.usefixtures("eagerly")
     @pytest.mark.parametrize(
         ("row", "name"),
@@ -167,7 +167,7 @@ class TestWaysToGiveALoss:
         with pytest.raises(ValueError, match=f"Keras knows no loss named '{name}'"):
             HessianOperator(model, name, data)
 
-    @pytest.mark.few(2)
+    @pytest.mark.few(1)
     @pytest.mark.usefixtures("eagerly")
     @pytest.mark.parametrize(
         "row", [pytest.param(row, id=row.function) for row in LOSSES if row.is_string]
@@ -175,7 +175,7 @@ class TestWaysToGiveALoss:
     def test_functions(self, row):
         self.given(row, getattr(keras.losses, row.function))
 
-    @pytest.mark.few(2)
+    @pytest.mark.few(1)
     @pytest.mark.usefixtures("eagerly")
     @pytest.mark.parametrize("row", [pytest.param(row, id=row.name) for row in LOSSES])
     def test_objects(self, row):

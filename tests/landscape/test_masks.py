@@ -81,7 +81,7 @@ class TestMasks:
             values.append(agrees(model, data).loss())
         assert abs(values[0] - values[1]) > 0.01
 
-    @pytest.mark.few(1)
+    @pytest.mark.slow
     @pytest.mark.parametrize("masking", ["lstm", "none"])
     def test_that_end_before_the_output(self, masking):
         model, data = reader(masking), sentences()
@@ -129,6 +129,7 @@ class TestMasks:
         model.compile(loss=loss, run_eagerly=True)
         agrees(model, data)
 
+    @pytest.mark.slow
     def test_ignore_class_on_a_mask(self):
         model, (x, y) = reader("lstm", sequences=True), sentences(sequences=True)
         y[:, 0] = np.where(np.arange(N) % 2, y[:, 0], 2)
@@ -158,6 +159,7 @@ def unmasked_reader():
 
 @pytest.mark.usefixtures("eagerly")
 class TestHowDataAreCut:
+    @pytest.mark.slow
     def test_default_with_masks(self):
         model, data = reader("lstm", sequences=True), sentences(n=75, sequences=True)
         model.compile(loss="sparse_categorical_crossentropy", run_eagerly=True)

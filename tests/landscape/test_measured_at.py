@@ -76,6 +76,7 @@ def agrees_with(operator, weights):
     np.testing.assert_allclose(operator.gradient(), slope, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.usefixtures("eagerly")  # where is asked, not how
 class TestEntropySGD:
     def test_in_mid_loop_it_is_the_anchor(self):
         model = entropic(3)
@@ -172,6 +173,7 @@ def replicas(name="replicated", epochs=1):
     return model
 
 
+@pytest.mark.usefixtures("eagerly")  # where is asked, not how
 class TestReplicas:
     @pytest.mark.parametrize("name", COUPLINGS)
     @pytest.mark.few(1)

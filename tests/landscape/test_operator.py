@@ -198,7 +198,7 @@ class TestFace:
         old = [w / 1.1 for w in (v.numpy() for v in model.trainable_variables)]
         assert np.abs(h.at(old) @ v - before).max() < 1e-4
 
-    @pytest.mark.few(1)
+    @pytest.mark.slow
     def test_two_devices_are_one(self, kind, two_cpus):
         with two_cpus.scope():
             mirrored = mlp(batch_norm=True)
@@ -265,6 +265,7 @@ class TestData:
             expected = 1.3 * (kind(model, cross_entropy(), twice) @ v)
             np.testing.assert_allclose(weighted, expected, rtol=1e-5, atol=1e-7)
 
+    @pytest.mark.slow
     def test_dataset(self):
         model, (x, y) = mlp(), examples(dtype="float32")
         dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(16)
@@ -299,6 +300,7 @@ class TestData:
         given = HessianOperator(model, cross_entropy(), data) @ np.ones(44)
         np.testing.assert_array_equal(HessianOperator(model, None, data) @ np.ones(44), given)
 
+    @pytest.mark.slow
     def test_a_loss_function_that_gives_the_mean(self):
         model, data = mlp(), examples(dtype="float32")
         mean = HessianOperator(model, cross_entropy().__call__, data) @ np.ones(44)

@@ -313,6 +313,7 @@ class TestResult:
         np.testing.assert_allclose(z, x if x.ndim == 2 else np.meshgrid(x, y)[0], atol=1e-12)
         assert np.ptp(z) == pytest.approx(2)
 
+    @pytest.mark.few(1)
     @pytest.mark.parametrize("level", [0.0, 0.9, 1e5])
     def test_contours_of_what_is_flat(self, level):
         weights, _ = quadratic(np.eye(8))
@@ -339,7 +340,7 @@ class TestResult:
         found = plane(
             weights, loss=lambda w: 0 * w[0][0, 0] + np.nan, directions=np.eye(8)[:2], points=3
         )
-        with pytest.raises(ValueError, match="nothing to draw"):
+        with pytest.raises(ValueError, match="nothing to plot"):
             found.plot()
 
     def test_line(self):

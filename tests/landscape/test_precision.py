@@ -55,7 +55,7 @@ class TestMixed:
             np.testing.assert_allclose(one.gradient(), other.gradient(), rtol=1e-4, atol=1e-6)
             np.testing.assert_allclose(one @ v, other @ v, rtol=1e-3, atol=1e-5)
 
-    @pytest.mark.few(1)
+    @pytest.mark.slow
     def test_does_not_depend_on_the_batch(self, policy):
         model = network(policy)
         v = np.random.default_rng(2).standard_normal(sum(w.size for w in model.get_weights()))
@@ -99,7 +99,7 @@ class TestMixed:
             HessianOperator(model, fails, data(8))
         assert policies(model) == kept
 
-    @pytest.mark.few(1)
+    @pytest.mark.slow
     def test_large_losses_are_finite(self, policy):
         """A sum over a batch in float16 ends at 65,504."""
         model = network(policy)
@@ -110,7 +110,7 @@ class TestMixed:
         assert h.loss() == pytest.approx(twin.loss(), rel=1e-6)
         np.testing.assert_allclose(h.gradient(), twin.gradient(), rtol=1e-4, atol=1e-3)
 
-    @pytest.mark.few(1)
+    @pytest.mark.slow
     def test_the_other_tools(self, policy):
         mixed, twin = network(policy), network("float32")
         found = []

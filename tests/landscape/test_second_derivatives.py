@@ -104,6 +104,7 @@ class TestExact:
         h @ np.ones(h.shape[0])
         assert same_state(before, state(model))
 
+    @pytest.mark.slow
     @pytest.mark.usefixtures("float64", "eagerly")
     def test_a_direction_along_which_the_loss_is_constant(self):
         """LayerNormalization does not see what is added to all features."""
@@ -148,7 +149,7 @@ class TestExact:
         np.testing.assert_allclose(found[1], 2 / 3 * (np.eye(3) - 1 / 3), atol=1e-15)
         assert tf.nn.moments.__module__.startswith("tensorflow")
 
-    @pytest.mark.few(1)
+    @pytest.mark.slow
     @pytest.mark.usefixtures("eagerly")
     @pytest.mark.parametrize("use_cudnn", ["auto", True])
     def test_the_kernels_of_cudnn_are_not_asked_for(self, monkeypatch, use_cudnn):
@@ -258,6 +259,7 @@ class TestGaussNewtonOfProbabilities:
         np.testing.assert_allclose(found, expected, atol=1e-10)
         assert np.linalg.eigvalsh(found)[-1] > 1e-3
 
+    @pytest.mark.slow
     def test_of_an_operation_is_that_of_the_logits(self):
         data = examples(12, 3, 3)
         one, other = head(plain_softmax), head(None)
@@ -312,6 +314,7 @@ class TestGaussNewtonOfSeveralOutputs:
         found = matrix(GaussNewtonOperator(model, loss, (x, y)))
         np.testing.assert_allclose(found, expected, atol=1e-12)
 
+    @pytest.mark.slow
     def test_probabilities_and_numbers(self):
         """One output is taken by its logits, the other one as it is."""
         x, y = examples(8, 3, 3)
@@ -373,6 +376,7 @@ class TestRefused:
         with pytest.raises(ValueError, match=r"the Hessian.*the layer 'half' \(Half\) twice"):
             kind(model, cross_entropy(), images())
 
+    @pytest.mark.few(1)
     @pytest.mark.parametrize("kind", KINDS)
     def test_a_gradient_that_is_not_registered(self, kind):
         model = around(K.Dense(2, "tanh"), Once(name="once"))

@@ -62,6 +62,7 @@ class TestAscent:
         assert found.value == pytest.approx(value, rel=1e-10)
         assert found.radius == 0.5
 
+    @pytest.mark.slow
     def test_defaults(self):
         _, gradient, problem = around(W)
         delta, steps, _ = self.climb(gradient, W, 1e-4, 0.01, 1000)
@@ -177,7 +178,7 @@ class TestFormulas:
 
 
 class TestAll:
-    @pytest.mark.few(2)
+    @pytest.mark.few(1)
     @pytest.mark.parametrize("kind", ["ascent", "epsilon", "sam", "asam"])
     def test_network(self, kind):
         """The same δ on other data; batches do not matter; the model stays as it was."""

@@ -87,7 +87,7 @@ def calls_of(measure, *arguments):
 
 
 class TestTracedOnce:
-    @pytest.mark.few(4)
+    @pytest.mark.few(2)
     @pytest.mark.parametrize("name", MEASURES)
     @pytest.mark.parametrize("loss", [None, LOSS, "mae"], ids=["compiled", "object", "string"])
     def test_measured_twice(self, name, loss):
@@ -135,6 +135,7 @@ class TestTracedOnce:
         other = calls_of(lambda: HessianOperator(many, LOSS, data(20), batch_size=6).gradient())
         assert other <= 2 * one
 
+    @pytest.mark.slow
     def test_metric_functions(self):
         model = network()
 
@@ -211,6 +212,7 @@ class TestTracedAnew:
         kernel = layer.kernel.numpy()
         assert self.loss(model) == pytest.approx(plain + 0.5 * np.sum(kernel**2), rel=1e-5)
 
+    @pytest.mark.slow
     def test_other_variables(self):
         model = network()
         whole = HessianOperator(model, data=data()).gradient()

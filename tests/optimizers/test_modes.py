@@ -106,6 +106,7 @@ def test_mirrored_strategy(float64, two_cpus):
     helpers.assert_close(tested, expected, rtol=1e-6, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_embeddings_on_a_mirrored_strategy(float64, two_cpus):
     # Every device has a gradient for other rows.
     def trained(run_eagerly):
@@ -238,6 +239,7 @@ def test_auto_scope_says_that_loss_scaling_hides_the_loss():
         helpers.fit(model)
 
 
+@pytest.mark.slow
 def test_loss_scaling_under_a_strategy(two_cpus):
     keras.config.set_dtype_policy("mixed_float16")
     with two_cpus.scope():

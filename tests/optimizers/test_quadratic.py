@@ -122,6 +122,7 @@ def stationary_covariance(transition, noise):
     return vector.reshape(n, n)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.6, False), (0.6, True)])
 def test_stationary_variance_of_langevin_dynamics(float64, momentum, nesterov):
     """Many independent coordinates of one curvature: their scatter estimates the variance.

@@ -220,6 +220,7 @@ def test_auto_scope_needs_the_loss(float64):
         helpers.run(auto(), helpers.start_weights(), 1)
 
 
+@pytest.mark.slow
 def test_auto_scope_under_fit_and_a_strategy(float64, two_cpus):
     def trained(jit_compile=False):
         model = helpers.network(auto(), jit_compile=jit_compile)

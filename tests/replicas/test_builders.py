@@ -120,6 +120,7 @@ def test_many_replicas_say_that_tracing_takes_its_time():
         model.compile("sgd", "mse")
 
 
+@pytest.mark.slow
 def test_a_loaded_replica_has_the_random_state_of_its_own(tmp_path):
     """Each goes on with its own dropout, not with that of the first."""
 

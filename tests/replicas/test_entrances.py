@@ -160,6 +160,7 @@ def test_early_stopping_restores_replicas_and_center(name):
     assert_equal(model.get_weights()[-2:], best["center"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param("rsgd", marks=pytest.mark.slow), "easgd"])
 def test_weights_of_the_whole_can_be_put_back(name, two_cpus):
     for strategy in (None, two_cpus):

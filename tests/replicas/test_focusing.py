@@ -109,6 +109,7 @@ def measured_by_hand(model, parts):
     return np.mean(losses) / np.mean(halves)
 
 
+@pytest.mark.slow
 def test_gamma_is_measured_where_training_starts_and_never_again():
     x, y = data()
     # Replica a sees a part of its own, and of its 12 minibatches the last two come too late.

@@ -1,6 +1,7 @@
 """What there is to see of replicas while they train."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from esgd_tf.replicas import Focusing, ReplicaMonitor, ReplicatedSGD
@@ -35,6 +36,7 @@ def test_what_is_measured_is_what_replicas_say_of_themselves():
     assert not any(name.startswith("train_") for name in last)
 
 
+@pytest.mark.slow
 def test_looking_changes_nothing():
     trajectory, end, _, history = helpers.uninterrupted("focused")
     model = helpers.case("focused")

@@ -185,6 +185,7 @@ def two_inputs(a):
     return keras.Model([left, right], keras.layers.Dense(3, kernel_initializer=seed)(both))
 
 
+@pytest.mark.slow
 def test_inputs_in_a_list_are_those_in_a_tuple():
     x, y = data()
     found = []

@@ -110,6 +110,7 @@ def test_training_is_the_same_with_and_without_looking():
     assert equal(weights(looked), weights(alone))
 
 
+@pytest.mark.slow
 def test_training_inside_the_block_stays():
     model, reference = in_the_middle(), in_the_middle()
     with evaluate_at(model):
@@ -167,6 +168,7 @@ def test_looks_through_loss_scaling():
     assert equal(weights(model), langevin)
 
 
+@pytest.mark.slow
 def test_on_two_devices(two_cpus):
     with two_cpus.scope():
         model = in_the_middle()
@@ -225,6 +227,7 @@ def test_callback_with_a_dataset_of_unknown_length():
     assert witness.seen["epoch"] == ["anchor"]
 
 
+@pytest.mark.slow
 def test_save_freq_goes_to_the_anchor_every_so_many_batches():
     witness, model = Witness(), build(EntropySGD(langevin_steps=50, seed=1))
     fit(model, callbacks=[AnchorCallback(save_freq=3), witness])

@@ -102,6 +102,7 @@ def test_other_optimizers(optimizer, run_eagerly):
         np.testing.assert_array_equal(value, other, err_msg=name)
 
 
+@pytest.mark.slow
 def test_an_evaluation_of_several_minibatches_starts_over():
     strategy = tf.distribute.get_strategy()
     accumulating = entropy_sgd(gradient_accumulation_steps=2)
@@ -121,6 +122,7 @@ def test_without_it_everything_is_lost():
     assert np.isnan(ours["model/0"]).any()
 
 
+@pytest.mark.slow
 def test_the_optimizer_alone_keeps_the_weights_but_not_the_statistics():
     ours, history, optimizer = train(
         tf.distribute.get_strategy(), entropy_sgd(), np.nan, mend=False

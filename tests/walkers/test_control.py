@@ -335,6 +335,7 @@ def test_what_cannot_be_changed_does_not_stay_in_the_file(tmp_path):
     assert ["lr must be above 0" in texts[0], "no center" in texts[1]] == [True, True]
 
 
+@pytest.mark.slow
 def test_the_center_of_easgd_follows_alpha():
     """From 0 to 0.3 before the first step: as if it had been 0.3."""
     late = experiment(n_workers=2, coupling="easgd", weight_init_std=0.5,

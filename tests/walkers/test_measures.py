@@ -194,6 +194,7 @@ class TestLoading:
 STILL = {"lr": 1e-9, "langevin_lr": 1e-9, "langevin_steps": 3, "momentum": 0.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind",
     [
@@ -204,7 +205,6 @@ STILL = {"lr": 1e-9, "langevin_lr": 1e-9, "langevin_steps": 3, "momentum": 0.0}
     ],
     ids=["sgd", "entropy-sgd", "lbfgs"],
 )
-@pytest.mark.few(1)
 def test_a_worker_goes_on_from_where_its_walk_ended(kind):
     walks = {"explore": True, "freq_h": 2, "n_steps": 4, "rw_step_size": 0.05, "threshold": 0.05}
     moved = experiment(explore_moves=True, **walks, **{**STILL, **kind})

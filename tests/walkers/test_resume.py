@@ -86,6 +86,7 @@ def test_statistics_of_batch_norm_are_those_of_a_run_that_was_not_cut(tmp_path, 
         assert row == theirs[key]
 
 
+@pytest.mark.slow
 def test_a_schedule_that_comes_with_going_on(tmp_path):
     folder = tmp_path / "run"
     experiment(folder, n_workers=0, n_steps=4).run()
