@@ -10,37 +10,38 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from esgd_tf.landscape._batch_loss import BatchLoss
 from esgd_tf.landscape._check import Trial, mistake, moved, quotient
 from esgd_tf.landscape._losses import FunctionLoss
 from esgd_tf.landscape._model_loss import ModelLoss
 from esgd_tf.landscape._patches import Functions
+from esgd_tf.landscape._types import Batch, Held, Tensors
 
 __all__ = ["culprit", "second_derivative_of"]
 
-Tensors = list[tf.Tensor]
 _thread = threading.local()
 # What rounds to float32 inside, whatever it is given, shows with larger steps only. That something
 # is wrong is known before, so a kink between them may only make us name the wrong layer.
 _STEPS = ((1e-7, 1e-9), (1e-2, 1e-3))
 
 
-def culprit(objective: Any, weights: Tensors, held: Any, batch: Any, double: bool) -> str:
+def culprit(f: BatchLoss, weights: Tensors, held: Held, batch: Batch, double: bool) -> str:
     """Return the name of what cannot be differentiated twice, as a part of a sentence.
 
     Each layer is tried by itself, with the inputs that it has in the network; the first one in the
     order of computation is named, and the inner one of a layer and the one that it is part of.
 
     Args:
-        objective: Objective. The function that is differentiated.
+        f: BatchLoss. The function that is differentiated.
         weights: list of tensors. The weights at which it is tried.
-        held: nested structure of tensors. The other weights.
+        held: pair of lists of tensors. What the loss is not a function of.
         batch: tuple (x, y, sample_weight). The examples.
         double: bool. Whether all these are float64, inside `in_float64`.
     """
-    loss = objective.traces.loss
+    loss = f.loss
     if isinstance(loss, FunctionLoss):
         return "the loss function"
-    complete, rest = objective.complete(weights, held), held[1]
+    complete, rest = f.complete(weights, held), held[1]
     layers = [
         (layer, *_of_a_layer(loss, complete, rest, layer, arguments, options))
         for layer, arguments, options in _calls(loss, complete, rest, batch[0])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from esgd_tf.landscape._check import Trial, few_examples, mistake
 from esgd_tf.landscape._culprit import culprit
 from esgd_tf.landscape._float64 import in_float64, wide
 from esgd_tf.landscape._second_derivatives import without_second_derivative
+from esgd_tf.landscape._types import Batch, Held, Tensors
 
 if TYPE_CHECKING:
     from esgd_tf.landscape.operator import CurvatureOperator
@@ -54,13 +55,13 @@ class _NotInFloat64(Exception):  # noqa: N818
 
 
 def _judged(
-    operator: CurvatureOperator, weights: Any, held: Any, batch: Any, double: bool
+    operator: CurvatureOperator, weights: Tensors, held: Held, batch: Batch, double: bool
 ) -> tuple[ValueError, Exception | None] | None:
-    objective = operator._objective
+    f = operator._objective.batch_loss
     trial = Trial(
-        lambda w: objective.gradient_sum(w, held, *batch),
-        lambda w, columns: operator._product_on_a_device(w, columns, held, *batch),
-        lambda w, v, step: operator._difference(w, v, step, held, *batch),
+        lambda w: f.gradient_sum(w, held, *batch),
+        lambda w, columns: operator._product_of_a_batch(f, w, columns, held, *batch),
+        lambda w, v, step: operator._difference(f, w, v, step, held, *batch),
     )
     raised = None
     try:
@@ -79,7 +80,7 @@ def _judged(
         return _refusal(operator, names[0]), raised
     if wrong is None:
         return None
-    name = culprit(objective, weights, held, batch, double)
+    name = culprit(f, weights, held, batch, double)
     return _refusal(operator, name), raised
 
 
