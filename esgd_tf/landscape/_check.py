@@ -25,7 +25,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from esgd_tf.landscape._data import cut_rows
+from esgd_tf.landscape._batch import cut_rows
 
 if TYPE_CHECKING:
     from esgd_tf.landscape._objective import Objective

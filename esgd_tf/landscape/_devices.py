@@ -7,7 +7,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from esgd_tf.landscape._data import cut_rows, rows_of
+from esgd_tf.landscape._batch import cut_rows, rows_of
 from esgd_tf.landscape._types import Nested, Tensors
 
 __all__ = ["on_all_devices", "strategy_of"]

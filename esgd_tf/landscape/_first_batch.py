@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from esgd_tf.landscape._batch import cut_rows, rows_of
 from esgd_tf.landscape._batch_loss import BatchLoss
-from esgd_tf.landscape._data import cut_rows, rows_of
 from esgd_tf.landscape._traces import Traces
 from esgd_tf.landscape._types import Batch, Vector
 

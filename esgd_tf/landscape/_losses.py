@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from esgd_tf.landscape._data import rows_of
+from esgd_tf.landscape._batch import rows_of
 from esgd_tf.landscape._second_derivatives import twice_differentiable
 
 __all__ = ["FunctionLoss"]

@@ -23,7 +23,7 @@ import keras
 import tensorflow as tf
 
 from esgd_tf import _keras
-from esgd_tf.landscape._data import first_line, rows_of
+from esgd_tf.landscape._batch import first_line, rows_of
 from esgd_tf.landscape._float64 import is_in_float64
 from esgd_tf.landscape._precision import in_full_precision
 from esgd_tf.landscape._second_derivatives import twice_differentiable

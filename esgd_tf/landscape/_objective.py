@@ -19,8 +19,9 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from esgd_tf.landscape import _place
+from esgd_tf.landscape._batch import first_line
 from esgd_tf.landscape._batch_loss import BatchLoss
-from esgd_tf.landscape._data import FixedData, first_line
+from esgd_tf.landscape._data import FixedData
 from esgd_tf.landscape._devices import strategy_of
 from esgd_tf.landscape._filters import filter_axes
 from esgd_tf.landscape._first_batch import depends_on_cuts
