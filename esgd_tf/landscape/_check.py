@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
 from esgd_tf.landscape._batch import cut_rows
+from esgd_tf.landscape._types import Batch, Tensors, Vector
 
 if TYPE_CHECKING:
     from esgd_tf.landscape._objective import Objective
@@ -49,7 +49,6 @@ _NOT_SYMMETRIC = "it is not symmetric"
 # Parts of the names of operations that have kinks, or may have.
 _KINKS = ("Relu", "Selu", "Max", "Min", "Abs", "Select", "Sign", "Floor", "Round", "TopK", "Sort")
 
-Tensors = list[tf.Tensor]
 Product = Callable[[Tensors, Tensors], Tensors]
 Difference = Callable[[Tensors, Tensors, float], Tensors]
 
@@ -69,7 +68,7 @@ class Trial:
     difference: Difference
 
 
-def few_examples(objective: Objective) -> Any:
+def few_examples(objective: Objective) -> Batch:
     """Return (x, y, sample_weight) with the first few examples of the first batch."""
     return tf.nest.map_structure(
         lambda t: t if t is None else cut_rows(t, 0, _EXAMPLES), objective.first_batch()
@@ -107,7 +106,7 @@ def mistake(
 
 
 def _in_float32(
-    trial: Trial, weights: Tensors, v: Tensors, products: Any, off: float
+    trial: Trial, weights: Tensors, v: Tensors, products: tuple[Vector, Vector], off: float
 ) -> str | None:
     if min(map(_norm, products)) < _NOTHING * _norm(_flat(trial.gradient(weights))):
         return None
@@ -134,7 +133,7 @@ def _against_differences(
     trial: Trial,
     weights: Tensors,
     v: Tensors,
-    product: NDArray[np.float64],
+    product: Vector,
     steps: tuple[float, float],
     wrong: float = _WRONG,
 ) -> str | None:
@@ -163,11 +162,11 @@ def _direction(rng: np.random.Generator, weights: Tensors) -> Tensors:
     return parts
 
 
-def _flat(tensors: Tensors) -> NDArray[np.float64]:
+def _flat(tensors: Tensors) -> Vector:
     return np.concatenate([np.asarray(t, np.float64).ravel() for t in tensors] or [np.zeros(0)])
 
 
-def _norm(vector: NDArray[np.float64]) -> float:
+def _norm(vector: Vector) -> float:
     return float(np.linalg.norm(vector))
 
 

@@ -12,13 +12,16 @@ and 13.2 (one vector of each eigenspace).
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from esgd_tf.landscape import _memory
 from esgd_tf.landscape._vectors import Array, random_unit
+
+if TYPE_CHECKING:
+    from scipy.sparse.linalg import LinearOperator
 
 __all__ = ["Found", "Search", "complete", "search"]
 
@@ -48,7 +51,9 @@ class Found:
         lowest: Nor below this.
     """
 
-    def __init__(self, linear: Any, vectors: Array, k: int, ends: tuple[int, int] | None) -> None:
+    def __init__(
+        self, linear: LinearOperator, vectors: Array, k: int, ends: tuple[int, int] | None
+    ) -> None:
         self.linear, self._k, self._ends = linear, k, ends
         n = linear.shape[0]
         self.vectors = self._images = np.zeros((n, 0))
@@ -170,7 +175,7 @@ class Search:
 
 
 def search(
-    linear: Any,
+    linear: LinearOperator,
     known: Array,
     limits: tuple[float, float],
     *,

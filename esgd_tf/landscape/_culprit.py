@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import keras
 import numpy as np
@@ -15,9 +15,13 @@ from esgd_tf.landscape._check import Trial, mistake, moved, quotient
 from esgd_tf.landscape._losses import FunctionLoss
 from esgd_tf.landscape._model_loss import ModelLoss
 from esgd_tf.landscape._patches import Functions
-from esgd_tf.landscape._types import Batch, Held, Tensors
+from esgd_tf.landscape._types import Batch, Held, Nested, Tensors
 
 __all__ = ["culprit", "second_derivative_of"]
+
+_Structure = TypeVar("_Structure")
+# A layer, and the positional and named arguments that it was called with.
+_Call = tuple[keras.Layer, tuple[Nested, ...], dict[str, Nested]]
 
 _thread = threading.local()
 # What rounds to float32 inside, whatever it is given, shows with larger steps only. That something
@@ -43,8 +47,8 @@ def culprit(f: BatchLoss, weights: Tensors, held: Held, batch: Batch, double: bo
         return "the loss function"
     complete, rest = f.complete(weights, held), held[1]
     layers = [
-        (layer, *_of_a_layer(loss, complete, rest, layer, arguments, options))
-        for layer, arguments, options in _calls(loss, complete, rest, batch[0])
+        (call[0], *_of_a_layer(loss, complete, rest, call))
+        for call in _calls(loss, complete, rest, batch[0])
     ]
     with loss.at(complete, rest) as model:
         predictions = loss.call(model, batch[0])
@@ -100,7 +104,9 @@ def _is_wrong(
 # ---- layers -------------------------------------------------------------------------------------
 
 
-def _note(before: Callable[..., Any], layer: Any, *arguments: Any, **options: Any) -> Any:
+def _note(
+    before: Callable[..., Nested], layer: keras.Layer, *arguments: Nested, **options: Nested
+) -> Nested:
     result = before(layer, *arguments, **options)
     _thread.calls.append((layer, arguments, options))
     return result
@@ -109,13 +115,13 @@ def _note(before: Callable[..., Any], layer: Any, *arguments: Any, **options: An
 _noting = Functions([(keras.layers.Layer, "__call__", _note)])
 
 
-def _calls(loss: ModelLoss, complete: Tensors, rest: Any, x: Any) -> list[Any]:
+def _calls(loss: ModelLoss, complete: Tensors, rest: Tensors, x: Nested) -> list[_Call]:
     """Return the first call of each layer in the network, in the order in which they end."""
     _thread.calls = []
     try:
         with loss.at(complete, rest) as model, _noting():
             loss.call(model, x)
-        calls: dict[int, Any] = {}
+        calls: dict[int, _Call] = {}
         for layer, arguments, options in _thread.calls:
             if layer is not model:
                 calls.setdefault(id(layer), (layer, arguments, options))
@@ -125,9 +131,10 @@ def _calls(loss: ModelLoss, complete: Tensors, rest: Any, x: Any) -> list[Any]:
 
 
 def _of_a_layer(
-    loss: ModelLoss, complete: Tensors, rest: Any, layer: Any, arguments: Any, options: Any
+    loss: ModelLoss, complete: Tensors, rest: Tensors, call: _Call
 ) -> tuple[Callable[[Tensors], tf.Tensor], Tensors]:
     """Return a function of the inputs and weights of a layer, c·y + 1/2 y·y, and where it is."""
+    layer, arguments, options = call
     inputs, put_back = _real_parts((arguments, options))
     own = {id(variable) for variable in layer.trainable_variables}
     places = [i for i, v in enumerate(loss.model.trainable_variables) if id(v) in own]
@@ -147,14 +154,14 @@ def _of_a_layer(
     return function, [*inputs, *(complete[i] for i in places)]
 
 
-def _real_parts(structure: Any) -> tuple[Tensors, Callable[[Tensors], Any]]:
+def _real_parts(structure: _Structure) -> tuple[Tensors, Callable[[Tensors], _Structure]]:
     """Return the real tensors of a structure, and what puts others in their places."""
     leaves = keras.tree.flatten(structure)
     places = [
         i for i, leaf in enumerate(leaves) if isinstance(leaf, tf.Tensor) and leaf.dtype.is_floating
     ]
 
-    def put_back(parts: Tensors) -> Any:
+    def put_back(parts: Tensors) -> _Structure:
         changed = list(leaves)
         for i, part in zip(places, parts, strict=True):
             changed[i] = tf.identity(part)

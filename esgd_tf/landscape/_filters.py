@@ -14,7 +14,6 @@ tokens: both are columns, along the last axis.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 
@@ -35,7 +34,7 @@ _TRANSPOSED = (
 )
 
 
-def filter_axes(model: keras.Model, variables: Sequence[Any]) -> list[tuple[int, ...]]:
+def filter_axes(model: keras.Model, variables: Sequence[keras.Variable]) -> list[tuple[int, ...]]:
     """Return the axes of the filters of each variable.
 
     Args:

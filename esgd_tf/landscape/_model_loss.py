@@ -16,8 +16,7 @@ import contextlib
 import functools
 import inspect
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import keras
 import tensorflow as tf
@@ -27,6 +26,7 @@ from esgd_tf.landscape._batch import first_line, rows_of
 from esgd_tf.landscape._float64 import is_in_float64
 from esgd_tf.landscape._precision import in_full_precision
 from esgd_tf.landscape._second_derivatives import twice_differentiable
+from esgd_tf.landscape._types import Loss, LossWeights, Nested, Tensors
 
 __all__ = ["ModelLoss", "replicas_in_sync"]
 
@@ -59,7 +59,9 @@ class ModelLoss:
             without a sign of it.
     """
 
-    def __init__(self, model: keras.Model, loss: Any, loss_weights: Any, compiled: bool) -> None:
+    def __init__(
+        self, model: keras.Model, loss: Loss, loss_weights: LossWeights, compiled: bool
+    ) -> None:
         self._model = weakref.ref(model)
         overridden = type(model).compute_loss is not keras.Model.compute_loss
         self._own_rule = compiled and overridden
@@ -82,7 +84,7 @@ class ModelLoss:
     # ---- in a graph -----------------------------------------------------------------------------
 
     def batch_sum(
-        self, weights: Sequence[Any], rest: Sequence[Any], x: Any, y: Any, sample_weight: Any
+        self, weights: Tensors, rest: Tensors, x: Nested, y: Nested, sample_weight: Nested
     ) -> tf.Tensor:
         """Return n times the loss of a batch.
 
@@ -99,7 +101,7 @@ class ModelLoss:
             return self.of_predictions(model, x, y, predictions, sample_weight)
 
     @contextlib.contextmanager
-    def at(self, weights: Sequence[Any], rest: Sequence[Any]) -> Iterator[keras.Model]:
+    def at(self, weights: Tensors, rest: Tensors) -> Iterator[keras.Model]:
         """Let the model have other weights inside the block, without writing to it."""
         model = self.model
         mapping = [
@@ -110,12 +112,12 @@ class ModelLoss:
         with in_full_precision(model), twice_differentiable(model), scope:
             yield model
 
-    def call(self, model: keras.Model, x: Any) -> Any:
+    def call(self, model: keras.Model, x: Nested) -> Nested:
         """Return the predictions as `evaluate` has them; inside `at`."""
         return model(x, training=False) if self._takes_training else model(x)
 
     def of_predictions(
-        self, model: keras.Model, x: Any, y: Any, predictions: Any, sample_weight: Any
+        self, model: keras.Model, x: Nested, y: Nested, predictions: Nested, sample_weight: Nested
     ) -> tf.Tensor:
         """Return n times the loss of a batch, with what layers have added; inside `at`."""
         if self._own_rule:
@@ -133,7 +135,9 @@ class ModelLoss:
         dtype = functools.reduce(_wider, (part.dtype for part in parts))
         return tf.add_n([tf.cast(part, dtype) for part in parts])
 
-    def of_examples(self, x: Any, y: Any, predictions: Any, sample_weight: Any) -> tf.Tensor:
+    def of_examples(
+        self, x: Nested, y: Nested, predictions: Nested, sample_weight: Nested
+    ) -> tf.Tensor:
         """Return n times the loss of a batch, without what layers add."""
         if self._judge is None:
             raise ValueError(
@@ -157,7 +161,9 @@ class ModelLoss:
             ) from reason
         return _times_rows(value * replicas_in_sync(), x)
 
-    def of_each_example(self, x: Any, y: Any, predictions: Any, sample_weight: Any) -> tf.Tensor:
+    def of_each_example(
+        self, x: Nested, y: Nested, predictions: Nested, sample_weight: Nested
+    ) -> tf.Tensor:
         """Return the parts of `of_examples` that are due to each example: [n], their sum is it.
 
         Keras' reductions are linear in the weights of examples, so an example's part is the
@@ -175,11 +181,11 @@ class ModelLoss:
 
     # ---- below: our own -------------------------------------------------------------------------
 
-    def _watched(self, loss: Any) -> Any:
+    def _watched(self, loss: Loss) -> Loss:
         """Return losses that tell us, when they are called, how they look at a batch."""
         return keras.tree.map_structure(self._watched_one, loss)
 
-    def _watched_one(self, loss: Any) -> Any:
+    def _watched_one(self, loss: Loss) -> Loss:
         if loss is None or (isinstance(loss, str) and loss.lower() in _BY_SHAPE):
             return loss
         if isinstance(loss, str):
@@ -202,14 +208,14 @@ class ModelLoss:
             )
 
         @functools.wraps(loss)
-        def watched(y_true: Any, y_pred: Any) -> Any:
+        def watched(y_true: Nested, y_pred: Nested) -> tf.Tensor:
             values = loss(y_true, y_pred)
             self.saw(values)
             return values
 
         return watched
 
-    def saw(self, values: Any) -> None:
+    def saw(self, values: tf.Tensor) -> None:
         """Take note of what a loss returned before it was reduced."""
         if len(values.shape) == 0:
             self.depends_on_batches, self.sees_examples = True, False
@@ -229,12 +235,12 @@ class _WatchedLoss(keras.losses.Loss):
         elif inner.reduction not in ("sum_over_batch_size", "mean"):
             owner.depends_on_batches = True
 
-    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+    def __call__(self, y_true: Nested, y_pred: Nested, sample_weight: Nested = None) -> tf.Tensor:
         if self._has_own_reduction:
             return self._inner(y_true, y_pred, sample_weight)
         return super().__call__(y_true, y_pred, sample_weight)
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
+    def call(self, y_true: Nested, y_pred: Nested) -> tf.Tensor:
         values = self._inner.call(y_true, y_pred)
         self._owner.saw(values)
         return values
@@ -244,7 +250,7 @@ class _Judge(keras.Model):
     """A model without layers: it is there for its `compute_loss`."""
 
 
-def _judge(model: keras.Model, loss: Any, loss_weights: Any) -> keras.Model:
+def _judge(model: keras.Model, loss: Loss, loss_weights: LossWeights) -> keras.Model:
     judge = _Judge(name="judge")
     names = getattr(model, "output_names", None)
     if names is not None:
@@ -253,10 +259,10 @@ def _judge(model: keras.Model, loss: Any, loss_weights: Any) -> keras.Model:
     return judge
 
 
-def _weighted(ones: tf.Tensor, sample_weight: Any) -> Any:
+def _weighted(ones: tf.Tensor, sample_weight: Nested) -> Nested:
     """Return sample weights, each example's times one number."""
 
-    def times(weight: Any) -> tf.Tensor:
+    def times(weight: tf.Tensor) -> tf.Tensor:
         weight = tf.cast(weight, ones.dtype)
         return weight * tf.reshape(ones, [-1] + [1] * (len(weight.shape) - 1))
 
@@ -268,13 +274,13 @@ def replicas_in_sync() -> float:
     return float(tf.distribute.get_strategy().num_replicas_in_sync)
 
 
-def _shapes(structure: Any) -> str:
+def _shapes(structure: Nested) -> str:
     return ", ".join(
         str(getattr(t, "shape", type(t).__name__)) for t in keras.tree.flatten(structure)
     )
 
 
-def _times_rows(value: Any, x: Any) -> tf.Tensor:
+def _times_rows(value: tf.Tensor, x: Nested) -> tf.Tensor:
     value = tf.convert_to_tensor(value)
     if value.shape.rank != 0:
         raise ValueError(
@@ -288,15 +294,15 @@ def _wider(one: tf.DType, other: tf.DType) -> tf.DType:
     return one if one.size >= other.size else other
 
 
-def _regularization(model: keras.Model) -> list[Any]:
+def _regularization(model: keras.Model) -> Tensors:
     return _keras.regularization_losses(model)
 
 
-def _takes_training(function: Callable[..., Any]) -> bool:
+def _takes_training(function: Callable[..., object]) -> bool:
     return "training" in _arguments(function)
 
 
-def _arguments(function: Callable[..., Any]) -> list[str]:
+def _arguments(function: Callable[..., object]) -> list[str]:
     parameters = inspect.signature(function).parameters
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return [*parameters, "training"]

@@ -6,12 +6,13 @@ Efron and Stein, "The jackknife estimate of variance", 1981.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from esgd_tf.landscape._objective import Objective
+from esgd_tf.landscape._types import Tensors
 from esgd_tf.landscape._vectors import student_factor
 
 __all__ = ["Array", "Disturbance", "Noise", "checked_samples", "jackknife", "normal", "pairs"]
@@ -64,7 +65,7 @@ class Disturbance:
         self._start = objective.flatten(objective.start)
         self._scale = self._start if noise == "multiplicative" else np.ones(1)
 
-    def __call__(self, sigma: float, z: Array) -> Any:
+    def __call__(self, sigma: float, z: Array) -> Tensors:
         return self._objective.unflatten(self._start + sigma * z * self._scale)
 
 

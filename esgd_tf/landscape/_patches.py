@@ -15,20 +15,23 @@ from typing import Any
 
 __all__ = ["Functions", "settings"]
 
+# Functions of any arguments and results: they are those of other libraries.
+Function = Callable[..., Any]
+
 _lock = threading.Lock()
 # How many blocks hold a setting, and what it was: by the id of its owner, and its name.
-_held: dict[tuple[int, str], tuple[int, Any, Any]] = {}
+_held: dict[tuple[int, str], tuple[int, object, object]] = {}
 
 
 @contextlib.contextmanager
-def settings(wanted: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
+def settings(wanted: Sequence[tuple[object, str, object]]) -> Iterator[None]:
     """Let attributes have other values inside the block.
 
     Args:
         wanted: sequence of (owner, name, value). The attributes to set. Where another block holds
             the same attribute, its value stays.
     """
-    taken: list[tuple[Any, str]] = []
+    taken: list[tuple[object, str]] = []
     try:
         for owner, name, value in wanted:
             _take(owner, name, value)
@@ -39,7 +42,7 @@ def settings(wanted: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
             _put_back(owner, name)
 
 
-def _take(owner: Any, name: str, value: Any) -> None:
+def _take(owner: object, name: str, value: object) -> None:
     key = (id(owner), name)
     with _lock:
         # The owner is kept, so that its id is no other object's.
@@ -49,7 +52,7 @@ def _take(owner: Any, name: str, value: Any) -> None:
         _held[key] = (count + 1, before, owner)
 
 
-def _put_back(owner: Any, name: str) -> None:
+def _put_back(owner: object, name: str) -> None:
     key = (id(owner), name)
     with _lock:
         count, before, _ = _held.pop(key)
@@ -67,7 +70,7 @@ class Functions:
             called in its place, with the function that was there before the arguments.
     """
 
-    def __init__(self, replacements: Sequence[tuple[Any, str, Callable[..., Any]]]) -> None:
+    def __init__(self, replacements: Sequence[tuple[object, str, Function]]) -> None:
         self._replacements = replacements
         self._thread = threading.local()
 
@@ -90,9 +93,9 @@ class Functions:
             finally:
                 self._thread.depth -= 1
 
-    def _switch(self, before: Callable[..., Any], other: Callable[..., Any]) -> Callable[..., Any]:
+    def _switch(self, before: Function, other: Function) -> Function:
         @functools.wraps(before)
-        def either(*arguments: Any, **options: Any) -> Any:
+        def either(*arguments: object, **options: object) -> object:
             if self.active:
                 return other(before, *arguments, **options)
             return before(*arguments, **options)

@@ -9,13 +9,13 @@ result says so in `measured_at`.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import keras
 import tensorflow as tf
 
 # The one look beyond this room: who else could say where the anchor is?
 from esgd_tf import _keras
+from esgd_tf.landscape._types import Loss, LossWeights
 from esgd_tf.optimizers import _finding
 
 __all__ = ["Place", "find"]
@@ -37,8 +37,8 @@ class Place:
     model: keras.Model
     name: str
     values: dict[int, tf.Tensor]
-    loss: Any
-    loss_weights: Any
+    loss: Loss
+    loss_weights: LossWeights
 
 
 def find(model: keras.Model) -> Place:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 import keras
 
@@ -46,7 +45,7 @@ def in_full_precision(model: keras.Model) -> Iterator[None]:
             _keras.set_policy(layer, policy)
 
 
-def refuse_half_weights(variables: list[Any]) -> None:
+def refuse_half_weights(variables: list[keras.Variable]) -> None:
     """Refuse weights that have too few bits to be measured.
 
     Raises:

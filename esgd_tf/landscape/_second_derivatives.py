@@ -25,7 +25,6 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -33,6 +32,9 @@ import tensorflow as tf
 from esgd_tf import _keras
 from esgd_tf.landscape._float64 import is_in_float64
 from esgd_tf.landscape._patches import Functions, settings
+from esgd_tf.landscape._types import Tensors
+
+Gradient = Callable[[tf.Tensor], tf.Tensor]
 
 __all__ = ["dense", "twice_differentiable", "without_second_derivative"]
 
@@ -54,7 +56,7 @@ def twice_differentiable(model: keras.Model | None = None) -> Iterator[None]:
         yield
 
 
-def dense(weights: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+def dense(weights: Tensors) -> Tensors:
     """Return the same weights, with gradients that are tensors.
 
     The gradient by a table of which rows are looked up, as in Embedding, is one of
@@ -64,15 +66,15 @@ def dense(weights: Sequence[tf.Tensor]) -> list[tf.Tensor]:
 
 
 @tf.custom_gradient
-def _dense(weight: tf.Tensor) -> tuple[tf.Tensor, Any]:
+def _dense(weight: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
     return tf.identity(weight), tf.convert_to_tensor
 
 
 def _moments(
-    before: Callable[..., Any],
-    x: Any,
-    axes: Any,
-    shift: Any = None,
+    before: Callable[..., tf.Tensor],
+    x: tf.Tensor,
+    axes: Sequence[int],
+    shift: None = None,
     keepdims: bool = False,
     name: str | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -88,21 +90,23 @@ def _moments(
     return mean, variance
 
 
-def _softsign(before: Callable[..., Any], features: Any, name: str | None = None) -> tf.Tensor:
+def _softsign(
+    before: Callable[..., tf.Tensor], features: tf.Tensor, name: str | None = None
+) -> tf.Tensor:
     """See `tf.nn.softsign`."""
 
     @tf.custom_gradient
-    def softsign(x: tf.Tensor) -> tuple[tf.Tensor, Any]:
+    def softsign(x: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
         return before(x, name), lambda slope: slope / tf.square(1.0 + tf.abs(x))
 
     return softsign(tf.convert_to_tensor(features))
 
 
 def _resize(
-    before: Callable[..., Any],
-    images: Any,
-    size: Any,
-    method: Any = "bilinear",
+    before: Callable[..., tf.Tensor],
+    images: tf.Tensor,
+    size: tf.Tensor,
+    method: str = "bilinear",
     preserve_aspect_ratio: bool = False,
     antialias: bool = False,
     name: str | None = None,
@@ -121,7 +125,7 @@ def _resize(
         return tf.cast(resized[:, :, 0, 0], images.dtype)
 
     @tf.custom_gradient
-    def resized(x: tf.Tensor) -> tuple[tf.Tensor, Any]:
+    def resized(x: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
         # Rows and columns of an image are multiplied by a matrix each.
         down, along = matrix(tf.shape(x)[-3], height), matrix(tf.shape(x)[-2], width)
         # The operations round to float32.
@@ -135,7 +139,7 @@ def _resize(
     return resized(images)
 
 
-def _ctc_loss(before: Callable[..., Any], *arguments: Any, **options: Any) -> tf.Tensor:
+def _ctc_loss(before: Callable[..., tf.Tensor], *arguments: object, **options: object) -> tf.Tensor:
     """See `tf.nn.ctc_loss`. Its second derivative is left out, and is not ours to write."""
     _thread.without.append("the CTC loss")
     return before(*arguments, **options)

@@ -15,7 +15,8 @@ import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
-    "Batch", "Data", "Held", "Loss", "Metric", "Nested", "Network", "Tensors", "Vector", "Weights",
+    "Batch", "Data", "Held", "Loss", "LossWeights", "Metric", "Nested", "Network",
+    "Tensors", "Vector", "Weights",
 ]  # fmt: skip
 
 #: A vector of all weights, or what is computed of one, in float64.
@@ -37,6 +38,8 @@ Network: TypeAlias = "keras.Model | Weights"
 Loss: TypeAlias = (
     "str | keras.losses.Loss | Callable[..., tf.Tensor] | Sequence[Loss] | Mapping[str, Loss]| None"
 )
+#: What `compile` takes as `loss_weights`.
+LossWeights: TypeAlias = "float | Sequence[LossWeights] | Mapping[str, LossWeights] | None"
 #: "error" or "loss", a Keras loss or metric, or a function of (y_true, y_pred).
 Metric: TypeAlias = "str | keras.losses.Loss | keras.metrics.Metric | Callable[..., tf.Tensor]"
 #: Arrays, or what gives batches when it is iterated.

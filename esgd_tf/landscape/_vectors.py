@@ -25,7 +25,7 @@ def random_signs(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     return rng.choice([-1.0, 1.0], shape)
 
 
-def finite(products: Any) -> Any:
+def finite(products: Array) -> Array:
     """Return products of a curvature operator as they are, or refuse them.
 
     Raises:
