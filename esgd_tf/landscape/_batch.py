@@ -1,4 +1,4 @@
-"""A batch (x, y, sample_weight): what users give as one, made into tensors, and its rows."""
+"""A batch (x, y, sample_weight): making the data that users give into tensors, and cutting rows."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def cut_rows(value: tf.Tensor, start: tf.Tensor, stop: tf.Tensor) -> tf.Tensor:
 
 
 def triple(element: object) -> Batch:
-    """Return what a data set gives as (x, y, sample_weight), None for what is missing."""
+    """Return an element of a data set as (x, y, sample_weight), with None for a part it lacks."""
     if not isinstance(element, list | tuple):
         element = (element,)
     if not 1 <= len(element) <= 3:

@@ -1,7 +1,7 @@
-"""The loss of one batch, as a function of the weights: what the graphs of the landscape compute.
+"""The loss of one batch as a function of the weights, which all graphs of the landscape compute.
 
-A `BatchLoss` holds neither weights nor data. A graph outlives the objective for which it was
-traced, and with it only this.
+A graph is kept longer than the objective for which it was traced. It keeps its `BatchLoss` alive,
+which therefore holds neither weights nor data.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ __all__ = ["BatchLoss"]
 
 
 class BatchLoss:
-    """The sum of the losses of a batch, its derivatives, and what it is made of.
+    """The sum of the losses of a batch, its parts and its derivatives.
 
-    All methods are called while a graph is traced, or eagerly.
+    The methods may be called while a graph is traced, or eagerly.
 
     Args:
         loss: ModelLoss or FunctionLoss. The loss, as a function of all weights and a batch.
@@ -94,14 +94,14 @@ class BatchLoss:
         fixed = iter(held[0])
         return [chosen[i] if i in chosen else next(fixed) for i in range(self._count)]
 
-    # ---- what graphs return -------------------------------------------------------------------
+    # ---- functions to be traced -----------------------------------------------------------------
 
     def run(self, function: Callable[..., Tensors], *arguments: Nested) -> Tensors:
         """Run `function(*arguments)` on a batch, divided over all devices.
 
         Args:
             function: callable. Returns tensors that are sums over the examples it is given.
-            *arguments: Those that all devices get, then x, y and sample_weight.
+            *arguments: The arguments that all devices get, then x, y and sample_weight.
 
         Returns:
             The tensors of the function, summed over the devices.

@@ -24,16 +24,18 @@ _Structure = TypeVar("_Structure")
 _Call = tuple[keras.Layer, tuple[Nested, ...], dict[str, Nested]]
 
 _thread = threading.local()
-# What rounds to float32 inside, whatever it is given, shows with larger steps only. That something
-# is wrong is known before, so a kink between them may only make us name the wrong layer.
+# A layer that rounds to float32 inside, whatever its inputs are, shows its fault with larger steps
+# only. It is known by then that something is wrong, so the worst that a kink between the points can
+# do is to name the wrong layer.
 _STEPS = ((1e-7, 1e-9), (1e-2, 1e-3))
 
 
 def culprit(f: BatchLoss, weights: Tensors, held: Held, batch: Batch, double: bool) -> str:
-    """Return the name of what cannot be differentiated twice, as a part of a sentence.
+    """Return the name of the layer or loss that cannot be differentiated twice.
 
-    Each layer is tried by itself, with the inputs that it has in the network; the first one in the
-    order of computation is named, and the inner one of a layer and the one that it is part of.
+    The name is a part of a sentence. Each layer is tried by itself, with the inputs that it has in
+    the network. Of several that fail, the one whose call ends first is named: the first in the
+    order of computation, and the inner one where a layer is part of another.
 
     Args:
         f: BatchLoss. The function that is differentiated.
@@ -67,7 +69,7 @@ def culprit(f: BatchLoss, weights: Tensors, held: Held, batch: Batch, double: bo
 
 
 def second_derivative_of(function: Callable[[Tensors], tf.Tensor]) -> Trial:
-    """Return what a scalar function is tried by."""
+    """Return the trial of a scalar function: its gradient, Hessian products and their quotients."""
 
     def gradient(at: Tensors) -> Tensors:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -133,7 +135,7 @@ def _calls(loss: ModelLoss, complete: Tensors, rest: Tensors, x: Nested) -> list
 def _of_a_layer(
     loss: ModelLoss, complete: Tensors, rest: Tensors, call: _Call
 ) -> tuple[Callable[[Tensors], tf.Tensor], Tensors]:
-    """Return a function of the inputs and weights of a layer, c·y + 1/2 y·y, and where it is."""
+    """Return c·y + 1/2 y·y as a function of a layer's inputs and weights, and their values."""
     layer, arguments, options = call
     inputs, put_back = _real_parts((arguments, options))
     own = {id(variable) for variable in layer.trainable_variables}
@@ -155,7 +157,7 @@ def _of_a_layer(
 
 
 def _real_parts(structure: _Structure) -> tuple[Tensors, Callable[[Tensors], _Structure]]:
-    """Return the real tensors of a structure, and what puts others in their places."""
+    """Return the real tensors of a structure, and a function that puts others in their places."""
     leaves = keras.tree.flatten(structure)
     places = [
         i for i, leaf in enumerate(leaves) if isinstance(leaf, tf.Tensor) and leaf.dtype.is_floating

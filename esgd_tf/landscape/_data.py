@@ -24,7 +24,7 @@ from esgd_tf.landscape._types import Batch, Data
 __all__ = ["FixedData"]
 
 _DEFAULT_BATCH_SIZE = 512
-# Of a data set that does not know its own length.
+# The most batches of a data set that does not know its own length.
 _ENDLESS = 10_000
 
 
@@ -74,7 +74,7 @@ class FixedData:
 
     @property
     def is_arrays(self) -> bool:
-        """Whether it is here that the data are cut into batches."""
+        """Whether the data are arrays, which are cut into batches here."""
         return not self.absent and not self._gives_batches()
 
     def batches(self) -> Iterator[Batch]:
@@ -127,7 +127,7 @@ class FixedData:
         weights = [w for batch in self._list for w in leaves(batch[2])]
         return bool(weights) and not any(bool(tf.reduce_any(w != 0)) for w in weights)
 
-    # ---- what gives batches ---------------------------------------------------------------------
+    # ---- data that come in batches --------------------------------------------------------------
 
     def _gives_batches(self) -> bool:
         source = self.source
@@ -148,7 +148,7 @@ class FixedData:
         return source
 
     def _check_passes(self) -> float:
-        """Return the number of examples; refuse what two passes differ in, or what never ends."""
+        """Return the number of examples; refuse data that change from pass to pass or never end."""
         source = self.source
         if _iter_is_once(source):
             raise ValueError(
@@ -178,7 +178,7 @@ class FixedData:
             count += float(rows_of(triple(element)[0]))
             fingerprints.append(_fingerprint(element))
         again = (_fingerprint(element) for element in self._elements())
-        # Element by element: the first that differs is enough.
+        # Compared element by element, so that the first difference ends it.
         same = all(a == b for a, b in itertools.zip_longest(fingerprints, again))
         if not same:
             raise ValueError(
@@ -196,7 +196,7 @@ def _rows(arrays: tuple[Data, ...], start: int, stop: int) -> Batch:
 
 
 def _iter_is_once(source: Data) -> bool:
-    """Whether it is an iterator, such as a generator, and not something that gives new ones."""
+    """Whether data can be gone through only once, as a generator can."""
     return isinstance(source, Iterator)
 
 
@@ -204,7 +204,7 @@ def _fingerprint(element: object) -> int:
     crc = 0
     for tensor in tf.nest.flatten(element, expand_composites=True):
         array = np.asarray(tensor)
-        if array.dtype == object:  # strings: the array holds where they lie in memory
+        if array.dtype == object:  # strings: the array holds pointers to them
             for text in array.ravel():
                 crc = zlib.crc32(text if isinstance(text, bytes) else str(text).encode(), crc)
                 crc = zlib.crc32(b"\0", crc)

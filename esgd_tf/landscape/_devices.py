@@ -27,7 +27,7 @@ def on_all_devices(
     Args:
         strategy: tf.distribute.Strategy. The strategy whose devices compute.
         function: callable. Returns tensors that are sums over the examples it is given.
-        *arguments: Those that all devices get, then x, y and sample_weight.
+        *arguments: The arguments that all devices get, then x, y and sample_weight.
 
     Returns:
         The tensors of the function, summed over the devices.
@@ -41,8 +41,8 @@ def on_all_devices(
     def of_a_device(context: tf.distribute.ReplicaContext) -> tuple[tf.Tensor, Tensors]:
         index = context.replica_id_in_sync_group
         start, stop = rows * index // devices, rows * (index + 1) // devices
-        # A device for which no row is left takes one all the same, which counts 0 times: the
-        # mean of nothing is not a number.
+        # A device for which no row is left takes one all the same, which counts 0 times, because
+        # the mean over no rows would be NaN.
         counts = tf.cast(stop > start, tf.float32)
         return counts, [cut_rows(t, start, tf.maximum(stop, start + 1)) for t in given]
 

@@ -29,9 +29,9 @@ class DiagonalEstimate(Result):
     """The diagonal of a curvature operator.
 
     Attributes:
-        estimate: [n].
+        estimate: [n], the diagonal.
         standard_error: [n], widened for few probes: see `diagonal_estimate`.
-        num_probes: Products with a vector that it took.
+        num_probes: The number of products with a vector that it took.
     """
 
     estimate: NDArray[np.float64]
@@ -39,7 +39,7 @@ class DiagonalEstimate(Result):
     num_probes: int
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the sorted diagonal, with two standard errors."""
+        """Plot the sorted diagonal, with two standard errors."""
         ax = axes(ax)
         order = np.argsort(self.estimate)[::-1]
         rank = np.arange(1, len(order) + 1)
@@ -60,8 +60,8 @@ def estimate_diagonal(
     if not integer or num_probes < 2:
         raise ValueError(f"`num_probes` must be an integer of at least 2; got {num_probes!r}.")
     rng = np.random.default_rng(seed)
-    # Welford's sums: of squares of what is left of the mean, not of the numbers themselves,
-    # whose difference would be rounding where the diagonal dominates.
+    # Welford's sums of squared deviations from the mean. Sums of squares of the numbers themselves
+    # would differ by rounding only where the diagonal dominates.
     mean, squares, seen = np.zeros(operator.shape[0]), np.zeros(operator.shape[0]), 0
     with progress_bar(num_probes, "diagonal", progress) as bar:
         for at in range(0, num_probes, operator.block_size):

@@ -1,4 +1,4 @@
-"""The error rate: which predictions are wrong, as the loss tells how they are to be read."""
+"""The error rate: which predictions are wrong, where the loss says how to read them."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ class _Rule:
     """How an output is read as a yes or no.
 
     Attributes:
-        threshold: From which value on it is a yes; None if the loss does not tell.
-        middle: The same for labels: 0.5 between 0 and 1, 0 between -1 (or 0) and 1.
+        threshold: Outputs above this are a yes; None if the loss does not tell.
+        middle: Labels above this are a yes: 0.5 between 0 and 1, 0 between -1 (or 0) and 1.
         independent: Whether each of several outputs is a yes or no of its own.
     """
 

@@ -1,7 +1,7 @@
-"""Where a weight has its filters: the axes along which its slices belong to different outputs.
+"""The axes of a weight along which its slices are filters.
 
-A filter is what one output of a layer is made by: all numbers of the weight that feed one unit, or
-one channel. Most of Keras' kernels have their outputs along the last axis; these do not:
+A filter is a part of a weight that computes one output of a layer: all its numbers that feed one
+unit, or one channel. Most of Keras' kernels have their outputs along the last axis; these do not:
 
     depthwise kernels (also of separable convolutions)   [..., channel, multiplier]: both axes
     transposed convolutions                              [..., output, input]: the last but one

@@ -1,4 +1,4 @@
-"""A network of float32 weights, computed in float64 for a few examples."""
+"""Networks of float32 weights, computed in float64."""
 
 from __future__ import annotations
 

@@ -15,12 +15,12 @@ __all__ = ["Layout", "as_tensors", "value_of"]
 
 
 class Layout:
-    """The shapes of the weights that something is a function of, and their order in a vector.
+    """The shapes of the weights of a function, and their order in one vector.
 
     Attributes:
-        start: The weights to begin with.
-        shapes: Of each.
-        dtypes: Of each.
+        start: The weights to begin with, a list of tensors.
+        shapes: The shape of each.
+        dtypes: The dtype of each.
         size: n, the number of all numbers in them.
     """
 
@@ -72,7 +72,7 @@ class Layout:
 
 
 def value_of(variable: keras.Variable | tf.Tensor | ArrayLike) -> tf.Tensor | ArrayLike:
-    """Return what a Keras variable holds; anything else as it is."""
+    """Return the tensor that a Keras variable holds; return anything else as it is."""
     return variable.value if isinstance(variable, keras.Variable) else variable
 
 

@@ -1,4 +1,4 @@
-"""The loss of weights that belong to no Keras model: a function of the user's."""
+"""A loss that the user writes as a function of weights that belong to no Keras model."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class FunctionLoss:
         without_data: bool. Whether it is a function of the weights alone.
 
     Raises:
-        ValueError: It is no such function.
+        ValueError: `function` cannot be called, or is a Keras loss.
     """
 
-    #: How the data are cut into batches is left to who gives them.
+    #: The user decides how data are cut into batches.
     depends_on_batches = False
     has_unknown_parts = False
 

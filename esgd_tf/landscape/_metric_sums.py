@@ -1,4 +1,4 @@
-"""What is averaged over the data beside the loss: the error rate, and functions of the user's.
+"""Means over the data beside the loss: the error rate, and metrics that the user gives.
 
 A metric is called as Keras calls one, and averaged as Keras' `weighted_metrics` are: a function of
 (y_true, y_pred) gives values, masks and sample weights weigh them, and their sum is divided by the
@@ -44,7 +44,7 @@ class MetricSums:
                     "leave the weights out, or measure one output."
                 )
             zeros = [tf.zeros(v.shape, v.dtype) for v in metric.variables]
-            # Total and count of a mean.
+            # The two variables of a mean: its total and its count.
             sums += metric.stateless_update_state(
                 zeros, y, predictions, sample_weight=sample_weight
             )
@@ -73,9 +73,10 @@ def _as_metric(name: str, metric: Metric, loss: Loss) -> keras.metrics.Mean:
 
 
 def _on_like_shapes(metric: _Function) -> _Function:
-    """Return a metric of the user's that gets targets of the predictions' rank.
+    """Return a user's metric as one that is given targets of the rank of the predictions.
 
-    Keras' own metrics see to that; a difference of [n] and [n, 1] would be one of all pairs.
+    Keras' own metrics adapt ranks themselves. Without it, a difference of [n] and [n, 1] would be
+    broadcast to all pairs [n, n].
     """
 
     def values(y_true: Nested, y_pred: Nested) -> tf.Tensor:
@@ -104,7 +105,7 @@ def _of_like_rank(y_true: tf.Tensor, y_pred: tf.Tensor) -> tuple[tf.Tensor, tf.T
 
 
 def _values_of(loss: keras.losses.Loss) -> _Function:
-    """Return what a Keras loss gives before it is reduced."""
+    """Return a Keras loss without its reduction."""
 
     def values(y_true: Nested, y_pred: Nested) -> tf.Tensor:
         return loss.call(

@@ -1,4 +1,4 @@
-"""Which metrics are asked for, on which data."""
+"""The arguments `metric` and `data` of measures: metrics by name, data by split."""
 
 from __future__ import annotations
 

@@ -30,16 +30,16 @@ from esgd_tf.landscape._types import Loss, LossWeights, Nested, Tensors
 
 __all__ = ["ModelLoss", "replicas_in_sync"]
 
-# What Keras raises where targets, predictions, weights and losses do not fit each other.
+# The errors that Keras raises where targets, predictions, weights and losses do not fit.
 _KERAS_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError, tf.errors.OpError)
-# Names for which Keras chooses a loss by the shapes.
+# Names for which Keras chooses one of several losses by the shapes.
 _BY_SHAPE = ("crossentropy", "ce")
 # Keras' losses that compare examples with each other, though they give a value for each.
 _ACROSS_A_BATCH = (keras.losses.Circle, keras.losses.circle)
 
 
 class ModelLoss:
-    """What Keras trains, for a batch at a time. It keeps no model alive, and no data.
+    """The loss that Keras trains, of a batch at a time. It keeps no model alive, and no data.
 
     Args:
         model: keras.Model. A built model.
@@ -56,7 +56,7 @@ class ModelLoss:
             layers compute of activations. Known after the first trace.
         sees_examples: Whether there is a loss of each example. Known after the first trace.
         has_unknown_parts: Whether a loss is not Keras' own, so that it may look across a batch
-            without a sign of it.
+            without our seeing it.
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class ModelLoss:
     def of_each_example(
         self, x: Nested, y: Nested, predictions: Nested, sample_weight: Nested
     ) -> tf.Tensor:
-        """Return the parts of `of_examples` that are due to each example: [n], their sum is it.
+        """Return each example's part of `of_examples`, a vector [n]; their sum is its value.
 
         Keras' reductions are linear in the weights of examples, so an example's part is the
         derivative by its weight.
@@ -182,7 +182,7 @@ class ModelLoss:
     # ---- below: our own -------------------------------------------------------------------------
 
     def _watched(self, loss: Loss) -> Loss:
-        """Return losses that tell us, when they are called, how they look at a batch."""
+        """Return the losses as ones that note, when they are called, how they treat a batch."""
         return keras.tree.map_structure(self._watched_one, loss)
 
     def _watched_one(self, loss: Loss) -> Loss:
@@ -216,7 +216,7 @@ class ModelLoss:
         return watched
 
     def saw(self, values: tf.Tensor) -> None:
-        """Take note of what a loss returned before it was reduced."""
+        """Note how a loss treats a batch, from its values before they are reduced."""
         if len(values.shape) == 0:
             self.depends_on_batches, self.sees_examples = True, False
         if getattr(values, "_keras_mask", None) is not None:
@@ -224,7 +224,7 @@ class ModelLoss:
 
 
 class _WatchedLoss(keras.losses.Loss):
-    """A Keras loss that tells how it looks at a batch; its value is that of the one inside."""
+    """A Keras loss with the value of another, which notes how that one treats a batch."""
 
     def __init__(self, inner: keras.losses.Loss, owner: ModelLoss) -> None:
         super().__init__(inner.name, inner.reduction, inner.dtype)
@@ -247,7 +247,7 @@ class _WatchedLoss(keras.losses.Loss):
 
 
 class _Judge(keras.Model):
-    """A model without layers: it is there for its `compute_loss`."""
+    """A model without layers, made for the sake of its `compute_loss`."""
 
 
 def _judge(model: keras.Model, loss: Loss, loss_weights: LossWeights) -> keras.Model:
@@ -260,7 +260,7 @@ def _judge(model: keras.Model, loss: Loss, loss_weights: LossWeights) -> keras.M
 
 
 def _weighted(ones: tf.Tensor, sample_weight: Nested) -> Nested:
-    """Return sample weights, each example's times one number."""
+    """Return sample weights, with those of example i multiplied by `ones[i]`."""
 
     def times(weight: tf.Tensor) -> tf.Tensor:
         weight = tf.cast(weight, ones.dtype)
@@ -270,7 +270,7 @@ def _weighted(ones: tf.Tensor, sample_weight: Nested) -> Nested:
 
 
 def replicas_in_sync() -> float:
-    """Return by what Keras divides a loss in the part of a batch that one device has."""
+    """Return the number of devices, by which Keras divides the loss of one device's part."""
     return float(tf.distribute.get_strategy().num_replicas_in_sync)
 
 

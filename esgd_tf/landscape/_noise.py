@@ -1,4 +1,4 @@
-"""Gaussian noise on weights, in pairs, and what its spread says of the results.
+"""Gaussian noise on weights, in antithetic pairs, and standard errors of what is measured by it.
 
 Sources: Hammersley and Morton, "A new Monte Carlo technique: antithetic variates", 1956 (pairs);
 Efron and Stein, "The jackknife estimate of variance", 1981.
@@ -26,8 +26,8 @@ def jackknife(
 ) -> tuple[float, float]:
     """Return the standard error of sigma, with its bias, and the bias.
 
-    Without pair i the increase meets the bound elsewhere: it is taken for a power of sigma around
-    here, which for a quadratic it is.
+    Without pair i, the increase meets the bound at another sigma. To find it, the increase is taken
+    to be a power of sigma nearby, which is exact for a quadratic.
 
     Args:
         bound: float > 0. The bound on the increase.
@@ -47,7 +47,8 @@ def jackknife(
         power = np.log(high / low) / np.log(ratio)
         roots = sigma * (bound / middle) ** (1 / power)
     *without, of_all = np.where(power > 0, roots, np.nan)
-    # Where one pair is all of the increase, there is no sigma without it: others must do.
+    # Where one pair makes all of the increase, no sigma meets the bound without it: the error is
+    # computed from the other pairs.
     rest = np.array([root for root in without if np.isfinite(root)])
     if len(rest) < 2 or not np.isfinite(of_all):
         return float("nan"), float("nan")
@@ -70,7 +71,7 @@ class Disturbance:
 
 
 def normal(seed: int, sample: int, size: int) -> Array:
-    """Return z, of which every second is minus the one before."""
+    """Return the noise z of one sample; that of every second sample is minus the one before."""
     z = np.random.default_rng([seed, sample // 2]).standard_normal(size)
     return -z if sample % 2 else z
 

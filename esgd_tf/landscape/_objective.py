@@ -50,7 +50,7 @@ _KERAS_BATCH_SIZE = 32
 
 
 class Objective(Layout):
-    """f and its gradient at any weights, over all the data, and what is needed to build on them.
+    """The mean loss f over all the data, and its gradient, at any weights.
 
     Args:
         model: keras.Model that is built, or a list of arrays, tensors or variables. The network, or
@@ -85,7 +85,8 @@ class Objective(Layout):
         loss_is_needed: bool = True,
     ) -> None:
         self._metrics = dict(metrics or {})
-        # The one given, and the one that is called: of replicas, that of their center.
+        # The model that was given, and the one that is called; for replicas, that is the model of
+        # their center.
         self._given: keras.Model | None = None
         self.model: keras.Model | None = None
         self.measured_at = "weights"
@@ -146,7 +147,7 @@ class Objective(Layout):
                 self._data = FixedData(data, _KERAS_BATCH_SIZE, for_model=True)
 
     def _read(self) -> None:
-        """Take note of all weights as they are now. Later changes of the model do not matter."""
+        """Copy all weights as they are now, so that later changes of the model do not matter."""
         values: dict[int, tf.Tensor] = {}
         if self._given is not None:
             place = _place.find(self._given)
@@ -155,8 +156,8 @@ class Objective(Layout):
             tf.identity(tf.convert_to_tensor(values.get(id(v), value_of(v)))) for v in self._all
         ]
         self.start = [read[i] for i in self._selected]
-        # What f is not a function of: the weights that are not selected, and BatchNormalization
-        # statistics. Arguments of the graphs, so that `reread` needs no other trace.
+        # The weights that are not selected, and other variables, such as BatchNormalization
+        # statistics. They are arguments of the graphs, so that `reread` needs no other trace.
         self.held = (
             [value for i, value in enumerate(read) if i not in set(self._selected)],
             [tf.identity(tf.convert_to_tensor(value_of(v))) for v in self._rest],
@@ -168,7 +169,7 @@ class Objective(Layout):
     def _sums(self) -> Graph:
         return self.graph(("sums", self.takes_loss), BatchLoss.sums)
 
-    # ---- weights ------------------------------------------------------------------------------
+    # ---- weights --------------------------------------------------------------------------------
 
     def reread(self) -> Objective:
         """Return this objective around the weights that the model has now, without new traces."""
@@ -183,7 +184,7 @@ class Objective(Layout):
         other.measured_at = "weights"
         return other
 
-    # ---- means over the data ------------------------------------------------------------------
+    # ---- means over the data --------------------------------------------------------------------
 
     @property
     def count(self) -> float:
@@ -217,7 +218,7 @@ class Objective(Layout):
             )
         return value
 
-    # ---- for those who build their own sums ---------------------------------------------------
+    # ---- sums that measures define --------------------------------------------------------------
 
     def graph(self, key: Hashable, function: Callable[..., Tensors]) -> Graph:
         """Return a traced function, the same one at the next call for the same model and loss.
@@ -239,19 +240,19 @@ class Objective(Layout):
         return graphs[key]
 
     def sum_over_batches(self, function: Graph, *arguments: Nested) -> list[Vector]:
-        """Sum what a graph function gives for each batch, in float64.
+        """Return the sums over batches of the tensors that a graph returns, in float64.
 
         Args:
-            function: callable. A function of (*arguments, held, x, y, sample_weight), which returns
-                a list of tensors.
-            *arguments: Weights, and what else the function takes before the batch.
+            function: callable. What `graph` returned: a function of (*arguments, held, x, y,
+                sample_weight), which returns a list of tensors.
+            *arguments: The weights, and further arguments that stand before `held`.
         """
         return self.sum_over(self._data.batches(), function, *arguments)
 
     def sum_over(
         self, batches: Iterable[Batch], function: Graph, *arguments: Nested
     ) -> list[Vector]:
-        """Do the same for some batches."""
+        """Return the same sums over some batches; see `sum_over_batches`."""
         sums: list[Vector] = []
         for batch in batches:
             try:

@@ -1,16 +1,15 @@
-"""Second derivatives of what TensorFlow can only differentiate once.
+"""Second derivatives of operations that TensorFlow can differentiate only once.
 
-TensorFlow leaves some operations without a second derivative, and asked for one it says nothing and
-takes zero, or raises an error that names none of the user's layers. Inside the block below, which
-is around every call of a network that the landscape traces, these functions have exact derivatives
-of every order:
+For the second derivative of some operations TensorFlow silently takes zero, or raises an error that
+names none of the user's layers. `twice_differentiable` is around every call of a network that the
+landscape traces. Inside of it, these functions have exact derivatives of every order:
 
-    tf.nn.moments      holds the mean for a constant in the variance. That is right to first order,
+    tf.nn.moments      treats the mean as a constant in the variance. It is right to first order,
                        where the derivative by the mean is zero, and wrong to second order: the
                        Hessian of a variance of k numbers is 2/k (I - 11'/k), not 2/k I. Behind
                        LayerNormalization, GroupNormalization and their like.
     tf.image.resize    is linear in the image, X ↦ A X B', by rows and columns; of its gradient,
-                       G ↦ A'G B, there is none (and of method "area" there is no gradient at all).
+                       G ↦ A'G B, TensorFlow has none (of method "area", not even a first one).
                        Behind Resizing and UpSampling2D.
     tf.nn.softsign     x / (1 + |x|) with the derivative 1 / (1 + |x|)².
     cuDNN              the kernels of GRU and LSTM on a GPU: the same layers in separate operations.
@@ -41,7 +40,7 @@ __all__ = ["dense", "twice_differentiable", "without_second_derivative"]
 
 @contextlib.contextmanager
 def twice_differentiable(model: keras.Model | None = None) -> Iterator[None]:
-    """Let what is computed inside the block have second derivatives.
+    """Give the operations that are computed inside the block second derivatives.
 
     Args:
         model: keras.Model. The model that is called there. Defaults to None, which means that there
@@ -81,7 +80,7 @@ def _moments(
     """See `tf.nn.moments`."""
     x = tf.convert_to_tensor(x)
     if x.dtype.size < 4:
-        # Too few bits to be measured anyway.
+        # Half precision has too few bits for second derivatives anyway.
         return before(x, axes, shift, keepdims, name)
     mean = tf.reduce_mean(x, axes, keepdims=True)
     variance = tf.reduce_mean(tf.math.squared_difference(x, mean), axes, keepdims=True)
@@ -119,7 +118,7 @@ def _resize(
     height, width = tf.shape(result)[-3], tf.shape(result)[-2]
 
     def matrix(rows: tf.Tensor, to: tf.Tensor) -> tf.Tensor:
-        """Return [rows, to]: each row of an image of one column goes to these rows."""
+        """Return the matrix [rows, to] that resizes along one axis."""
         column = tf.eye(rows)[:, :, None, None]
         resized = before(column, [to, 1], method, False, antialias)
         return tf.cast(resized[:, :, 0, 0], images.dtype)
@@ -128,7 +127,7 @@ def _resize(
     def resized(x: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
         # Rows and columns of an image are multiplied by a matrix each.
         down, along = matrix(tf.shape(x)[-3], height), matrix(tf.shape(x)[-2], width)
-        # The operations round to float32.
+        # TensorFlow's own operation rounds to float32.
         value = tf.einsum("...hwc,hi,wj->...ijc", x, down, along) if is_in_float64() else result
 
         def transposed(g: tf.Tensor) -> tf.Tensor:
@@ -140,14 +139,14 @@ def _resize(
 
 
 def _ctc_loss(before: Callable[..., tf.Tensor], *arguments: object, **options: object) -> tf.Tensor:
-    """See `tf.nn.ctc_loss`. Its second derivative is left out, and is not ours to write."""
+    """See `tf.nn.ctc_loss`. It has no second derivative, here as in TensorFlow."""
     _thread.without.append("the CTC loss")
     return before(*arguments, **options)
 
 
 @contextlib.contextmanager
 def without_second_derivative() -> Iterator[list[str]]:
-    """Give the names of what is computed inside the block and has no second derivative."""
+    """Collect the names of operations inside the block that have no second derivative."""
     _thread.without = []
     yield _thread.without
 

@@ -1,4 +1,4 @@
-"""Which weights a measurement is a function of."""
+"""The argument `variables` of measures: the weights that the loss is a function of."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def _of_name(
 ) -> set[int]:
     """Return the variables of the one layer that has a name, or the one variable."""
     index = {id(v): i for i, v in enumerate(trainable)}
-    # By what they hold: a layer that is shared has several paths, and a wrapper holds what the
-    # layer in it does; each is one all the same.
+    # Keyed by their variables, so that one layer counts once: a shared layer has several paths, and
+    # a wrapper holds the same variables as the layer in it.
     found: dict[tuple[int, ...], str] = {}
     for path, layer in places:
         owned = tuple(sorted(index[id(v)] for v in layer.trainable_variables if id(v) in index))

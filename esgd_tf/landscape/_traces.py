@@ -3,8 +3,9 @@
 Tracing a large network takes longer than many passes through it, and every measure of the same
 network with the same loss needs the same graphs. They are kept as long as the model lives, and as
 long as it is the same: another `compile`, another loss, a layer frozen, or another setting of a
-layer (an activation, a regulariser) makes new ones. What no setting shows, such as an attribute
-that the `call` of a layer reads, is seen after the next `compile` only, as with `fit`.
+layer (an activation, a regulariser) makes new ones. A change that no setting shows, such as that of
+an attribute that the `call` of a layer reads, has an effect only after the next `compile`, as in
+`fit`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ __all__ = ["Graph", "Traces", "traces_of"]
 #: What `tf.function` makes: it returns a list of tensors.
 Graph = Callable[..., Tensors]
 
-# Sets of graphs for each model: of a loss that is written anew at each call, only so many are kept.
+# The most sets of graphs that are kept for a model: a loss that is defined anew at each call, such
+# as a lambda, makes a new set each time.
 _KEPT = 4
 _known: weakref.WeakKeyDictionary[keras.Model, OrderedDict[Hashable, Traces]]
 _known = weakref.WeakKeyDictionary()
@@ -41,7 +43,7 @@ class Traces:
         loss: The loss, as a function of weights and a batch.
         metrics: The metrics.
         graphs: The traced functions, by what they compute.
-        tried: What has been tried with this loss and need not be tried again: see `_try.py`.
+        tried: The kinds of operator that passed their trial with this loss: see `_try.py`.
         is_function: Whether the loss has been seen to be the same at two passes over the same data.
     """
 
@@ -50,7 +52,7 @@ class Traces:
         self.graphs: dict[Hashable, Graph] = {}
         self.tried: set[Hashable] = set()
         self.is_function = False
-        # What the key is made of by identity has to live as long as the key.
+        # The objects whose ids are in the key, kept alive so that no other object gets their ids.
         self.keeps: object = None
 
 
@@ -108,5 +110,5 @@ def _settings(model: keras.Model) -> Hashable:
 def _config(thing: keras.Layer | keras.Regularizer) -> Hashable:
     try:
         return hash(json.dumps(thing.get_config(), default=repr, sort_keys=True))
-    except Exception:  # what users write need not be able to describe itself
+    except Exception:  # the user's own classes may fail here in any way
         return repr(thing)

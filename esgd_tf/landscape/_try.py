@@ -1,4 +1,4 @@
-"""An operator that is made is tried, and refused by the name of what makes its products wrong."""
+"""The trial of an operator when it is made, and the error that names the layer or loss at fault."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["NOT_DIFFERENTIABLE", "no_products", "try_products"]
 
-# What TensorFlow raises where there is no gradient of an operation: by whom it is asked and by
-# what the operation is made of, it is one or the other.
+# The errors that TensorFlow raises where an operation has no gradient: which one depends on the
+# caller and on the operation.
 NOT_DIFFERENTIABLE = (LookupError, TypeError, AttributeError, NotImplementedError)
 
 
@@ -32,13 +32,13 @@ def try_products(operator: CurvatureOperator) -> None:
 
 
 def no_products(operator: CurvatureOperator) -> ValueError:
-    """Return what is raised when TensorFlow found no product when it was asked for."""
+    """Return the error to raise where TensorFlow failed to compute a product."""
     found = _found(operator)
     return _refusal(operator, "the network") if found is None else found[0]
 
 
 def _found(operator: CurvatureOperator) -> tuple[ValueError, Exception | None] | None:
-    """Return what is wrong with an operator, and what TensorFlow has raised; None for nothing."""
+    """Return the error to raise for an operator and its cause; None if the operator is right."""
     objective = operator._objective
     weights, held, batch = objective.start, objective.held, few_examples(objective)
     with in_float64(objective.model):
@@ -51,7 +51,7 @@ def _found(operator: CurvatureOperator) -> tuple[ValueError, Exception | None] |
 
 
 class _NotInFloat64(Exception):  # noqa: N818
-    """A layer or a loss insists on its own precision."""
+    """A layer or a loss cannot be computed in float64."""
 
 
 def _judged(

@@ -1,4 +1,4 @@
-"""Random vectors, products that are looked at, and the errors of means over random vectors."""
+"""Random vectors, a check that products are finite, and standard errors of means."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def _slopes(loss: Callable[[Tensors], tf.Tensor], parts: Tensors) -> Tensors:
 class _Outputs:
     """The real outputs of a network as a list, and the logits behind those that have some.
 
-    A loss takes one or the other: the derivative by what it does not take is zero.
+    A loss is computed from one of the two, and its derivative by the other is zero.
     """
 
     def __init__(self, function: Callable[[Tensors], Nested]) -> None:
@@ -124,7 +124,7 @@ class _Outputs:
         return parts
 
     def predictions(self, parts: Tensors) -> Nested:
-        """Return other outputs in the structure and with the marks of those of the last call."""
+        """Return other outputs in the structure of the last call's, with its masks and logits."""
         given = iter(parts)
 
         def other(leaf: tf.Tensor) -> tf.Tensor:
@@ -141,7 +141,10 @@ class _Outputs:
 
 
 def _logits(output: tf.Tensor) -> tf.Tensor | None:
-    """Return from what Keras' losses compute an output's cross entropy: its mark, or its graph."""
+    """Return the logits from which Keras' losses compute a cross entropy, or None.
+
+    Keras attaches them to the output, or reads them from the graph.
+    """
     logits = getattr(output, "_keras_logits", None)
     if logits is None and tf.is_symbolic_tensor(output) and output.op.type in _ACTIVATIONS:
         (logits,) = output.op.inputs

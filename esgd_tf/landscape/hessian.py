@@ -31,12 +31,12 @@ class HessianOperator(CurvatureOperator):
     The loss is the one that `model.evaluate` reports on the same data: with the loss weights,
     masks, sample weights, reductions and added losses of Keras, and divided by the number of
     examples. Where it matters how the data are cut into batches (masks, losses of a whole batch,
-    the reduction "sum"), it is that of these batches.
+    the reduction "sum"), it is the loss of these batches.
 
     The weights are those that the model has now; if it changes later, the operator does not
     (`at()` follows it). Of a model that `EntropySGD` trains and that is between two outer updates
-    it is the anchor, not the Langevin weights; of `Replicas`, the center: see `measured_at`. A
-    network in mixed precision is measured with activations in float32.
+    the anchor is measured, not the Langevin weights, and of `Replicas` the center: see
+    `measured_at`. A network in mixed precision is measured with activations in float32.
 
     Args:
         model: keras.Model that is built, or a list of weights. The network. Dropout is off, and
@@ -56,8 +56,8 @@ class HessianOperator(CurvatureOperator):
 
     Raises:
         ValueError: The data are empty or differ from pass to pass (a dataset that shuffles), or the
-            model's outputs do (a layer that draws random numbers), the loss is not finite at these
-            weights or is none that Keras could train, weights are float16 or bfloat16, or
+            model's outputs do (a layer that uses random numbers), the loss is not finite at these
+            weights or cannot be trained by Keras, weights are float16 or bfloat16, or
             `variables` names nothing.
     """
 

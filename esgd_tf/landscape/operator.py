@@ -32,22 +32,22 @@ __all__ = ["CurvatureOperator", "stacked"]
 
 
 class CurvatureOperator:
-    """The common face of the three operators; see there.
+    """The methods that the three operators share.
 
     Attributes:
         shape: (n, n).
         dtype: float64, whatever the model computes in: sums over batches are.
-        matvecs: Products with a vector so far.
-        measured_at: Around which weights: "weights", those that the model holds or that were given;
+        matvecs: The number of products with a vector so far.
+        measured_at: At which weights: "weights", those that the model holds or that were given;
             "anchor", of a model that is trained by `EntropySGD` and is between two outer updates;
             "mean", inside `evaluate_at(model, "mean")`; or "center", of a model of replicas.
     """
 
     dtype = np.dtype(np.float64)
     measured_at = "weights"
-    #: What it is, in messages.
+    #: The name of the matrix in messages.
     matrix = "the Hessian"
-    #: Whether it has second derivatives of the loss in it, by weights or by predictions.
+    #: Whether it contains second derivatives of the loss, by weights or by predictions.
     needs_second_derivatives = True
 
     def __init__(
@@ -72,7 +72,7 @@ class CurvatureOperator:
         """Refuse an objective that has no such operator."""
 
     def _try(self) -> None:
-        """Refuse a network or a loss of which products would be wrong: see `_check.py`."""
+        """Refuse a network or a loss with which products would be wrong: see `_check.py`."""
         objective = self._objective
         key = (type(self), tuple(objective.batch_loss.selected))
         if key not in objective.traces.tried:
@@ -97,7 +97,7 @@ class CurvatureOperator:
         other.matvecs = 0
         return other
 
-    # ---- products -----------------------------------------------------------------------------
+    # ---- products -------------------------------------------------------------------------------
 
     def __matmul__(self, v: ArrayLike) -> Vector:
         """Return the product with a vector [n] or with the columns of a matrix [n, k]."""
@@ -119,7 +119,7 @@ class CurvatureOperator:
         result = np.empty(rows.shape)
         for at in range(0, len(rows), width):
             block = rows[at : at + width]
-            # What is left over after full blocks gets zeros, not a graph of its own.
+            # The last block is filled up with zeros, so that it needs no graph of its own.
             full = len(block) if at == 0 or len(block) == 1 else width
             padded = np.zeros((full, rows.shape[1]))
             padded[: len(block)] = block
@@ -142,7 +142,7 @@ class CurvatureOperator:
 
     @property
     def block_size(self) -> int:
-        """Columns that are multiplied at once, where there are several."""
+        """The number of columns that are multiplied at once."""
         return 8
 
     @classmethod
@@ -171,10 +171,13 @@ class CurvatureOperator:
     def _difference(
         f: BatchLoss, weights: Tensors, vector: Tensors, step: float, held: Held, *batch: Nested
     ) -> Tensors:
-        """Return what `_product_of_a_batch` must for one vector, from first derivatives only."""
+        """Return the product with one vector by a difference quotient of first derivatives.
+
+        `_try.py` compares it with `_product_of_a_batch`.
+        """
         raise NotImplementedError
 
-    # ---- other faces --------------------------------------------------------------------------
+    # ---- other views of it ----------------------------------------------------------------------
 
     def as_linear_operator(self) -> LinearOperator:
         """Return the operator as SciPy's solvers take it."""
@@ -209,9 +212,9 @@ class CurvatureOperator:
         With z uniform on {-1, 1}^n, E[z * (H z)] = diag H (Bekas, Kokiopoulou and Saad, "An
         estimator for the diagonal of a matrix", 2007).
 
-        Two standard errors hold an entry in about 95 of 100: they have Student's factor for the
-        number of probes. But below ten probes it may be fewer where a row has only a few entries
-        beside the diagonal, whose signs may agree by chance in all probes.
+        About 95 of 100 entries lie within two standard errors, which contain Student's factor for
+        the number of probes. With fewer than ten probes it may be less where a row has only a few
+        entries beside the diagonal, whose signs may agree by chance in all probes.
 
         Args:
             num_probes: int >= 2. Products with a vector. Defaults to 100.
@@ -225,5 +228,5 @@ class CurvatureOperator:
 
 
 def stacked(columns: Iterable[Tensors]) -> Tensors:
-    """Return columns, a list of tensors for each, as one list of tensors [k, *shape]."""
+    """Return k lists of tensors as one list of stacked tensors [k, *shape]."""
     return [tf.stack(parts) for parts in zip(*columns, strict=True)]
