@@ -35,7 +35,7 @@ __all__ = ["Trial", "few_examples", "mistake", "moved", "quotient"]
 # With few examples, a kink lies more rarely between two points than with many.
 _EXAMPLES = 4
 _STEPS = (1e-7, 1e-9)
-# A product is wrong if its relative error exceeds `_WRONG`, and its error exceeds `_TIMES` times the
+# A product is wrong if its relative error exceeds `_WRONG`, and its error `_TIMES` times the
 # difference between the two steps. A missing term is rarely as small as that: in the variance of k
 # numbers it makes up a part of 1/k.
 _WRONG, _TIMES = 1e-3, 4.0

@@ -27,15 +27,12 @@ from esgd_tf.landscape._float64 import is_in_float64
 from esgd_tf.landscape._precision import in_full_precision
 from esgd_tf.landscape._second_derivatives import twice_differentiable
 from esgd_tf.landscape._types import Loss, LossWeights, Nested, Tensors
+from esgd_tf.landscape._watched_losses import watched_losses
 
 __all__ = ["ModelLoss", "replicas_in_sync"]
 
 # The errors that Keras raises where targets, predictions, weights and losses do not fit.
 _KERAS_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError, tf.errors.OpError)
-# Names for which Keras chooses one of several losses by the shapes.
-_BY_SHAPE = ("crossentropy", "ce")
-# Keras' losses that compare examples with each other, though they give a value for each.
-_ACROSS_A_BATCH = (keras.losses.Circle, keras.losses.circle)
 
 
 class ModelLoss:
@@ -70,7 +67,7 @@ class ModelLoss:
         self.has_unknown_parts = self._own_rule
         self._judge = None
         if loss is not None and not self._own_rule:
-            self._judge = _judge(model, self._watched(loss), loss_weights)
+            self._judge = _judge(model, watched_losses(loss, self), loss_weights)
         self.has_loss = self._own_rule or self._judge is not None
         self._takes_training = "training" in _arguments(type(model).call)
 
@@ -179,71 +176,12 @@ class ModelLoss:
             return tf.zeros_like(ones)
         return parts
 
-    # ---- below: our own -------------------------------------------------------------------------
-
-    def _watched(self, loss: Loss) -> Loss:
-        """Return the losses as ones that note, when they are called, how they treat a batch."""
-        return keras.tree.map_structure(self._watched_one, loss)
-
-    def _watched_one(self, loss: Loss) -> Loss:
-        if loss is None or (isinstance(loss, str) and loss.lower() in _BY_SHAPE):
-            return loss
-        if isinstance(loss, str):
-            try:
-                loss = keras.losses.get(loss)
-            except ValueError:
-                raise ValueError(f"Keras knows no loss named {loss!r}.") from None
-        if inspect.isclass(loss) and issubclass(loss, keras.losses.Loss):
-            loss = loss()
-        kind = type(loss) if isinstance(loss, keras.losses.Loss) else loss
-        self.has_unknown_parts |= not str(getattr(kind, "__module__", "")).startswith("keras.")
-        if kind in _ACROSS_A_BATCH:
-            self.depends_on_batches, self.sees_examples = True, False
-        if isinstance(loss, keras.losses.Loss):
-            return _WatchedLoss(loss, self)
-        if not callable(loss):
-            raise ValueError(
-                "`loss` must be a Keras loss, its name, or a function of (y_true, y_pred), or a "
-                f"list or dictionary of these, one for each output; got {loss!r}."
-            )
-
-        @functools.wraps(loss)
-        def watched(y_true: Nested, y_pred: Nested) -> tf.Tensor:
-            values = loss(y_true, y_pred)
-            self.saw(values)
-            return values
-
-        return watched
-
     def saw(self, values: tf.Tensor) -> None:
         """Note how a loss treats a batch, from its values before they are reduced."""
         if len(values.shape) == 0:
             self.depends_on_batches, self.sees_examples = True, False
         if getattr(values, "_keras_mask", None) is not None:
             self.depends_on_batches = True
-
-
-class _WatchedLoss(keras.losses.Loss):
-    """A Keras loss with the value of another, which notes how that one treats a batch."""
-
-    def __init__(self, inner: keras.losses.Loss, owner: ModelLoss) -> None:
-        super().__init__(inner.name, inner.reduction, inner.dtype)
-        self._inner, self._owner = inner, owner
-        self._has_own_reduction = type(inner).__call__ is not keras.losses.Loss.__call__
-        if self._has_own_reduction:
-            owner.depends_on_batches, owner.sees_examples = True, False
-        elif inner.reduction not in ("sum_over_batch_size", "mean"):
-            owner.depends_on_batches = True
-
-    def __call__(self, y_true: Nested, y_pred: Nested, sample_weight: Nested = None) -> tf.Tensor:
-        if self._has_own_reduction:
-            return self._inner(y_true, y_pred, sample_weight)
-        return super().__call__(y_true, y_pred, sample_weight)
-
-    def call(self, y_true: Nested, y_pred: Nested) -> tf.Tensor:
-        values = self._inner.call(y_true, y_pred)
-        self._owner.saw(values)
-        return values
 
 
 class _Judge(keras.Model):
