@@ -138,7 +138,7 @@ QUICKSTART_ENTROPY_SGD = dataclasses.replace(
     LENET_ENTROPY_SGD,
     dataset="fashion_mnist_small",
     epochs=20,  # ours: 1,380 gradient evaluations, a minute or two on two cores
-    lr_drops=(12, 17),  # ours: the end of a short run must settle
+    lr_drops=(12, 17),  # ours: the end of a short run must calm down
     lr_factor=0.3,  # ours: with the paper's 0.1 the last eight epochs hardly move the anchor
 )
 QUICKSTART_MOMENTUM = dataclasses.replace(

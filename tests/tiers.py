@@ -6,8 +6,9 @@ values once; `--every-combination` all of them. A fault that one value causes, o
 shows in these; one that needs three values at once is for `--every-combination`.
 
 Which cases these are depends on the order of the parametrisations alone, so that all processes of a
-run agree. `@pytest.mark.whole` has the default tier run a matrix whole; `@pytest.mark.first(n)` has
-it run the first n cases of a test, of which there may be many for one parameter: the rest is slow.
+run agree. `@pytest.mark.whole` has the default tier run a matrix whole; `@pytest.mark.few(n)` has
+it run the first n cases of a test, of which there may be many for one parameter: the rest is slow;
+`@pytest.mark.rare` leaves a case to `--every-combination`.
 """
 
 from __future__ import annotations
@@ -41,44 +42,55 @@ def cover(cases: Iterable[Case], order: int) -> list[int]:
 
 def sort_into_tiers(items: list[pytest.Item], *, every_combination: bool) -> list[pytest.Item]:
     """Mark the cases of matrices that are slow; return the items that are left out altogether."""
-    matrices: dict[tuple[object, ...], list[pytest.Item]] = {}
-    for item in items:
-        spec = getattr(item, "callspec", None)
-        # Parametrised fixtures of tests count too; one parameter alone is no matrix.
-        if spec is not None and len(spec.params) > 1 and not item.get_closest_marker("whole"):
-            key = (item.nodeid.split("[")[0], tuple(spec.params))
-            matrices.setdefault(key, []).append(item)
-    for cases in _many(items).values():
-        for item in cases[item_count(cases[0]) :]:
+    left_out = [] if every_combination else [i for i in items if i.get_closest_marker("rare")]
+    for test in _by_test(items).values():
+        cases = [case_of(item) for item in test]
+        quick = test
+        # One parameter alone is no matrix, be it a table of several columns.
+        if len(cases[0]) > 1 and not test[0].get_closest_marker("whole"):
+            quick = [test[n] for n in cover(cases, 1)]
+            if not every_combination:
+                pairs = {*quick, *(test[n] for n in cover(cases, 2))}
+                left_out += [item for item in test if item not in pairs]
+        if marker := test[0].get_closest_marker("few"):
+            quick = [item for item in quick if not item.get_closest_marker("slow")]
+            quick = _spread(quick, marker.args[0])
+        for item in set(test) - set(quick):
             item.add_marker(pytest.mark.slow)
-    left_out: list[pytest.Item] = []
-    for matrix in matrices.values():
-        cases = [{n: _key(v) for n, v in item.callspec.params.items()} for item in matrix]
-        first = {matrix[n] for n in cover(cases, 1)}
-        pairs = first | {matrix[n] for n in cover(cases, 2)}
-        for item in matrix:
-            if item in first:
-                continue
-            item.add_marker(pytest.mark.slow)
-            if item not in pairs and not every_combination:
-                left_out.append(item)
     return left_out
 
 
-def item_count(item: pytest.Item) -> int:
-    """Return how many cases of a test the default tier runs, by its marker `first`."""
-    marker = item.get_closest_marker("first")
-    assert marker is not None
-    return int(marker.args[0])
-
-
-def _many(items: list[pytest.Item]) -> dict[str, list[pytest.Item]]:
-    """Return the cases of tests that have the marker `first`, by the test."""
-    tests: dict[str, list[pytest.Item]] = {}
+def _by_test(items: list[pytest.Item]) -> dict[object, list[pytest.Item]]:
+    tests: dict[object, list[pytest.Item]] = {}
     for item in items:
-        if item.get_closest_marker("first"):
-            tests.setdefault(item.nodeid.split("[")[0], []).append(item)
+        tests.setdefault((item.nodeid.split("[")[0], tuple(case_of(item))), []).append(item)
     return tests
+
+
+def _spread(items: list[pytest.Item], count: int) -> list[pytest.Item]:
+    """Return so many of the items: the first, the last, and some between."""
+    if count >= len(items):
+        return items
+    return [items[round(n * (len(items) - 1) / max(count - 1, 1))] for n in range(count)]
+
+
+def case_of(item: pytest.Item) -> Case:
+    """Return the values of a case: one for each `parametrize`, and for each parametrised fixture.
+
+    What one `parametrize` gives together, such as an argument and its error, is one value: thinned
+    by columns, a table would lose rows. Not `callspec.indices`, which pytest 8 gives the numbers of
+    the cases.
+    """
+    spec = getattr(item, "callspec", None)
+    left = {} if spec is None else dict(spec.params)
+    case: Case = {}
+    for mark in item.iter_markers("parametrize"):
+        names = mark.args[0].split(",") if isinstance(mark.args[0], str) else mark.args[0]
+        names = [name.strip() for name in names if name.strip() in left]
+        if names:
+            case[",".join(names)] = tuple(_key(left.pop(name)) for name in names)
+    case.update((name, _key(value)) for name, value in left.items())
+    return case
 
 
 def _key(value: object) -> Hashable:

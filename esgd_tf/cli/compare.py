@@ -79,7 +79,7 @@ def main(argv: Sequence[str]) -> int:
     line = CommandLine(
         "compare",
         "RUN RUN...",
-        "Prints the last test error of several runs of one data set, and draws their test "
+        "Prints the last test error of several runs of one data set, and plots their test "
         "errors against gradient evaluations. Runs that differ in nothing but the seed are "
         "also summed up: mean and sample standard deviation.",
         ["runs/*", "RUN RUN --markdown --out wide.png"],

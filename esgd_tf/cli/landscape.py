@@ -139,7 +139,7 @@ def _landscape(fv: Any, words: list[str]) -> None:
             report, fv, other, label, "interpolate", measures.interpolate, networks[0], network
         )
     print(report.tables())
-    written = [*report.save(), *report.draw()]
+    written = [*report.save(), *report.plot()]
     print("\nwritten:\n" + "\n".join(f"  {path}" for path in written))
     if report.failed:
         raise RunFolderError(report.failures())

@@ -183,7 +183,7 @@ class Measures:
             trajectory=trajectory,
             extent=1e-3 if pca else 1.0,
             points=self._fv.points,
-            settle=self._settle(measured) if pca else None,
+            reestimate=self._reestimate(measured) if pca else None,
             batch_size=self._fv.batch_size,
             seed=self._fv.seed,
         )
@@ -199,7 +199,7 @@ class Measures:
             data=first.data,
             kind=self._fv.path,
             gradient_norm=False,
-            settle=self._settle(first),
+            reestimate=self._reestimate(first),
             batch_size=self._fv.batch_size,
         )
 
@@ -249,7 +249,7 @@ class Measures:
                 x = corrupt(x, chosen).numpy()
         return x, y
 
-    def _settle(self, measured: Measured) -> Any:
+    def _reestimate(self, measured: Measured) -> Any:
         """Return what re-estimates BatchNormalization at a point; None without such layers."""
         layers = _keras.layers_in(measured.model)
         if not any(isinstance(layer, keras.layers.BatchNormalization) for layer in layers):
@@ -260,8 +260,8 @@ class Measures:
         ).cache()
         estimators: dict[int, BatchNormReestimation] = {}
 
-        def settle(model: keras.Model) -> None:
+        def reestimate(model: keras.Model) -> None:
             # One for the copy that `landscape` uses: it keeps its traced graph.
             estimators.setdefault(id(model), BatchNormReestimation(model))(batches)
 
-        return settle
+        return reestimate

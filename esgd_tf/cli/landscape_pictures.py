@@ -53,9 +53,9 @@ def picture(measure: str, shown: Sequence[Shown]) -> Any:
         return figure
     figure = new_figure(6.4, 4.2)
     ax = figure.subplots()
-    draw = _DRAW[measure]
+    plot = _PLOT[measure]
     for result, color, label, _ in shown:
-        draw(ax, result, color, label)
+        plot(ax, result, color, label)
     ax.grid(alpha=0.3)
     if ax.get_legend_handles_labels()[0]:
         ax.legend(fontsize="small")
@@ -73,7 +73,7 @@ def _spectrum(ax: Any, result: Any, color: str, label: str | None) -> None:
 
 def _density(ax: Any, result: Any, color: str, label: str | None) -> None:
     result.plot(ax=ax)
-    # The line just drawn, and its band.
+    # The line just plotted, and its band.
     ax.lines[-1].set(color=color, label=label or "_", lw=1)
     if ax.collections:
         ax.collections[-1].set(color=color)
@@ -112,7 +112,7 @@ def _random_walk(ax: Any, result: Any, color: str, label: str | None) -> None:
     ax.set(xlabel="step", ylabel="loss (nats)")
 
 
-_DRAW = {
+_PLOT = {
     "spectrum": _spectrum,
     "density": _density,
     "sharpness": _sharpness,

@@ -44,7 +44,7 @@ class Report:
         out: Path. The folder for the files.
 
     Attributes:
-        failed: What could not be measured or drawn: its label, the measure, and why.
+        failed: What could not be measured or plotted: its label, the measure, and why.
     """
 
     def __init__(
@@ -236,7 +236,7 @@ class Report:
                 writer.writerows((e.label, e.measure, *row) for row in ROWS[e.measure](e.result))
         return written
 
-    def draw(self) -> list[Path]:
+    def plot(self) -> list[Path]:
         """Write a picture of each measure.
 
         Returns:
@@ -248,7 +248,7 @@ class Report:
             entries = [e for e in self._entries if e.measure == measure]
             try:
                 figure = picture(measure, list(self._shown(entries)))
-            except ValueError as error:  # no number that could be drawn
+            except ValueError as error:  # no number that could be plotted
                 self.fail("the picture", measure, str(error))
                 continue
             with replaced_when_whole(path) as partial:

@@ -87,7 +87,7 @@ def main(argv: Sequence[str]) -> int:
         "Trains n networks beside each other, coupled or not, with gradient descent on all the "
         "data beside them, and measures what lies around and between them: losses, distances, "
         "lines, spectra of the Hessian, sharpness, random walks. Writes CSV files, a table of "
-        "everything (table.jsonl) and the networks into a folder; `walkers plot RUN` draws them.",
+        "everything (table.jsonl) and the networks into a folder; `walkers plot RUN` plots them.",
         ["--n_workers 3 --alpha 0.1 --raw_dir DIR", "--hessian --explore --n_steps 500",
          "-rl -n RUN --n_steps 1000", "plot runs/RUN"],
         at_least=0, at_most=0, outlives_output=True,
@@ -98,7 +98,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _define(line: _Line) -> None:
     line.text("dataset", _DEFAULTS.dataset, "data set")
-    line.whole("n_samples_train", 0, "training images, drawn at random; 0 for all")
+    line.whole("n_samples_train", 0, "training images, sampled at random; 0 for all")
     line.whole("n_samples_test", 0, "test images, likewise")
     line.text("preprocessing", _DEFAULTS.preprocessing, "of the images")
     line.text("corrupt", "none", "corruption of the data: double, scrambled, label_noise:R, "
@@ -116,8 +116,9 @@ def _define(line: _Line) -> None:
     line.whole("n_workers", 0, "stochastic workers beside worker 0; 0 for worker 0 alone")
     line.number("alpha", "strength of the coupling; 0 for none: with elastic worker 0 then goes "
                 "its own way")  # fmt: skip
-    line.one_of("coupling", COUPLINGS, "how alpha draws workers to worker 0, their center: as in "
-                "the original, or by Replicated-SGD, elastic averaging, Parle", None)  # fmt: skip
+    line.one_of("coupling", COUPLINGS, "how alpha attracts workers to worker 0, their center: as "
+                "in the original, or by Replicated-SGD, elastic averaging or Parle",
+                None)  # fmt: skip
     line.one_of("optimizer", OPTIMIZERS, "of the stochastic workers", "opt")
     line.one_of("optimization", OPTIMIZATIONS, "of worker 0, with elastic at alpha 0; auto is "
                 "GD, on all the data, beside others and SGD alone", None)  # fmt: skip
@@ -205,7 +206,7 @@ def _walkers(fv: Any, words: list[str]) -> None:
         raise
     except NotFiniteLossError as error:
         raise RunFolderError(str(error)) from None
-    _say(f"done; draw it with:\n  python3 -m esgd_tf walkers plot {path}")
+    _say(f"done; plot it with:\n  python3 -m esgd_tf walkers plot {path}")
 
 
 def _settings(fv: Any) -> Settings:

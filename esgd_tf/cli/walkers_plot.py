@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> int:
     line = CommandLine(
         "walkers plot",
         "RUN",
-        "Draws what a run of `walkers` has measured, also while it goes on: losses, distances, "
+        "Plots what a run of `walkers` has measured, also while it goes on: losses, distances, "
         "barriers and lines between the workers, spectra, sharpness, random walks.",
         ["runs/walkers-nn-100-2", "RUN --out page.png"],
     )

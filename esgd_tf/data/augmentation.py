@@ -7,7 +7,7 @@
   bilinear interpolation. After the TF 1 port of Entropy-SGD; it cut the corners that the rotation
   brought in away and enlarged the rest, here they are filled by reflection.
 
-A whole batch at a time, and every draw a pure function of the seed.
+A whole batch at a time, and every sample a pure function of the seed.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ def _none(images: Any, seed: Any) -> Any:
 
 def _flip_crop(images: Any, seed: Any) -> Any:
     batch, height, width, _ = images.shape
-    draws = tf.random.stateless_uniform([3, batch], seed)
+    samples = tf.random.stateless_uniform([3, batch], seed)
     # Row and column of the padded image, reflected back into the image: no image is padded.
-    rows = _offsets(draws[1])[:, None] + tf.range(height)[None, :]
-    columns = _offsets(draws[2])[:, None] + tf.range(width)[None, :]
-    columns = tf.where(_coins(draws[0])[:, None], columns[:, ::-1], columns)
+    rows = _offsets(samples[1])[:, None] + tf.range(height)[None, :]
+    columns = _offsets(samples[2])[:, None] + tf.range(width)[None, :]
+    columns = tf.where(_coins(samples[0])[:, None], columns[:, ::-1], columns)
     flat = tf.reshape(images, [batch * height, width, -1])
     first_row = tf.range(batch)[:, None] * height
     chosen = tf.gather(flat, first_row + _reflect(rows, height))
@@ -61,12 +61,12 @@ def _flip_crop(images: Any, seed: Any) -> Any:
 
 def _flip_rotate(images: Any, seed: Any) -> Any:
     batch, height, width, _ = images.shape
-    draws = tf.random.stateless_uniform([2, batch], seed)
-    angles = MAX_ANGLE * (2.0 * draws[1] - 1.0)
+    samples = tf.random.stateless_uniform([2, batch], seed)
+    angles = MAX_ANGLE * (2.0 * samples[1] - 1.0)
     cosine, sine = tf.cos(angles), tf.sin(angles)
     # The op asks where an output pixel (x, y) comes from: (a0 x + a1 y + a2, b0 x + b1 y + b2).
     # Mirrored images run through the same formula with x' = width - 1 - x, one pass for both.
-    sign = tf.where(_coins(draws[0]), -tf.ones([batch]), tf.ones([batch]))
+    sign = tf.where(_coins(samples[0]), -tf.ones([batch]), tf.ones([batch]))
     centre_x, centre_y = (width - 1) / 2.0, (height - 1) / 2.0
     a0, a1 = sign * cosine, -sign * sine
     zeros = tf.zeros([batch])
@@ -93,13 +93,13 @@ def _flip_rotate(images: Any, seed: Any) -> Any:
     )
 
 
-def _coins(draws: Any) -> Any:
-    return draws < 0.5
+def _coins(samples: Any) -> Any:
+    return samples < 0.5
 
 
-def _offsets(draws: Any) -> Any:
+def _offsets(samples: Any) -> Any:
     places = 2 * PADDING + 1
-    return tf.cast(tf.floor(draws * places), tf.int32) - PADDING
+    return tf.cast(tf.floor(samples * places), tf.int32) - PADDING
 
 
 def _reflect(index: Any, size: int) -> Any:

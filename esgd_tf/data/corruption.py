@@ -13,12 +13,12 @@ With K classes, images x_i of h x w pixels and labels y_i in 0 ... K - 1:
 | pixel_shuffle | the pixels of x_i in another order, the same for all images | yes | yes |
 | random_pixels | the pixels of x_i in another order, its own for each image | yes | no |
 
-p is a permutation of the split, and z_i is N(0, I), both drawn once: the noise of image i is a
+p is a permutation of the split, and z_i is N(0, I), both sampled once: the noise of image i is a
 function of (seed, i), the same in every epoch, whatever the order of the batches. So this is a
 data set like any other, and can be memorised.
 
 The noise kinds act on preprocessed inputs: under "meanstd" 1 is the standard deviation of the
-data, as in the original, which draws after standardising. The others act on bytes and labels.
+data, as in the original, which samples after standardising. The others act on bytes and labels.
 
 Sources: double, scrambled, all_noise and some_noise are those of load-data.lua of the released
 elementary-walkers code, where "double" takes the labels of other images than it shows: here it is
@@ -61,7 +61,7 @@ class _Kind:
     all_images: bool = False  # Test images too.
 
 
-# The place of a kind seeds its draws: new ones go to the end.
+# The place of a kind seeds its random numbers: new ones go to the end.
 _KINDS: dict[str, _Kind] = {
     "double": _Kind(moves_pixels=True, all_images=True),
     "scrambled": _Kind(),
@@ -318,7 +318,7 @@ def check_lines(count: int, shape: Sequence[int]) -> None:
 
 
 def generator(seed: int, kind: str, split: int) -> np.random.Generator:
-    """Return the draws of one kind for one split: TRAIN, TEST, or BOTH."""
+    """Return the random numbers of one kind for one split: TRAIN, TEST, or BOTH."""
     sequence = np.random.SeedSequence(seed % 2**64, spawn_key=(CORRUPTIONS.index(kind), split))
     return np.random.Generator(np.random.PCG64(sequence))
 
@@ -355,10 +355,10 @@ def _label_noise(data: ImageData, amount: float, seed: int) -> ImageData:
     labels, others = data.train_labels, data.num_classes - 1
     if others < 1:
         raise DataError("label_noise needs at least 2 classes to choose a wrong one from.")
-    # Both draws for every label, whatever the rate: so the wrong ones are nested, and those of
-    # the first n images do not depend on how many follow.
-    coins, draws = generator(seed, "label_noise", TRAIN).random((len(labels), 2)).T
-    shifts = 1 + np.floor(draws * others).astype(labels.dtype)
+    # Both random numbers for every label, whatever the rate: so the wrong ones are nested, and
+    # those of the first n images do not depend on how many follow.
+    coins, samples = generator(seed, "label_noise", TRAIN).random((len(labels), 2)).T
+    shifts = 1 + np.floor(samples * others).astype(labels.dtype)
     wrong = (labels + shifts) % data.num_classes
     noisy = np.where(coins < amount, wrong, labels).astype(labels.dtype)
     return dataclasses.replace(data, train_labels=noisy)

@@ -6,7 +6,7 @@ With x_i the preprocessed image i and z_i N(0, I) of its shape, a function of (s
 * "some_noise:k": x_i becomes z_i on k rows and k columns, the same ones in all images;
 * "gaussian:s": x_i becomes x_i + s z_i.
 
-It is drawn batch by batch and never stored: for CIFAR-10 it would be 600 MB.
+It is sampled batch by batch and never stored: for CIFAR-10 it would be 600 MB.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def input_corruption(
 
     Note:
         Call it in tf.data or otherwise on the CPU: another device, or XLA, may round the same
-        draws in another way. Drawing takes about twice as long as it would for a whole batch
+        samples in another way. Sampling takes about twice as long as it would for a whole batch
         under one seed: 0.2 ms on one core for an image of 32 x 32 x 3.
     """
     check_sequence(corruptions)
@@ -95,7 +95,7 @@ def corrupt_in_order(
 
 def _with_noise(corruption: Corruption, seed: int, images: Any, indices: Any) -> Any:
     shape = tuple(images.shape[1:])
-    # Negative, because those of `training_batches` are not: no draw is used twice.
+    # Negative, because those of `training_batches` are not: no sample is used twice.
     places = -1 - CORRUPTIONS.index(corruption.kind) * 2**32 - tf.cast(indices, tf.int64)
     keys = tf.stack([tf.fill(tf.shape(places), tf.constant(seed, tf.int64)), places], axis=1)
     noise = tf.ensure_shape(_normals(keys, shape), images.shape)

@@ -1,7 +1,7 @@
 """Batches for training and evaluation, as tf.data pipelines.
 
 Batch k of epoch e is a pure function of (seed, e, k): its images are places k b ... (k + 1) b - 1
-of a permutation drawn from (seed, e), and its augmentation is drawn from (seed, e, k). So a run
+of a permutation sampled from (seed, e), and its augmentation is sampled from (seed, e, k). So a run
 that starts in the middle sees what an uninterrupted one saw, with nothing to save but e and k.
 
 The images stay in memory as bytes; each batch is one gather, one augmentation and one
@@ -198,8 +198,8 @@ def _stateless_seed(seed: int, epoch: Any, number: Any) -> Any:
 
 def _permutation(key: Any, count: int) -> Any:
     """Return a permutation of 0 ... count - 1: the order of as many random 64-bit numbers."""
-    draws = tf.random.stateless_uniform([count], key, minval=None, maxval=None, dtype=tf.int64)
-    return tf.argsort(draws, stable=True)
+    samples = tf.random.stateless_uniform([count], key, minval=None, maxval=None, dtype=tf.int64)
+    return tf.argsort(samples, stable=True)
 
 
 def _ahead(dataset: tf.data.Dataset, prefetch: int | None) -> tf.data.Dataset:

@@ -17,7 +17,7 @@ _SEED = 20161104
 
 
 def stratified(raw: RawImages, entry: Entry) -> RawImages:
-    """Draw a subset with the entry's number of images in each class.
+    """Sample a subset with the entry's number of images in each class.
 
     Args:
         raw: RawImages. The full data set.
@@ -25,7 +25,7 @@ def stratified(raw: RawImages, entry: Entry) -> RawImages:
             class.
 
     Returns:
-        The drawn images in their original order, always the same ones.
+        The sampled images in their original order, always the same ones.
     """
     rng = np.random.Generator(np.random.PCG64(_SEED))
     return RawImages(

@@ -2,7 +2,7 @@
 
 Every function takes a built Keras model (or a list of weights with a function of them), a loss and
 data; leaves the model as it found it, bit for bit; is deterministic under its seed; and returns a
-frozen result with its uncertainty, `.to_dict()` and `.plot(ax=None)`.
+frozen result with `.to_dict()` and `.plot()`, and with its uncertainty where it is an estimate.
 """
 
 from esgd_tf.landscape._diagonal import DiagonalEstimate

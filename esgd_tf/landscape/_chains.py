@@ -81,7 +81,7 @@ class Chains:
         return moved
 
     def burn_in(self, steps: int, bar: Any) -> None:
-        """Step without looking, and let the step size settle (Robbins and Monro)."""
+        """Step without looking, and let the step size converge (Robbins and Monro)."""
         for t in range(steps):
             self.step(adapt=2.0 / (t + 1) ** 0.6)
             bar.update(1)

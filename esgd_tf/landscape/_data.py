@@ -182,7 +182,7 @@ class FixedData:
         same = all(a == b for a, b in itertools.zip_longest(fingerprints, again))
         if not same:
             raise ValueError(
-                "The dataset gives other batches at its second pass (it shuffles anew, or draws "
+                "The dataset gives other batches at its second pass (it shuffles anew, or samples "
                 "random augmentations), so the loss over it is not a function of the weights: "
                 "leave these out, or end it with `.cache()`."
             )

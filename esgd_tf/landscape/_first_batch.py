@@ -42,7 +42,7 @@ def depends_on_cuts(
         rounding = _SAME * _largest(whole)
         if not np.allclose(whole, again, rtol=_SAME, atol=rounding, equal_nan=True):
             raise ValueError(
-                "Two passes over the same data give different losses, so the model draws "
+                "Two passes over the same data give different losses, so the model samples "
                 "random numbers though it is not in training (a layer that calls tf.random?), "
                 "and its loss is not a function of the weights: give it a seed of its own, or "
                 "leave the layer out."

@@ -1,4 +1,4 @@
-"""What every measurement returns: a frozen record that can be written down and drawn."""
+"""What every measurement returns: a frozen record that can be written down and plotted."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Result:
         }
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the result.
+        """Plot the result.
 
         Args:
             ax: matplotlib.axes.Axes. What to plot on. Defaults to None, which makes new ones.

@@ -14,12 +14,12 @@ from esgd_tf.landscape import _place
 from esgd_tf.landscape._layout import value_of
 from esgd_tf.landscape._metrics import measured, named_metrics, splits_of
 
-__all__ = ["Array", "Settle", "Surface", "Values", "between", "pick"]
+__all__ = ["Array", "Reestimate", "Surface", "Values", "between", "pick"]
 
 Array = NDArray[np.float64]
 Values = dict[str, dict[str, Array]]
 # Sets the BatchNormalization statistics of a copy of the model that holds a point's weights.
-Settle = Callable[[keras.Model], Any]
+Reestimate = Callable[[keras.Model], Any]
 
 
 def between(a: ArrayLike, b: ArrayLike, t: ArrayLike) -> Array:
@@ -48,7 +48,7 @@ class Surface:
         data: Any,
         metric: Any,
         batch_size: int | None,
-        settle: Settle | None,
+        reestimate: Reestimate | None,
         gradient: bool = False,
     ) -> None:
         if metric is None:
@@ -62,8 +62,8 @@ class Surface:
             for split, part in splits_of(data).items()
         }
         self.first = next(iter(self.splits.values()))
-        self._settle, self._copy = settle, None
-        if settle is not None:
+        self._reestimate, self._copy = reestimate, None
+        if reestimate is not None:
             model = self.first.model if isinstance(model, keras.Model) else model
             self._copy = _copy_of(model)
             twins = {id(v): c for v, c in zip(model.variables, self._copy.variables, strict=True)}
@@ -131,11 +131,11 @@ class Surface:
     ) -> None:
         """Write the metrics at a point, and the gradient's norms, to position k."""
         weights = self.first.unflatten(point)
-        if self._settle is not None:
+        if self._reestimate is not None:
             for variables, settings in zip(self._twins, (weights, others), strict=True):
                 for variable, setting in zip(variables, settings, strict=True):
                     variable.assign(setting)
-            self._settle(self._copy)
+            self._reestimate(self._copy)
             others = [np.asarray(v) for v in self._twins[1]]
         for split, objective in self.splits.items():
             fixed, like = objective.held
@@ -150,14 +150,14 @@ class Surface:
 
 def _copy_of(model: Any) -> keras.Model:
     if not isinstance(model, keras.Model):
-        raise ValueError("`settle` is for Keras models: a list of weights has no layers.")
+        raise ValueError("`reestimate` is for Keras models: a list of weights has no layers.")
     try:
         copy = keras.models.clone_model(model)
         if not copy.built:
             copy.build_from_config(model.get_build_config())
     except (NotImplementedError, TypeError) as reason:
         raise ValueError(
-            "`settle` works on a copy of the model, and Keras cannot make one: give its class a "
-            "`get_config` and `from_config`."
+            "`reestimate` works on a copy of the model, and Keras cannot make one: give its class "
+            "a `get_config` and `from_config`."
         ) from reason
     return copy

@@ -55,7 +55,7 @@ class Eigenpairs(Result):
     matvecs: int
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the eigenvalues with their residuals as error bars."""
+        """Plot the eigenvalues with their residuals as error bars."""
         ax = axes(ax)
         rank = np.arange(1, len(self.eigenvalues) + 1)
         # An eigenvalue lies within the residual of each.
@@ -236,7 +236,7 @@ def _by_arpack(
         _, vectors = eigsh(
             # Shifted by the scale, an eigenvalue is at most twice as large.
             shifted, k, which="LA" if which == "SA" else which, tol=tol / 2, v0=start, ncv=ncv,
-            # ARPACK draws another vector where the space that it searches has come to its end.
+            # ARPACK takes another random vector where the space that it searches has ended.
             maxiter=limit, rng=rng,
         )  # fmt: skip
     except ArpackNoConvergence as stopped:

@@ -42,7 +42,7 @@ class FullSpectrum(Result):
         return float(np.mean(np.abs(self.eigenvalues) < magnitude))
 
     def plot(self, ax: Axes | None = None, bins: int = 200) -> Axes:
-        """Draw a histogram with a logarithmic count, as Chaudhari et al. (2017) do."""
+        """Plot a histogram with a logarithmic count, as Chaudhari et al. (2017) do."""
         ax = axes(ax)
         ax.hist(self.eigenvalues, bins=bins, log=True)
         ax.set(xlabel="eigenvalue", ylabel="number of eigenvalues")

@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike
 from esgd_tf.landscape._metrics import Metric
 from esgd_tf.landscape._progress import progress_bar
 from esgd_tf.landscape._result import Result, axes
-from esgd_tf.landscape._surface import Array, Settle, Surface, Values, between, pick
+from esgd_tf.landscape._surface import Array, Reestimate, Surface, Values, between, pick
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,7 +78,7 @@ class Interpolation(Result):
         return float(np.max((value - line)[inside], initial=0.0))
 
     def plot(self, ax: Axes | None = None, metric: str | None = None, label: str = "") -> Axes:
-        """Draw a metric along the line, for each split."""
+        """Plot a metric along the line, for each split."""
         ax = axes(ax)
         for split in self.values:
             metric, value = pick(self.values, split, metric)
@@ -103,7 +103,7 @@ def interpolate(
     kind: Literal["linear", "spherical"] = "linear",
     metric: Metric | Sequence[Metric] | None = None,
     gradient_norm: bool = True,
-    settle: Settle | None = None,
+    reestimate: Reestimate | None = None,
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> Interpolation:
@@ -128,7 +128,7 @@ def interpolate(
             error.
         gradient_norm: bool. Whether to take the gradient too, which costs twice as much again.
             Defaults to True.
-        settle: callable. Sets the BatchNormalization statistics at each point, on a copy of the
+        reestimate: callable. Sets the BatchNormalization statistics at each point, on a copy of the
             model: `lambda model: esgd_tf.reestimate_batch_norm(model, batches)`. Defaults to None,
             which interpolates them linearly (an end given by its trainable weights alone has those
             of `model`): between distant networks that misleads.
@@ -143,7 +143,7 @@ def interpolate(
         raise ValueError("`coefficients` must be a list of finite numbers.")
     if kind not in ("linear", "spherical"):
         raise ValueError(f"`kind` must be linear or spherical; got {kind!r}.")
-    surface = Surface(model, loss, data, metric, batch_size, settle, gradient_norm)
+    surface = Surface(model, loss, data, metric, batch_size, reestimate, gradient_norm)
     return along(surface, weights_a, weights_b, c, kind, progress)
 
 

@@ -78,7 +78,7 @@ class LocalEnergy(Result):
         return self.increase[split][metric], self.standard_error[split][metric]
 
     def plot(self, ax: Axes | None = None, metric: str | None = None, label: str = "") -> Axes:
-        """Draw the increase against sigma, for each split, with two standard errors."""
+        """Plot the increase against sigma, for each split, with two standard errors."""
         ax = axes(ax)
         splits = list(self.increase)
         metric = next(iter(self.increase[splits[0]])) if metric is None else metric
@@ -216,7 +216,7 @@ class PacBayesSigma(Result):
     bracketed: bool
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw sigma with two standard errors."""
+        """Plot sigma with two standard errors."""
         ax = axes(ax)
         ax.errorbar([0], [self.sigma], yerr=[2 * self.standard_error], fmt="o", capsize=4)
         ax.set(ylabel=f"largest σ ({self.noise}) with increase ≤ {self.bound:g}", xticks=[])

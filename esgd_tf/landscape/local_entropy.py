@@ -119,7 +119,7 @@ class LocalEntropyEstimate(Result):
         return self.values - free
 
     def plot(self, ax: Axes | None = None, label: str | None = None) -> Axes:
-        """Draw the values without the free volume against gamma, with two standard errors."""
+        """Plot the values without the free volume against gamma, with two standard errors."""
         ax = axes(ax)
         error = 2 * np.hypot(self.standard_errors, self.quadrature_errors)
         ax.errorbar(

@@ -23,7 +23,7 @@ from esgd_tf.landscape._metrics import Metric
 from esgd_tf.landscape._objective import Objective
 from esgd_tf.landscape._progress import progress_bar
 from esgd_tf.landscape._result import Result, axes
-from esgd_tf.landscape._surface import Array, Settle, Surface, Values, pick
+from esgd_tf.landscape._surface import Array, Reestimate, Surface, Values, pick
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,7 +65,7 @@ class Plane(Result):
     def plot(
         self, ax: Axes | None = None, split: str | None = None, metric: str | None = None
     ) -> Axes:
-        """Draw the line, or contours with the network at the cross and the trajectory."""
+        """Plot the line, or contours with the network at the cross and the trajectory."""
         name, value = pick(self.values, split, metric)
         ax = axes(ax)
         if len(self.grids) == 1:
@@ -77,7 +77,7 @@ class Plane(Result):
         x, y = self.grids
         shown = np.where(np.isfinite(value), value, np.nan)
         if np.isnan(shown).all():
-            raise ValueError(f"No value of {name} is finite: there is nothing to draw.")
+            raise ValueError(f"No value of {name} is finite: there is nothing to plot.")
         low, high = np.nanmin(shown), np.nanmax(shown)
         # The bottom of a valley is seen only if the levels lie closer there.
         levels = low + np.linspace(0, 1, 21) ** 2 * max(high - low, 1e-6 * abs(low), 1e-12)
@@ -95,7 +95,7 @@ class Plane(Result):
     def plot_surface(
         self, ax: Any = None, split: str | None = None, metric: str | None = None
     ) -> Any:
-        """Draw a plane as a surface in three dimensions.
+        """Plot a plane as a surface in three dimensions.
 
         Args:
             ax: matplotlib.axes.Axes with projection "3d". What to plot on. Defaults to None, which
@@ -138,7 +138,7 @@ def plane(
     points: int = 21,
     trajectory: Sequence[Any] | None = None,
     metric: Metric | Sequence[Metric] | None = None,
-    settle: Settle | None = None,
+    reestimate: Reestimate | None = None,
     batch_size: int | None = None,
     seed: int = 0,
     progress: bool | None = None,
@@ -170,7 +170,7 @@ def plane(
             None, which means nothing.
         metric: str, metric, callable, or a sequence of them. What to measure, as for `interpolate`.
             Defaults to None, which takes the loss and, with a Keras model, the error.
-        settle: callable. Sets the BatchNormalization statistics at each point, as for
+        reestimate: callable. Sets the BatchNormalization statistics at each point, as for
             `interpolate`. Defaults to None, which keeps those of the center.
         batch_size: int >= 1. Examples at a time, for arrays. Defaults to None, which means 512.
         seed: int >= 0. The seed of random directions. Defaults to 0.
@@ -183,7 +183,7 @@ def plane(
         raise ValueError(f"`points` must be an integer of at least 2; got {points!r}.")
     if normalization not in ("auto", "filter", "layer", None):
         raise ValueError(f"`normalization` must be filter, layer or None; got {normalization!r}.")
-    surface = Surface(model, loss, data, metric, batch_size, settle)
+    surface = Surface(model, loss, data, metric, batch_size, reestimate)
     objective = surface.first
     w, others, name = surface.parts(model if center is None else center)
     path = None

@@ -70,7 +70,7 @@ class RandomWalk(Result):
         return float(steps.mean()), float(standard_error(steps))
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the loss of each walk against its steps."""
+        """Plot the loss of each walk against its steps."""
         ax = axes(ax)
         for losses in self.losses:
             ax.plot(losses, lw=0.8)

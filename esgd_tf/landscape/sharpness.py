@@ -82,7 +82,7 @@ class Sharpness(Result):
     elsewhere: dict[str, float]
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the loss before and after."""
+        """Plot the loss before and after."""
         ax = axes(ax)
         ax.bar(["f(w)", "f(w + δ)"], [self.loss, self.perturbed_loss])
         ax.set(

@@ -130,7 +130,7 @@ class SpectralDensity(Result):
         return parts.mean(axis=0), standard_error(parts)
 
     def plot(self, ax: Axes | None = None, bandwidth: float | None = None) -> Axes:
-        """Draw the smoothed density on a logarithmic scale, with two standard errors."""
+        """Plot the smoothed density on a logarithmic scale, with two standard errors."""
         ax = axes(ax)
         margin = 0.05 * (self.largest - self.smallest) or 1e-2
         grid = np.linspace(self.smallest - margin, self.largest + margin, 1000)

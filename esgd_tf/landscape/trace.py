@@ -38,7 +38,7 @@ class Trace(Result):
     matvecs: int
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the estimate with two standard errors."""
+        """Plot the estimate with two standard errors."""
         ax = axes(ax)
         ax.errorbar([0], [self.estimate], yerr=[2 * self.standard_error], fmt="o", capsize=4)
         ax.set(ylabel="trace ± 2 std. err.", xticks=[])

@@ -27,7 +27,7 @@ class Seeds:
     def __init__(self, seed: int | None) -> None:
         self._random = None if seed is None else random.Random(int(seed))
 
-    def draw(self) -> int | None:
+    def next(self) -> int | None:
         """The next seed, a number below 2**31."""
         return None if self._random is None else self._random.getrandbits(31)
 
@@ -42,9 +42,9 @@ def torch_init(fan_in: int, seeds: Seeds) -> dict[str, Any]:
     return {
         # The limit of VarianceScaling is sqrt(3 scale / fan_in).
         "kernel_initializer": keras.initializers.VarianceScaling(
-            scale=1.0 / 3.0, mode="fan_in", distribution="uniform", seed=seeds.draw()
+            scale=1.0 / 3.0, mode="fan_in", distribution="uniform", seed=seeds.next()
         ),
-        "bias_initializer": keras.initializers.RandomUniform(-limit, limit, seed=seeds.draw()),
+        "bias_initializer": keras.initializers.RandomUniform(-limit, limit, seed=seeds.next()),
     }
 
 
@@ -74,7 +74,7 @@ def logits_dtype() -> str:
 
 def drop(x: keras.KerasTensor, rate: float, seeds: Seeds, *, name: str) -> keras.KerasTensor:
     """Dropout; no layer at all for rate 0, so that there is no random state to keep."""
-    seed = seeds.draw()  # drawn in any case: the rate must not change the initial weights
+    seed = seeds.next()  # taken in any case: the rate must not change the initial weights
     if rate == 0.0:
         return x
     return keras.layers.Dropout(rate, seed=seed, name=name)(x)
@@ -89,7 +89,7 @@ def batch_norm(x: keras.KerasTensor, *, name: str) -> keras.KerasTensor:
     """Batch normalisation with Torch's epsilon 1e-5 and (in Keras' convention) momentum 0.9.
 
     The scale starts at 1, as in PyTorch since 1.2. Torch7 and older PyTorch, on which the
-    released codes ran, drew it from U(0, 1); the papers do not mention it.
+    released codes ran, sampled it from U(0, 1); the papers do not mention it.
     """
     return BatchNormalization(name=name)(x)
 

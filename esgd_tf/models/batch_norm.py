@@ -63,7 +63,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         rank = inputs.shape.rank
         return (
             self.fused
-            and not self.renorm
+            and not getattr(self, "renorm", False)  # not in older releases of Keras
             and not self.synchronized
             and rank in (2, 4)
             and self.axis in (-1, rank - 1)

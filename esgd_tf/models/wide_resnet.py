@@ -71,7 +71,7 @@ def wide_resnet(
         x: keras.KerasTensor, filters: int, size: int, *, name: str, **options: Any
     ) -> keras.KerasTensor:
         msr = nn.keras.initializers.VarianceScaling(
-            scale=2.0, mode="fan_out", distribution="untruncated_normal", seed=seeds.draw()
+            scale=2.0, mode="fan_out", distribution="untruncated_normal", seed=seeds.next()
         )
         return nn.keras.layers.Conv2D(
             filters, size, use_bias=False, kernel_initializer=msr, name=name, **options

@@ -57,11 +57,11 @@ class ReplicasOptimizer(keras.optimizers.Optimizer):
         )
         # The step for which the center is up to date: kept in files, so that a center that was
         # saved with its BatchNorm statistics is not made anew where there are no data to do so.
-        self._settled = self.add_variable(
+        self._center_step = self.add_variable(
             shape=(),
             initializer=keras.initializers.Constant(-1),
             dtype="int64",
-            name="settled",
+            name="center_step",
         )
         self.built = True
 
@@ -128,13 +128,13 @@ class ReplicasOptimizer(keras.optimizers.Optimizer):
         self._gamma_zero.assign(gamma_zero)
 
     @property
-    def is_settled(self) -> bool:
+    def center_is_current(self) -> bool:
         """Whether the model that stands for the center is up to date."""
-        return int(self._settled.numpy()) == int(self.iterations.numpy())
+        return int(self._center_step.numpy()) == int(self.iterations.numpy())
 
-    @is_settled.setter
-    def is_settled(self, settled: bool) -> None:
-        self._settled.assign(self.iterations if settled else -1)
+    @center_is_current.setter
+    def center_is_current(self, current: bool) -> None:
+        self._center_step.assign(self.iterations if current else -1)
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         """Do nothing: the optimizers of the replicas are built with their models."""
@@ -156,7 +156,7 @@ class ReplicasOptimizer(keras.optimizers.Optimizer):
             if optimizer.use_ema:
                 variables = _keras.trained_by(optimizer)
                 keras.optimizers.Optimizer.finalize_variable_values(optimizer, variables)
-                self.is_settled = False
+                self.center_is_current = False
 
     def get_config(self) -> dict[str, Any]:
         """Return nothing to rebuild from: `Replicas` makes this in `compile`."""

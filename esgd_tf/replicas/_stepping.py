@@ -2,153 +2,136 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from esgd_tf._warn import warn
-from esgd_tf.replicas._arrival import END, Batches, after_arrival
-from esgd_tf.replicas._drawing import Drawing
-from esgd_tf.replicas._exchange import Exchange, mean_of
-from esgd_tf.replicas.coupling import Coupling
+from esgd_tf.replicas._arrival import END, Batches
+from esgd_tf.replicas._attraction import Attraction, Due
+from esgd_tf.replicas._exchange import mean_of
+from esgd_tf.replicas._group import Group
 from esgd_tf.replicas.focusing import CouplingSchedule
 
 __all__ = ["Stepping"]
 
+Logs = dict[str, Any]
+
 
 class Stepping:
-    """The part of `Replicas` that Keras' training loop calls.
+    """Takes the steps of all replicas that this process trains, and knows when they are coupled.
 
     With a strategy, collectives stand between two steps, not inside: each step then is a graph of
     local work alone, whose devices need not wait for each other.
+
+    Args:
+        group: Group. The replicas and their coupling.
     """
 
-    # Of `Replicas` and `keras.Model`.
-    compiled: bool
-    coupling: Coupling
-    devices: Sequence[str | None]
-    local: list[int]
-    members: list[keras.Model]
-    optimizer: Any
-    replicas: int
-    train_function: Any
-    _center: keras.Model
-    _drawings: list[Drawing]
-    _exchange: Exchange
-    _step: int
-    steps_per_execution: int
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(self, group: Group) -> None:
+        self._group = group
         self._batches = Batches()
+        # Training steps taken, as this process counts them between two graphs.
+        self._steps = 0
         # Whether `fit` has been given a batch, and whether it has warned of the coupling.
         self._has_data = True
         self._has_warned = False
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """Return the outputs of the center."""
-        return self._center(inputs, training=training)
+    def take(self, data: Any) -> Logs:
+        """Take one step in every replica of this process, in a graph or eagerly.
 
-    def train_step(self, data: Any) -> dict[str, Any]:
-        """Take one step in every replica of this process, once the batch is there."""
-        return after_arrival(self._take_step, data)
+        Args:
+            data: sequence of minibatches. One for each replica of this process.
 
-    def _take_step(self, data: Any) -> dict[str, Any]:
-        optimizer = self.optimizer
+        Returns:
+            The means of what the replicas' steps return.
+        """
+        group, exchange = self._group, self._group.exchange
+        optimizer = group.optimizers
         due = self._is_due(optimizer.iterations.value)
-        if self._exchange.in_graph:
-            _if(due, self._exchange.gather)
+        if exchange.in_graph:
+            _if(due, exchange.gather)
         gamma = optimizer.gamma
         logs = []
-        for a, drawing, device, batch in zip(
-            self.local, self._drawings, self.devices, data, strict=True
+        for number, (member, device, batch) in enumerate(
+            zip(group.own, group.devices, data, strict=True)
         ):
             with tf.device(device):
-                drawing.now(due, gamma)
-                logs.append(self.members[a].train_step(batch))
-        if self.coupling.keeps_center:
-            _if(due, self._exchange.move_center)
+                inner = exchange.optimizers[number]
+                center = exchange.center_of(number)
+                inner.coupling = Attraction(group.coupling, inner, center, due, gamma)
+                try:
+                    logs.append(member.train_step(batch))
+                finally:
+                    inner.coupling = None
+        if group.coupling.keeps_center:
+            _if(due, exchange.move_center)
         optimizer.iterations.assign_add(1)
         return {name: mean_of([log[name] for log in logs]) for name in logs[0]}
 
-    def test_step(self, data: Any) -> dict[str, Any]:
-        """Evaluate the center on one batch, once it is there."""
-        return after_arrival(self._center.test_step, data)
+    def between_meetings(
+        self, step: Callable[[Any], Logs], steps_per_execution: int
+    ) -> Callable[[Any], Logs]:
+        """Return the function that `fit` calls: it fetches minibatches, and lets replicas meet.
 
-    def make_train_function(self, force: bool = False) -> None:
-        """Make the function that `fit` calls; with a strategy, replicas meet between its calls."""
-        if self.train_function is not None and not force:
-            return
-        super().make_train_function(force)  # type: ignore[misc]  # of keras.Model
-        step = self.train_function
+        Args:
+            step: callable. Takes `steps_per_execution` steps with the minibatches of an iterator.
+            steps_per_execution: int >= 1. How many steps that are.
+        """
 
-        def pull_meet_and_step(iterator: Any) -> Any:
-            source = self._batches.take(iterator, self.steps_per_execution)
-            if not self._exchange.in_graph and self._is_due(self._step):
-                self._exchange.gather()
+        def fetch_meet_and_step(iterator: Any) -> Logs:
+            source = self._batches.take(iterator, steps_per_execution)
+            if not self._group.exchange.in_graph and self._is_due(self._steps):
+                self._group.exchange.gather()
             try:
                 logs = step(source)
             except END:
                 if self._has_data:
                     raise
                 raise ValueError(
-                    f"The data set has fewer minibatches than the {self.replicas} replicas that "
-                    "they are dealt to, or one of them has no minibatch: there is nothing to train "
-                    "on."
+                    f"The data set has fewer minibatches than the {self._group.count} replicas "
+                    "that they are dealt to, or one of them has no minibatch: there is nothing to "
+                    "train on."
                 ) from None
             self._has_data = True
-            self._step += 1
+            self._steps += 1
             return logs
 
-        self.train_function = pull_meet_and_step
+        return fetch_meet_and_step
 
-    @property
-    def metrics(self) -> list[Any]:
-        """Metrics of all replicas and of the center."""
-        return [metric for model in [*self.members, self._center] for metric in model.metrics]
+    def mean_logs(self, logs: Logs) -> Logs:
+        """Return an epoch's means over the replicas of all processes.
 
-    def _flatten_metrics_in_order(self, logs: dict[str, Any]) -> Any:
-        return self._center._flatten_metrics_in_order(logs)
-
-    def _get_metrics_result_or_logs(self, logs: Any) -> Any:
-        """Return an epoch's means over the replicas of all processes."""
-        self._warn_of_strength(of_next=False)
-        if len(self.local) == self.replicas:
+        Args:
+            logs: dict of numbers by name. The means over the replicas of this process.
+        """
+        self.warn_of_strength(of_next=False)
+        group = self._group
+        if group.is_whole:
             return logs
         return {
-            name: self._exchange.mean_numbers([float(value)] * len(self.local))
+            name: group.exchange.mean_numbers([float(value)] * len(group.local))
             for name, value in logs.items()
         }
-
-    def get_metrics_result(self) -> dict[str, Any]:
-        """Return nothing: what each step returns are the means so far."""
-        return {}
 
     # ---- when ------------------------------------------------------------------------------------
 
     @property
-    def _has_inner_loop(self) -> bool:
-        return self.coupling_period > self.coupling.every
-
-    @property
-    def coupling_period(self) -> int:
+    def period(self) -> int:
         """Training steps from one coupling to the next; known once it is compiled."""
-        return self.coupling.every * max(self.optimizer.replicas[0].langevin_steps, 1)
+        group = self._group
+        return group.coupling.every * max(group.optimizers.replicas[0].langevin_steps, 1)
 
-    def _is_due(self, step: Any) -> Any:
+    def _is_due(self, step: tf.Tensor | int) -> Due:
         """Tell whether the step after so many steps couples."""
-        if self.coupling_period == 1:
+        if self.period == 1:
             return True
         if isinstance(step, int):
-            return (step + 1) % self.coupling_period == 0
-        return tf.equal((tf.cast(step, tf.int64) + 1) % self.coupling_period, 0)
+            return (step + 1) % self.period == 0
+        return tf.equal((tf.cast(step, tf.int64) + 1) % self.period, 0)
 
-    def _clock(self) -> int:
-        return int(self.optimizer.iterations.numpy())
-
-    def _begin(self, batches: Batches | None = None) -> None:
+    def begin(self, batches: Batches | None = None) -> None:
         """Get ready to train.
 
         Args:
@@ -157,27 +140,36 @@ class Stepping:
         """
         self._batches = Batches() if batches is None else batches
         self._has_data = False
-        self._go_on_here()
+        self.go_on_here()
 
-    def _go_on_here(self) -> None:
-        """Training goes on from the weights and the clock of now, wherever they come from."""
-        if self.compiled:
-            self._step = self._clock()
-        self._exchange.begin()
+    def go_on_here(self) -> None:
+        """Let training go on from the weights and the clock of now, wherever they come from."""
+        if self._group.is_compiled:
+            self._steps = self._clock()
+        self._group.exchange.begin()
 
-    def _warn_of_strength(self, *, of_next: bool) -> None:
-        """Say once what became of a coupling that is too strong."""
+    def _clock(self) -> int:
+        return int(self._group.optimizers.iterations.numpy())
+
+    def warn_of_strength(self, *, of_next: bool) -> None:
+        """Say once what became of a coupling that is too strong.
+
+        Args:
+            of_next: bool. Whether the next step counts, or the last one.
+        """
         if self._has_warned or (not of_next and not self._clock()):
             return
-        warning = self.optimizer.warning_of_strength(of_next=of_next)
+        warning = self._group.optimizers.warning_of_strength(of_next=of_next)
         if warning:
             self._has_warned = True
             warn(warning)
 
-    def _needs_gamma(self) -> bool:
-        strength = self.coupling.strength
+    @property
+    def needs_gamma(self) -> bool:
+        """Whether gamma_0 must still be measured."""
+        strength = self._group.coupling.strength
         measured = isinstance(strength, CouplingSchedule) and strength.is_measured
-        return measured and self.optimizer.gamma_zero == 0.0
+        return measured and self._group.optimizers.gamma_zero == 0.0
 
 
 def _if(due: Any, action: Callable[[], tf.Tensor]) -> None:

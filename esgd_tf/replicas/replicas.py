@@ -7,6 +7,7 @@ evaluation in every replica. What is evaluated, saved for use and exported is th
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -17,19 +18,14 @@ import tensorflow as tf
 from esgd_tf import _checks, _keras
 from esgd_tf._warn import warn
 from esgd_tf.replicas._arrival import Batches
-from esgd_tf.replicas._as_trained import TrainedReplicas
 from esgd_tf.replicas._building import copy_of
-from esgd_tf.replicas._drawing import Drawing
-from esgd_tf.replicas._entrances import Entrances
 from esgd_tf.replicas._exchange import Exchange, StrategyExchange
-from esgd_tf.replicas._filing import Filing
 from esgd_tf.replicas._gamma import GAMMA_BATCHES, measured_gamma
+from esgd_tf.replicas._group import Group
 from esgd_tf.replicas._members import copied_metrics, devices_of, make_members
 from esgd_tf.replicas._optimizer import ReplicasOptimizer, inner_optimizers
-from esgd_tf.replicas._reading import Reading
-from esgd_tf.replicas._stepping import Stepping
+from esgd_tf.replicas._reading import ReadableReplicas
 from esgd_tf.replicas.coupling import Coupling
-from esgd_tf.replicas.ensemble import kind_for
 from esgd_tf.replicas.minibatches import checked_steps, make_minibatches
 
 __all__ = ["Replicas"]
@@ -42,7 +38,7 @@ _MANY = 32
 
 
 @keras.saving.register_keras_serializable(package="esgd_tf")
-class Replicas(Filing, Entrances, Stepping, Reading, keras.Model):
+class Replicas(ReadableReplicas):
     """y interacting replicas of a network.
 
     Example:
@@ -93,7 +89,6 @@ class Replicas(Filing, Entrances, Stepping, Reading, keras.Model):
         seed: int | None = None,
         name: str = "replicas",
     ) -> None:
-        super().__init__(name=name)
         count = _checks.integer("replicas", replicas, at_least=1)
         if not isinstance(coupling, Coupling):
             raise ValueError(
@@ -109,34 +104,26 @@ class Replicas(Filing, Entrances, Stepping, Reading, keras.Model):
                 "Make Replicas outside of `strategy.scope()` and give it the strategy: replicas "
                 "have weights of their own, which the scope would tie together."
             )
-        if seed is None:
-            seed = _keras.new_seed()
-        self.seed = _checks.integer("seed", seed, at_least=0)
-        self.replicas = count
-        self.coupling = coupling.for_replicas(count)
+        seed = _checks.integer("seed", _keras.new_seed() if seed is None else seed, at_least=0)
+        coupling = coupling.for_replicas(count)
+        devices, first = devices_of(strategy, count)
+        # What other processes train is kept in this one's main memory.
+        places: list[str | None] = ["CPU:0" if strategy else None] * count
+        places[first : first + len(devices)] = devices
+        members = make_members(build_model, places, same=initialization == "same")
+        center = copy_of(members[0], build_model)
+        exchange = Exchange(coupling, center)
+        if strategy is not None:
+            exchange = StrategyExchange(coupling, center, strategy, devices)
+        local = list(range(first, first + len(devices)))
+        group = Group(build_model, count, coupling, members, local, devices, center, exchange)
+        super().__init__(group, name)
+        self.seed = seed
         self.initialization = initialization
         self._strategy = strategy
-        self.devices, first = devices_of(strategy, count)
-        #: Numbers of the replicas that this process trains; the others are kept as copies.
-        self.local = list(range(first, first + len(self.devices)))
-        self.build_model = build_model
-        # What other processes train is kept in this one's main memory.
-        self._places: list[str | None] = ["CPU:0" if strategy else None] * count
-        self._places[first : first + len(self.devices)] = self.devices
-        self.members = make_members(build_model, self._places, same=initialization == "same")
-        self._center = copy_of(self.members[0], build_model)
-        if strategy is None:
-            self._exchange: Exchange = Exchange(self.coupling, self._center)
-        else:
-            self._exchange = StrategyExchange(self.coupling, self._center, strategy, self.devices)
-        self._drawings: list[Drawing] = []
-        self._compile_arguments: dict[str, Any] = {}
-        self._batch_norm_data: Any = None
-        self._step = 0
-        self.train_function: Any = None
-        self.built = True
+        self._places = places
 
-    # ---- what users call ----------------------------------------------------------------------
+    # ---- training ---------------------------------------------------------------------------
 
     def compile(
         self,
@@ -201,12 +188,14 @@ class Replicas(Filing, Entrances, Stepping, Reading, keras.Model):
                 # Where the weights are, there the slots must be.
                 with tf.device(place):
                     member.optimizer.build(member.trainable_variables)
+        group = self._group
+        stands_for_all = ReplicasOptimizer(
+            optimizers,
+            self.coupling,
+            [] if self.coupling.keeps_center else group.exchange.state,
+        )
         super().compile(
-            optimizer=ReplicasOptimizer(
-                optimizers,
-                self.coupling,
-                [] if self.coupling.keeps_center else self._exchange.state,
-            ),
+            optimizer=stands_for_all,
             loss=loss,
             run_eagerly=run_eagerly,
             steps_per_execution=steps_per_execution,
@@ -214,15 +203,11 @@ class Replicas(Filing, Entrances, Stepping, Reading, keras.Model):
             jit_compile=False if self._strategy is not None else jit_compile,
             auto_scale_loss=False,
         )
-        own = [optimizers[a] for a in self.local]
-        self._exchange.use(own)
-        self._drawings = []
-        for a, inner in enumerate(own):
-            inner.coupling = Drawing(self.coupling, inner, self._exchange.center_of(a))
-            self._drawings.append(inner.coupling)
+        group.optimizer = stands_for_all
+        group.exchange.use([optimizers[a] for a in self.local])
         # The center starts as the mean, also one with a state of its own.
-        self._assign_center(self._exchange.mean())
-        self._exchange.begin()
+        self._middle.assign(group.exchange.mean())
+        group.exchange.begin()
 
     def fit(
         self,
@@ -296,23 +281,30 @@ class Replicas(Filing, Entrances, Stepping, Reading, keras.Model):
                 "epoch: the last execution would run over."
             )
         is_array = steps is not None
-        records = batch_norm_data is None and not is_array and self._has_batch_norm
-        needs_gamma = self._needs_gamma()
+        records = batch_norm_data is None and not is_array and self._middle.has_batch_norm
+        needs_gamma = self._stepping.needs_gamma
         pulled = Batches(
             records,
             look=self._measure_gamma if needs_gamma else None,
             ahead=GAMMA_BATCHES if needs_gamma else 0,
         )
-        if batch_norm_data is None and is_array and self._has_batch_norm:
+        if batch_norm_data is None and is_array and self._middle.has_batch_norm:
             # Always those of the first epoch, so that it does not matter where a run goes on.
             first, _ = make(local=self.local[:1], first_epoch=lambda: 0)
             batch_norm_data = first.map(lambda parts: parts).take(_BATCH_NORM_BATCHES)
-        self._batch_norm_data = None if batch_norm_data is False else batch_norm_data
+        if isinstance(batch_norm_data, bool):
+            if batch_norm_data:
+                raise ValueError(
+                    "`batch_norm_data` must be batches of training data, None or False, not True."
+                )
+            batch_norm_data = None
+            records = False
+        self._middle.batch_norm_data = batch_norm_data
         if records:
-            self._batch_norm_data = pulled
-        self._begin(pulled)
+            self._middle.batch_norm_data = pulled
+        self._stepping.begin(pulled)
         if not needs_gamma:
-            self._warn_of_strength(of_next=True)
+            self._stepping.warn_of_strength(of_next=True)
         try:
             history = super().fit(
                 batches,
@@ -324,17 +316,17 @@ class Replicas(Filing, Entrances, Stepping, Reading, keras.Model):
             )
         finally:
             # What training has left on the devices is what there is from now on.
-            self._exchange.store()
+            self._group.exchange.store()
         # For whoever reads the center's variables without asking for them.
-        self.settle()
+        self._middle.update()
         return history
 
     def _measure_gamma(self, batches: list[Any]) -> None:
-        if not self._needs_gamma():  # `BackupAndRestore` has brought it
+        if not self._stepping.needs_gamma:  # `BackupAndRestore` has brought it
             return
-        own = [self.members[a] for a in self.local]
-        self.optimizer.gamma_zero = measured_gamma(own, self._center, self._exchange, batches)
-        self._warn_of_strength(of_next=True)
+        group = self._group
+        self.optimizer.gamma_zero = measured_gamma(group.own, group.center, group.exchange, batches)
+        self._stepping.warn_of_strength(of_next=True)
 
     def train_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, **options: Any
@@ -366,59 +358,60 @@ class Replicas(Filing, Entrances, Stepping, Reading, keras.Model):
             keras.tree.map_structure(lambda t, a=a: t[a * size : (a + 1) * size], arrays)
             for a in self.local
         ]
-        if self._needs_gamma():
+        if self._stepping.needs_gamma:
             raise ValueError(
                 "gamma_0 is measured by `fit`: give Focusing a `gamma` to train by batches."
             )
-        self._begin()
-        self._warn_of_strength(of_next=True)
+        self._stepping.begin()
+        self._stepping.warn_of_strength(of_next=True)
         data = keras.tree.map_structure(tf.convert_to_tensor, tuple(hands))
         self.make_train_function()
         try:
             logs = self.train_function(iter([data]))
         finally:
-            self._exchange.store()
+            self._group.exchange.store()
         if self._is_traced:
-            self.settle()
+            self._middle.update()
         logs = {name: float(value) for name, value in logs.items()}
         return logs if options.get("return_dict") else list(logs.values())
 
-    @property
-    def compiled_metrics(self) -> Any:
-        """The metrics given to `compile`."""
-        return self._compile_arguments.get("metrics")
+    # ---- files --------------------------------------------------------------------------------
 
-    def evaluation_arguments(self) -> dict[str, Any]:
-        """Return what another model is compiled with, to be evaluated as this one is."""
-        given = self._compile_arguments
+    def get_config(self) -> dict[str, Any]:
+        """Return what a model without strategy is rebuilt from."""
         return {
-            "loss": given.get("loss"),
-            "loss_weights": given.get("loss_weights"),
-            "metrics": copied_metrics(given.get("metrics")),
-            "weighted_metrics": copied_metrics(given.get("weighted_metrics")),
-            "run_eagerly": given.get("run_eagerly", False),
+            "member": keras.saving.serialize_keras_object(self.members[0]),
+            "replicas": self.replicas,
+            "coupling": keras.saving.serialize_keras_object(self.coupling),
+            "initialization": self.initialization,
+            "seed": self.seed,
+            "name": self.name,
         }
 
-    def as_trained(self) -> TrainedReplicas:
-        """Return the replicas as a training run of `esgd_tf.runs` sees them."""
-        return TrainedReplicas(self)
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        """Rebuild the model from `get_config`, on one device."""
+        config = dict(config)
+        member = config.pop("member")
+        member = {key: value for key, value in member.items() if key != "compile_config"}
+        initialization = config.pop("initialization")
 
-    @property
-    def ensemble_kind(self) -> str | list[str]:
-        """How the outputs of the replicas are averaged: `kind` of `ensemble_outputs`."""
-        names = getattr(self.members[0], "output_names", None)
-        return kind_for(self._compile_arguments.get("loss"), names)
+        def build_model() -> keras.Model:
+            # A copy: Keras empties the config of a functional model that it rebuilds.
+            return keras.saving.deserialize_keras_object(
+                copy.deepcopy(member), custom_objects=custom_objects
+            )
 
-    @property
-    def _has_batch_norm(self) -> bool:
-        return any(
-            isinstance(layer, keras.layers.BatchNormalization)
-            for layer in _keras.layers_in(self._center)
+        config["coupling"] = keras.saving.deserialize_keras_object(
+            config["coupling"], custom_objects=custom_objects
         )
+        model = cls(build_model, initialization="same", **config)
+        model.initialization = initialization
+        return model
 
     def _check_trainable(self) -> None:
         """Refuse layers that are frozen in some replicas, or in all since they were made."""
-        wanted = len(self._exchange.state)
+        wanted = len(self._group.exchange.state)
         for a, member in enumerate(self.members):
             count = len(member.trainable_variables)
             if count != wanted:

@@ -126,7 +126,7 @@ def replica_seed(seed: int, a: int) -> int:
 
 
 def make_coupling(experiment: Experiment, steps_per_epoch: int) -> Coupling:
-    """Return what draws the replicas of an experiment together.
+    """Return what attracts the replicas of an experiment to their center.
 
     Args:
         experiment: Experiment. The numbers in force; its optimizer trains replicas.

@@ -16,7 +16,7 @@ _TRAIN, _VALIDATION, _ENSEMBLE = "tab:gray", "tab:blue", "tab:orange"
 
 
 def plot_history(rows: Sequence[Mapping[str, float]], path: Path, title: str) -> None:
-    """Draw the rows of history.csv.
+    """Plot the rows of history.csv.
 
     The axis counts gradient evaluations, so that runs of different optimizers compare at equal
     cost.
@@ -35,7 +35,7 @@ def plot_history(rows: Sequence[Mapping[str, float]], path: Path, title: str) ->
     figure = new_figure(10.5 if third else 7.5, 3.4)
     axes = figure.subplots(1, 3 if third else 2)
 
-    def draw(
+    def plot(
         axis: Any, name: str, label: str, color: str, transform: Callable[[float], float] = float
     ) -> None:
         points = [(r["gradient_evaluations"], transform(r[name])) for r in rows if name in r]
@@ -50,25 +50,25 @@ def plot_history(rows: Sequence[Mapping[str, float]], path: Path, title: str) ->
     train, test = ("train, at x'", "test, at the anchor") if has_scope else ("train", "test")
     if has_replicas:
         train, test = "train, mean of the replicas", "test, at the center"
-    draw(axes[0], "accuracy", train, _TRAIN, error)
-    draw(axes[0], "val_accuracy", test, _VALIDATION, error)
-    draw(axes[0], "test_ensemble_accuracy", "test, ensemble", _ENSEMBLE, error)
+    plot(axes[0], "accuracy", train, _TRAIN, error)
+    plot(axes[0], "val_accuracy", test, _VALIDATION, error)
+    plot(axes[0], "test_ensemble_accuracy", "test, ensemble", _ENSEMBLE, error)
     axes[0].set_ylabel("error (%)")
-    draw(axes[1], "loss", train, _TRAIN)
-    draw(axes[1], "val_loss", test, _VALIDATION)
-    draw(axes[1], "test_ensemble_loss", "test, ensemble", _ENSEMBLE)
+    plot(axes[1], "loss", train, _TRAIN)
+    plot(axes[1], "val_loss", test, _VALIDATION)
+    plot(axes[1], "test_ensemble_loss", "test, ensemble", _ENSEMBLE)
     axes[1].set_ylabel("cross entropy (nats)")
     _make_logarithmic(axes[1])
     if has_replicas:
-        draw(axes[2], "coupling", "coupling", "tab:green")
-        draw(axes[2], "distance", "rms distance to the center", "tab:red")
-        draw(axes[2], "norm_center", "rms weight of the center", "tab:purple")
+        plot(axes[2], "coupling", "coupling", "tab:green")
+        plot(axes[2], "distance", "rms distance to the center", "tab:red")
+        plot(axes[2], "norm_center", "rms weight of the center", "tab:purple")
         _make_logarithmic(axes[2])
         axes[2].set_ylabel("replicas")
     elif has_scope:
-        draw(axes[2], "scope", r"scope $\gamma$", "tab:green")
-        draw(axes[2], "gradient_norm", r"$\Vert\nabla f\Vert$", "tab:orange")
-        draw(axes[2], "outer_gradient_norm", r"$\Vert x - \mu\Vert$", "tab:red")
+        plot(axes[2], "scope", r"scope $\gamma$", "tab:green")
+        plot(axes[2], "gradient_norm", r"$\Vert\nabla f\Vert$", "tab:orange")
+        plot(axes[2], "outer_gradient_norm", r"$\Vert x - \mu\Vert$", "tab:red")
         _make_logarithmic(axes[2])
         axes[2].set_ylabel("at the last outer update")
     for axis in axes:
@@ -82,7 +82,7 @@ def plot_history(rows: Sequence[Mapping[str, float]], path: Path, title: str) ->
 
 
 def plot_comparison(curves: Sequence[Curve], path: Path, title: str) -> None:
-    """Draw the test error of several runs against gradient evaluations.
+    """Plot the test error of several runs against gradient evaluations.
 
     Args:
         curves: sequence of tuples. The label, the gradient evaluations and the test errors in % of

@@ -1,4 +1,4 @@
-"""What a training run prints, draws and leaves for TensorBoard, beside its history."""
+"""What a training run prints, plots and leaves for TensorBoard, beside its history."""
 
 from __future__ import annotations
 

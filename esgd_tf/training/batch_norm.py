@@ -164,7 +164,7 @@ def _statistics(layer: Any, sums: np.ndarray) -> list[tuple[keras.Variable, tf.T
     mean = first / count
     variance = np.maximum(second / count - mean**2, 0.0)
     values = [(layer.moving_mean, mean), (layer.moving_variance, variance)]
-    if layer.renorm:  # the next training step makes the variance of it
+    if getattr(layer, "renorm", False):  # the next training step makes the variance of it
         values.append((layer.moving_stddev, np.sqrt(variance + layer.epsilon)))
     result = []
     for variable, value in values:
@@ -247,7 +247,7 @@ class BatchNormAveraging:
 def _moving(layer: Any) -> list[keras.Variable]:
     """Return all that a layer moves in training."""
     names = ["moving_mean", "moving_variance"]
-    if layer.renorm:
+    if getattr(layer, "renorm", False):
         names += ["moving_stddev", "renorm_mean", "renorm_stddev"]
     return [getattr(layer, name) for name in names]
 

@@ -229,16 +229,16 @@ class AnchorCallback(keras.callbacks.Callback):
         self.save_freq = save_freq
         self._batch_norm_data = batch_norm_data
         self._given = None if optimizer is None else _in_these(optimizer)
-        self._settle_batch_norm: Callable[[], Any] = lambda: None
-        self._of: keras.Model | None = None  # whose statistics that settles
+        self._update_statistics: Callable[[], Any] = lambda: None
+        self._of: keras.Model | None = None  # whose statistics that updates
         self._batches, self._last_batch = 0, 0  # since the last of `save_freq`, as Keras counts
-        self._settled = False  # the end of this epoch has been dealt with
+        self._is_ready = False  # at the anchor, with its statistics, for this epoch
         self._is_training = False
         self._to_undo = contextlib.ExitStack()
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Take the Langevin weights back, where the last `fit` or a file left the anchor."""
-        self._is_training, self._settled = True, False
+        self._is_training, self._is_ready = True, False
         if not self._optimizers() and not _finding.has_replicas(self.model):
             warn(_nothing_to_move(self.model))
         self._go_to("langevin")
@@ -250,7 +250,7 @@ class AnchorCallback(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Take the Langevin weights back: training goes on."""
-        self._settled = False
+        self._is_ready = False
         for optimizer in self._optimizers():
             if optimizer._swap.may_be_elsewhere:
                 optimizer._swap.place("langevin")
@@ -260,7 +260,7 @@ class AnchorCallback(keras.callbacks.Callback):
         due = self._is_due(batch)
         steps = (self.params or {}).get("steps")
         if steps is not None and batch + 1 >= steps:
-            self._settle()
+            self._get_ready()
         elif due:
             self._go_to("anchor")
 
@@ -278,7 +278,7 @@ class AnchorCallback(keras.callbacks.Callback):
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Go to the anchor before validation and `evaluate`."""
-        self._settle_for_a_look()
+        self._go_for_a_look()
 
     def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
         """Outside of training, put back what `evaluate` found."""
@@ -286,7 +286,7 @@ class AnchorCallback(keras.callbacks.Callback):
 
     def on_predict_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Go to the anchor before `predict`."""
-        self._settle_for_a_look()
+        self._go_for_a_look()
 
     def on_predict_end(self, logs: dict[str, Any] | None = None) -> None:
         """Outside of training, put back what `predict` found."""
@@ -295,13 +295,13 @@ class AnchorCallback(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Go to the anchor, unless the last minibatch or validation has done so already."""
         self._last_batch = 0
-        self._settle()
+        self._get_ready()
         for optimizer in self._optimizers():
             optimizer._warnings.scoping()
 
-    def _settle_for_a_look(self) -> None:
+    def _go_for_a_look(self) -> None:
         if self._is_training:
-            self._settle()
+            self._get_ready()
             return
         self._to_undo.close()
         statistics = list(self.model.non_trainable_variables)
@@ -313,21 +313,21 @@ class AnchorCallback(keras.callbacks.Callback):
 
         self._to_undo.callback(put_back)
         self._to_undo.enter_context(evaluate_at(self.model, "anchor", optimizer=self._given))
-        self._settled = False
-        self._settle()
+        self._is_ready = False
+        self._get_ready()
 
-    def _settle(self) -> None:
+    def _get_ready(self) -> None:
         self._go_to("anchor")
-        if not self._settled:
+        if not self._is_ready:
             if self._of is not self.model:
                 self._of = self.model
                 if self._batch_norm_data is None:
-                    self._settle_batch_norm = BatchNormAveraging(self.model)
+                    self._update_statistics = BatchNormAveraging(self.model)
                 else:
                     estimate = BatchNormReestimation(self.model)
-                    self._settle_batch_norm = functools.partial(estimate, self._batch_norm_data)
-            self._settle_batch_norm()
-        self._settled = True
+                    self._update_statistics = functools.partial(estimate, self._batch_norm_data)
+            self._update_statistics()
+        self._is_ready = True
 
     def _optimizers(self) -> list[LocalEntropy]:
         return local_entropy_optimizers(self.model) if self._given is None else self._given

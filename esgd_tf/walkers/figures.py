@@ -1,4 +1,4 @@
-"""The figure page of a walkers run, drawn from its table: losses, lines, spectra, walks."""
+"""The figure page of a walkers run, plotted from its table: losses, lines, spectra, walks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NAMED = 8
 
 
 def figure_page(folder: str | Path, path: str | Path | None = None) -> Path:
-    """Draw what a run has measured, a panel for each kind of measurement.
+    """Plot what a run has measured, a panel for each kind of measurement.
 
     Args:
         folder: str or Path. The folder of the run.
@@ -37,15 +37,15 @@ def figure_page(folder: str | Path, path: str | Path | None = None) -> Path:
     folder = Path(folder)
     rows = read_table(folder)
     target = folder / "walkers.png" if path is None else Path(path)
-    panels = [(kind, draw) for kind, draw in _PANELS if any(_has(kind, row) for row in rows)]
+    panels = [(kind, plot) for kind, plot in _PANELS if any(_has(kind, row) for row in rows)]
     if not panels:
         raise RunFolderError(f"{folder} has measured nothing yet.")
     columns = min(len(panels), 3)
     lines = math.ceil(len(panels) / columns)
     figure = new_figure(4.6 * columns, 3.7 * lines + 0.4)
     axes = figure.subplots(lines, columns, squeeze=False).ravel()
-    for axis, (kind, draw) in zip(axes, panels, strict=False):
-        draw(axis, [row for row in rows if _has(kind, row)])
+    for axis, (kind, plot) in zip(axes, panels, strict=False):
+        plot(axis, [row for row in rows if _has(kind, row)])
     for axis in axes[len(panels) :]:
         axis.axis("off")
     _mark_changes(axes[0], rows)

@@ -115,7 +115,13 @@ class Measures:
         if self._surface is None:
             metric = ["loss", self._metric]
             self._surface = Surface(
-                self._network, self._loss, self._data, metric, _BATCH, settle=None, gradient=True
+                self._network,
+                self._loss,
+                self._data,
+                metric,
+                _BATCH,
+                reestimate=None,
+                gradient=True,
             )
         found = along(self._surface, start, end, numbers / s.resolution, kind, progress=False)
         row: Row = {

@@ -26,7 +26,7 @@ from esgd_tf.walkers.settings import Settings
 __all__ = ["Problem", "cross_entropy", "error", "joined"]
 
 Array = NDArray[np.float32]
-# Examples at a time where noise is drawn or a teacher asked.
+# Examples at a time where noise is sampled or a teacher asked.
 _BATCH = 1000
 
 

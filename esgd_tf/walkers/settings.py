@@ -39,7 +39,7 @@ class Settings:
 
     Attributes:
         dataset: An image data set of `esgd_tf.data`.
-        n_samples_train: Training images, drawn at random; 0 for all.
+        n_samples_train: Training images, sampled at random; 0 for all.
         n_samples_test: Test images, likewise.
         preprocessing: One of `esgd_tf.data.PREPROCESSINGS`, fitted on those training images.
         corrupt: What `esgd_tf.data.parse_corruptions` reads, such as "label_noise:0.2".

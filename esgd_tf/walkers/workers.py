@@ -115,7 +115,7 @@ class Workers:
             network.set_weights(self._alone.get_weights())
         elif k == 0:
             assert self.model is not None
-            self.model.settle()
+            self.model.update_center()
             network.set_weights(self.model._center.get_weights())
         else:
             assert self.model is not None
@@ -152,7 +152,7 @@ class Workers:
             # The inner loop goes on from there; else its weights would look replaced.
             network.optimizer._loop.remember(tf.distribute.get_strategy())
         if self.model is not None and k > 0:
-            self.model.optimizer.is_settled = False  # the center is to be made anew
+            self.model.optimizer.center_is_current = False  # the center is to be made anew
         elif isinstance(self.zero, worker_zero.QuasiNewton):
             self.zero.restart()  # what it has learnt of the curvature was elsewhere
         return True

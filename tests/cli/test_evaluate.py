@@ -58,6 +58,7 @@ def test_the_test_split_gives_what_training_reported(finished, capsys):
     assert max(map(len, out.splitlines())) <= 80 or str(finished.parent) in out
 
 
+@pytest.mark.slow
 def test_estimating_anew_uses_the_batches_of_training(finished):
     """So it changes nothing where training has done it: one batch, as in the run."""
     stored, anew = evaluate(finished), evaluate(finished, "--bn_reestimate", 1)

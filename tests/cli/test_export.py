@@ -79,6 +79,7 @@ def test_both_forms_load_without_the_library(finished, tmp_path, logits, capsys)
     )
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_exported_with_statistics_estimated_anew(
     interrupted, tmp_path, capsys
 ):

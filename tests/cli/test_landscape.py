@@ -92,6 +92,7 @@ def test_numbers_are_those_of_the_library(runs, everything):
     )
 
 
+@pytest.mark.slow
 def test_csv_has_every_measure_of_every_run(everything):
     with (everything[0] / "landscape.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -107,6 +108,7 @@ def test_csv_has_every_measure_of_every_run(everything):
     }
 
 
+@pytest.mark.slow
 def test_a_picture_of_each_measure(everything):
     for measure in MEASURES:
         content = (everything[0] / f"{measure}.png").read_bytes()
@@ -115,6 +117,7 @@ def test_a_picture_of_each_measure(everything):
     assert len(list(everything[0].iterdir())) == len(MEASURES) + 2
 
 
+@pytest.mark.slow
 def test_tables_fit_a_terminal_and_compare_the_runs(everything):
     out, printed = everything
     lines = [line for line in printed.splitlines() if str(out) not in line]
@@ -213,7 +216,7 @@ class TestWhatIsLeftOfAReport:
         ],
         ids=["foreseen", "unforeseen"],
     )
-    @pytest.mark.first(1)
+    @pytest.mark.few(1)
     def test_a_measure_that_fails(self, runs, tmp_path, monkeypatch, capsys, error, words):
         fails_with(monkeypatch, "sharpness", error)
         out = tmp_path / "wide"
@@ -231,6 +234,7 @@ class TestWhatIsLeftOfAReport:
         # A picture of the run that was measured.
         assert (out / "sharpness.png").stat().st_size > 0
 
+    @pytest.mark.slow
     def test_ctrl_c(self, runs, tmp_path, monkeypatch, capsys):
         fails_with(monkeypatch, "random_walk", KeyboardInterrupt())
         out = tmp_path / "wide"

@@ -34,6 +34,7 @@ class Hangup(io.StringIO):
         return super().write(text)
 
 
+@pytest.mark.slow
 def test_a_closed_terminal_saves_and_does_not_end_in_an_error(tmp_path, monkeypatch, capsys):
     """SIGHUP comes, and from then on nothing can be printed either."""
     terminal = Hangup(12)

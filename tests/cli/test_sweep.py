@@ -22,16 +22,23 @@ OF_REPLICAS = ("--replicas", "2", "--monitor", "0")
 INNER_LOOP = ("entropy-sgd", "entropy-adam", "parle")
 
 
-def cases(quick):
-    """All (optimizer, precision), of which one is quick."""
-    return [
-        pytest.param(optimizer, precision, marks=() if (optimizer, precision) == quick else SLOW)
-        for optimizer in OPTIMIZERS
-        for precision in PRECISIONS
-    ]
+# Each precision is tried with an inner loop, with replicas, and with neither; the rest is for
+# `--every-combination`.
+TRIED = {
+    "none": OPTIMIZERS,
+    "bfloat16": ("entropy-sgd", "adam", "rsgd"),
+    "float16": ("entropy-adam", "momentum", "parle"),
+}
 
 
-SLOW = pytest.mark.slow
+def cases():
+    """All (optimizer, precision)."""
+    for precision in PRECISIONS:
+        for optimizer in OPTIMIZERS:
+            marks = [pytest.mark.slow]
+            if optimizer not in TRIED[precision]:
+                marks.append(pytest.mark.rare)
+            yield pytest.param(optimizer, precision, marks=marks)
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +78,7 @@ def trained(tmp_path_factory, two_cpus):
     return run
 
 
-@pytest.mark.parametrize(("optimizer", "precision"), cases(("entropy-sgd", "none")))
-@pytest.mark.slow
+@pytest.mark.parametrize(("optimizer", "precision"), cases())
 def test_two_parts_on_two_devices_are_one_run_on_one(optimizer, precision, trained):
     one, _ = trained(optimizer, precision, "none", 1)
     two, _ = trained(optimizer, precision, "mirrored", 2)

@@ -63,6 +63,7 @@ def scalars(ask, run, tag):
     return {step: value for _, step, value in ask(f"/data/plugin/scalars/scalars?{query}")}
 
 
+@pytest.mark.slow
 def test_the_curves_are_those_of_history_csv(ask, finished):
     tags = ask("/data/plugin/scalars/tags")
     assert set(tags) == {"whole/tensorboard/train", "whole/tensorboard/validation"}
@@ -82,6 +83,7 @@ def test_the_curves_are_those_of_history_csv(ask, finished):
         assert found == pytest.approx(expected, rel=1e-5), tag
 
 
+@pytest.mark.slow
 def test_the_hyperparameters_have_a_row_with_the_runs_metrics(ask):
     experiment = ask("/data/plugin/hparams/experiment", {})
     names = {info["name"] for info in experiment["hparamInfos"]}

@@ -123,6 +123,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
     assert not (tmp_path / "wild" / "checkpoints" / "last.keras").exists()
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("on_nan", ["stop", "skip"])
 def test_a_network_that_gives_nan_is_no_success(on_nan, tmp_path, capsys):
     """The only gradient was finite, the step with it was not."""
@@ -203,6 +204,7 @@ def test_on_nan_skip_and_going_on_within_the_epoch(a_nan_at_minibatch_3, tmp_pat
             assert float(row[key]) == pytest.approx(float(expected[key]), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_on_nan_stop_saves_nothing_that_is_not_finite(a_nan_at_minibatch_3, tmp_path, capsys):
     flags = [*SMALL, "--checkpoint_steps", "1", "--logdir", str(tmp_path), "-n", "stopped"]
     assert train(*flags) == 1

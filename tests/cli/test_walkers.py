@@ -59,6 +59,7 @@ def test_a_run_and_its_pictures(finished, capsys, tmp_path):
     assert (tmp_path / "page.svg").read_text().startswith("<?xml")
 
 
+@pytest.mark.slow
 def test_questions_through_a_pipe_and_going_on(tmp_path, capsys, monkeypatch):
     reading, writing = os.pipe()
     with os.fdopen(writing, "w") as pipe:

@@ -80,12 +80,14 @@ def test_two_processes_are_one_device(scenario, workers, on):
         assert_same(of(scenario, worker), on("one", scenario))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", [s for s in SCENARIOS if s.values[0] not in ONE_DEVICE])
 def test_two_processes_are_two_logical_cpus(scenario, workers, on):
     for worker in workers(scenario):
         assert_same(of(scenario, worker), on("two", scenario))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_all_workers_end_with_the_same_bits(scenario, workers):
     first, second = (of(scenario, worker) for worker in workers(scenario))
@@ -93,6 +95,7 @@ def test_all_workers_end_with_the_same_bits(scenario, workers):
         np.testing.assert_array_equal(value, second[name], err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_predict_returns_every_example_once_and_in_order(scenario, workers):
     for worker in workers(scenario):
@@ -101,6 +104,7 @@ def test_predict_returns_every_example_once_and_in_order(scenario, workers):
         np.testing.assert_allclose(results["predict"], results["called"], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_nan_in_one_replica_is_skipped_on_all(workers, on):
     for results in (
         *(of("poisoned", worker) for worker in workers("poisoned")),
@@ -111,6 +115,7 @@ def test_a_nan_in_one_replica_is_skipped_on_all(workers, on):
         assert all(np.isfinite(value).all() for value in results.values())
 
 
+@pytest.mark.slow
 def test_processes_gather_and_agree(workers):
     for worker in workers(FIRST[0]):
         assert worker["gathered"].tolist() == [10, 11]

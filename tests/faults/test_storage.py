@@ -162,6 +162,7 @@ def test_the_checkpoint_before_a_damaged_one_is_used(copied, two_epochs, capsys,
         assert archive.testzip() is None
 
 
+@pytest.mark.slow
 def test_two_damaged_checkpoints_are_refused(copied, capsys):
     damage(copied.last, "flipped")
     damage(copied.previous, "truncated")

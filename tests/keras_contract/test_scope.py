@@ -74,6 +74,7 @@ def test_auto_scope_ends_its_growth():
     assert float(schedule(1e6, 0.5)) == float(schedule(12, 0.5))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("growth", [1e4, 1e300])
 def test_auto_scope_trains_to_its_end_and_beyond(growth):
     model = helpers.network(EntropySGD(0.5, gamma=AutoScope(6, growth), **OPTIONS))

@@ -67,6 +67,7 @@ ALONE = {
 }  # fmt: skip
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", ALONE)
 @pytest.mark.parametrize(
     "options",
@@ -84,8 +85,8 @@ def test_no_inner_loop_is_the_optimizer_alone_bit_for_bit(name, options):
     helpers.assert_equal(weights(ours), weights(plain))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("anchor", ["first", "last", "none"])
-@pytest.mark.first(1)
 def test_keras_ema_callback_looks_and_leaves_training_alone(anchor):
     """SwapEMAWeights swaps by arithmetic; the inner loop goes on all the same."""
     seen = []
@@ -167,7 +168,7 @@ def two_layers(optimizer):
 
 
 @pytest.mark.parametrize("use_ema", [False, True])
-@pytest.mark.first(1)
+@pytest.mark.few(1)
 def test_a_layer_frozen_between_two_fits_stays(use_ema):
     model, layer = two_layers(EntropySGD(0.7, L, use_ema=use_ema, seed=1))
     quiet_fit(model)  # ends in mid-loop, at the anchor
@@ -413,6 +414,7 @@ class Cut(keras.callbacks.Callback):
             raise InterruptedError
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("anchor_first", [True, False])
 @pytest.mark.parametrize("make", [lambda: EntropySGD(0.7, L), lambda: EntropyAdam(0.05)])
 def test_backup_and_restore_is_exact_in_any_order(make, anchor_first, tmp_path):
@@ -433,6 +435,7 @@ def test_backup_and_restore_is_exact_in_any_order(make, anchor_first, tmp_path):
     assert int(restored.optimizer.iterations.numpy()) == 4 * STEPS
 
 
+@pytest.mark.slow
 def test_save_freq_counts_over_epochs_as_keras_does(tmp_path):
     places = {}
 

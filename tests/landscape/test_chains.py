@@ -164,7 +164,7 @@ class TestMala:
         assert np.abs(self.within_errors(samples, self.MEAN, biased)).max() > 20
 
     def test_without_the_accept_step_it_is_biased(self):
-        """x - h P x + sqrt(2h) N(0, I) settles at the covariance P^{-1} (1 - h P / 2)^{-1}."""
+        """x - h P x + sqrt(2h) N(0, I) reestimates at the covariance P^{-1} (1 - h P / 2)^{-1}."""
         samples, rate = self.run(AlwaysTakes(0), 0.45)
         assert rate == pytest.approx(1)
         biased = np.linalg.inv(self.PRECISION @ (np.eye(3) - 0.45 / 2 * self.PRECISION))

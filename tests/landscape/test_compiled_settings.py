@@ -133,6 +133,7 @@ class TestNoTargets:
         model.compile(run_eagerly=True)
         return model
 
+    @pytest.mark.few(2)
     @pytest.mark.parametrize("kind", ["tuple", "array", "none", "dataset", "dataset_of_tuples"])
     def test_losses_that_layers_add_are_enough(self, kind):
         model, (x, _) = self.autoencoder(), examples((2,))
@@ -263,6 +264,7 @@ FUNCTIONAL = {  # loss, loss_weights
 
 @pytest.mark.usefixtures("eagerly")
 class TestSeveralOutputs:
+    @pytest.mark.few(2)
     @pytest.mark.parametrize("name", FUNCTIONAL)
     @pytest.mark.parametrize("weighting", ["none", "lists"])
     def test_list(self, name, weighting):
@@ -277,6 +279,7 @@ class TestSeveralOutputs:
         model.compile(loss=loss, loss_weights=loss_weights, run_eagerly=True)
         agrees(model, data)
 
+    @pytest.mark.few(1)
     @pytest.mark.parametrize("weighted", [False, True])
     def test_dict_of_outputs(self, weighted):
         model, (x, a, b) = two_heads(outputs=dict), two_targets()
@@ -303,6 +306,7 @@ class TestSeveralOutputs:
             h = HessianOperator(fresh, loss, (x, [a, b]), batch_size=BATCH)
             assert h.loss() == pytest.approx(expected, rel=2e-5)
 
+    @pytest.mark.few(1)
     @pytest.mark.parametrize("outputs", [list, dict])
     def test_gauss_newton_of_linear_heads_is_the_hessian(self, outputs):
         """Without hidden layers, and with losses that are convex in the outputs."""
@@ -431,7 +435,7 @@ class TestOtherTools:
 
 class TestTwoDevices:
     @pytest.mark.parametrize("case", ["weights", "regularised", "heads"])
-    @pytest.mark.first(1)
+    @pytest.mark.few(1)
     def test_are_as_one(self, two_cpus, case):
         def make():
             if case == "heads":
@@ -458,6 +462,7 @@ class TestTwoDevices:
         np.testing.assert_allclose(two @ v, one @ v, rtol=1e-3, atol=1e-4)
         assert same_state(before, state(model))
 
+    @pytest.mark.slow
     def test_a_sum_is_that_of_each_device(self, two_cpus):
         """As `evaluate` has it: each device sums its half, and counts it as often as its rows."""
         data = (*examples((2,), n=8), *weights_for("n", (2,), n=8))

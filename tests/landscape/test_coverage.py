@@ -100,6 +100,7 @@ class TestOfProducts:
         found = [spectral_density(h, num_probes, 5, seed=s).fraction_below(0.5) for s in range(200)]
         assert right(held(*zip(*found, strict=True), 0.6))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("num_probes", [2, 10])
     def test_laplace(self, num_probes):
         h, gammas = MatrixOperator(symmetric(SPREAD)), np.array([2.0, 8.0])
@@ -187,6 +188,7 @@ class TestOfNoise:
 
 
 class TestOfChains:
+    @pytest.mark.slow
     @quick_and_long(30)
     def test_local_entropy(self, seeds):
         """Of the chains alone: against the same quadrature of exact slopes."""

@@ -87,6 +87,7 @@ TAKEN = {
 
 @pytest.mark.usefixtures("eagerly")
 class TestTaken:
+    @pytest.mark.few(6)
     @pytest.mark.parametrize("kind", TAKEN)
     def test_gives_the_loss_of_keras(self, kind):
         assert mean_square(TAKEN[kind]()) == pytest.approx(expected(), rel=1e-5)
@@ -227,6 +228,7 @@ class TestStrings:
         model.compile(loss="mse")
         assert model.evaluate(data, verbose=0) == pytest.approx(wanted, rel=1e-4)
 
+    @pytest.mark.few(2)
     @pytest.mark.parametrize("kind", ["lookup", "text"])
     @pytest.mark.parametrize("form", ["array", "objects", "lists", "tensor"])
     def test_arrays(self, kind, form):

@@ -64,6 +64,7 @@ BINARY = {
 
 @pytest.mark.usefixtures("eagerly")
 class TestYesOrNo:
+    @pytest.mark.few(6)
     @pytest.mark.parametrize("name", BINARY)
     @pytest.mark.parametrize("wrong", [0, 7])
     @pytest.mark.parametrize("compiled", [True, False])
@@ -138,6 +139,7 @@ MANY = {
 
 @pytest.mark.usefixtures("eagerly")
 class TestClasses:
+    @pytest.mark.few(4)
     @pytest.mark.parametrize("name", MANY)
     @pytest.mark.parametrize("shape", [(3,), (2, 3), (2, 2, 3)], ids=str)
     def test_is_the_share_of_wrong_classes(self, name, shape):
@@ -208,7 +210,7 @@ REGRESSION = [
 class TestRefused:
     @pytest.mark.parametrize("number", range(len(REGRESSION)))
     @pytest.mark.parametrize("shape", [(1,), (3,)], ids=str)
-    @pytest.mark.first(4)
+    @pytest.mark.few(4)
     def test_for_regression(self, number, shape):
         model = network(shape)
         with pytest.raises(ValueError, match="knows no classes, so there is no error rate"):
@@ -259,6 +261,7 @@ class TestMetricsOfTheUser:
         keras.losses.MeanAbsoluteError(name="mae"), keras.metrics.MeanAbsoluteError,
     )  # fmt: skip
 
+    @pytest.mark.few(3)
     @pytest.mark.parametrize("number", range(len(METRICS)))
     @pytest.mark.parametrize("shape", ["n", "n1", "nc", "ntc"])
     @pytest.mark.parametrize("weighting", ["none", "n", "zeros"])

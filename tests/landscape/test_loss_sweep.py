@@ -13,6 +13,7 @@ import tensorflow as tf
 from keras.src.losses import ALL_OBJECTS_DICT
 
 from esgd_tf.landscape import FisherOperator, HessianOperator
+from tests import tiers
 from tests.landscape.keras_losses import (
     BATCH,
     BY_NAME,
@@ -49,19 +50,27 @@ def cases(rows):
                     yield pytest.param(row, options, shape, weighting, id=name)
 
 
-def quick(params):
-    """Return of each loss each setting, of each kind each shape, of each shape each weighting."""
-    seen = set()
+def in_tiers(params):
+    """Mark what is for later tiers.
+
+    The default one shows each kind of loss, each shape and each weighting once; the slow one each
+    pair of a loss with its settings, a shape and a weighting.
+    """
+    kinds, losses = [], []
     for param in params:
         row, options, shape, weighting = param.values
-        new = {(row.name, repr(options)), (row.kind, shape), (shape, weighting)}
-        if not new <= seen:
-            yield param
-            seen |= new
+        kinds.append({"kind": row.kind, "shape": shape, "weighting": weighting})
+        loss = (row.name, repr(options))
+        losses.append({"loss": loss, "shape": shape, "weighting": weighting})
+    quick, pairs = tiers.cover(kinds, 1), tiers.cover(losses, 2)
+    for number, param in enumerate(params):
+        marks = [] if number in quick else [pytest.mark.slow]
+        if number not in (*quick, *pairs):
+            marks.append(pytest.mark.rare)
+        yield pytest.param(*param.values, id=param.id, marks=marks)
 
 
-ALL = list(cases(LOSSES))
-QUICK = list(quick(ALL))
+ALL = list(in_tiers(list(cases(LOSSES))))
 
 
 def check(row, options, shape, weighting):
@@ -87,16 +96,8 @@ class TestEveryLoss:
         assert public == {n for row in LOSSES for n in (row.name, row.function)}
 
     @pytest.mark.usefixtures("eagerly")
-    @pytest.mark.parametrize(("row", "options", "shape", "weighting"), QUICK)
+    @pytest.mark.parametrize(("row", "options", "shape", "weighting"), ALL)
     def test_value_and_gradient(self, row, options, shape, weighting):
-        check(row, options, shape, weighting)
-
-    @pytest.mark.slow
-    @pytest.mark.usefixtures("eagerly")
-    @pytest.mark.parametrize(
-        ("row", "options", "shape", "weighting"), [p for p in ALL if p not in QUICK]
-    )
-    def test_value_and_gradient_of_all_the_others(self, row, options, shape, weighting):
         check(row, options, shape, weighting)
 
     @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ class TestEveryLoss:
             ("CTC", "ntc", "none"),
         ],
     )
-    @pytest.mark.first(2)
+    @pytest.mark.few(2)
     def test_in_graphs(self, name, shape, weighting):
         check(BY_NAME[name], {}, shape, weighting)
 
@@ -147,12 +148,12 @@ class TestWaysToGiveALoss:
             operator.gradient(), slope, rtol=4e-4, atol=1e-4 * np.abs(slope).max()
         )
 
+    @pytest.mark.few(3)
     @pytest.mark.usefixtures("eagerly")
     @pytest.mark.parametrize(
         ("row", "name"),
         [pytest.param(row, name, id=name) for row in LOSSES for name in row.strings],
     )
-    @pytest.mark.first(6)
     def test_strings(self, row, name):
         self.given(row, name)
 
@@ -166,20 +167,21 @@ class TestWaysToGiveALoss:
         with pytest.raises(ValueError, match=f"Keras knows no loss named '{name}'"):
             HessianOperator(model, name, data)
 
+    @pytest.mark.few(2)
     @pytest.mark.usefixtures("eagerly")
     @pytest.mark.parametrize(
         "row", [pytest.param(row, id=row.function) for row in LOSSES if row.is_string]
     )
-    @pytest.mark.first(4)
     def test_functions(self, row):
         self.given(row, getattr(keras.losses, row.function))
 
+    @pytest.mark.few(2)
     @pytest.mark.usefixtures("eagerly")
     @pytest.mark.parametrize("row", [pytest.param(row, id=row.name) for row in LOSSES])
-    @pytest.mark.first(4)
     def test_objects(self, row):
         self.given(row, row.make())
 
+    @pytest.mark.few(2)
     @pytest.mark.usefixtures("eagerly")
     @pytest.mark.parametrize("name", ["crossentropy", "ce"])
     @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ def sentences(n=N, outputs=3, sequences=False, seed=3):
 
 @pytest.mark.usefixtures("eagerly")
 class TestMasks:
+    @pytest.mark.few(2)
     @pytest.mark.parametrize("masking", ["lstm", "dense"])
     @pytest.mark.parametrize("weighting", ["none", "n", "n1", "zeros", "each"])
     @pytest.mark.parametrize("batch_size", [3, 7])
@@ -80,6 +81,7 @@ class TestMasks:
             values.append(agrees(model, data).loss())
         assert abs(values[0] - values[1]) > 0.01
 
+    @pytest.mark.few(1)
     @pytest.mark.parametrize("masking", ["lstm", "none"])
     def test_that_end_before_the_output(self, masking):
         model, data = reader(masking), sentences()
@@ -92,6 +94,7 @@ class TestMasks:
         model.compile(loss="sparse_categorical_crossentropy", run_eagerly=True)
         agrees(model, data)
 
+    @pytest.mark.few(1)
     @pytest.mark.parametrize("layer", ["Masking", "own"])
     @pytest.mark.parametrize("recurrent", [True, False])
     @pytest.mark.parametrize("loss", ["mse", "huber", squared_elements])
@@ -110,6 +113,7 @@ class TestMasks:
         model.compile(loss=loss, run_eagerly=True)
         agrees(model, (x, y, *weights_for(weighting, (4, 2), fitting=True)))
 
+    @pytest.mark.few(2)
     @pytest.mark.parametrize("shape", ["nc", "ntc", "nhwc"])
     @pytest.mark.parametrize("weighting", ["none", "n", "zeros", "each"])
     @pytest.mark.parametrize("ignored", [0, -1, 255])

@@ -128,6 +128,7 @@ class TestEntropySGD:
         assert elsewhere.measured_at == "weights"
         agrees_with(elsewhere, [np.zeros((4, 3)), np.zeros(3)])
 
+    @pytest.mark.slow
     def test_wrapped_in_a_loss_scale(self):
         model = network(0)
         inner = EntropySGD(langevin_steps=5, langevin_learning_rate=0.3, seed=1)
@@ -137,6 +138,7 @@ class TestEntropySGD:
         assert operator.measured_at == "anchor"
         agrees_with(operator, inner.anchors())
 
+    @pytest.mark.slow
     def test_frozen_layers_keep_their_weights(self):
         """The anchors are those of what is trained; the order of all weights stays."""
         first = layers.Dense(4, "tanh", trainable=False)
@@ -172,7 +174,7 @@ def replicas(name="replicated", epochs=1):
 
 class TestReplicas:
     @pytest.mark.parametrize("name", COUPLINGS)
-    @pytest.mark.first(1)
+    @pytest.mark.few(1)
     def test_is_the_center(self, name):
         model = replicas(name)
         before = [model.replica(a).get_weights() for a in range(3)]
@@ -196,6 +198,7 @@ class TestReplicas:
         operator = HessianOperator(model, data=data())
         agrees_with(operator, now)
 
+    @pytest.mark.slow
     def test_at_follows(self):
         model = replicas()
         operator = HessianOperator(model, data=data())
@@ -205,6 +208,7 @@ class TestReplicas:
         assert moved.measured_at == "center"
         agrees_with(moved, model.center().get_weights())
 
+    @pytest.mark.slow
     def test_loss_is_that_of_evaluate(self):
         model = replicas()
         expected = model.center()
@@ -213,12 +217,14 @@ class TestReplicas:
             expected.evaluate(*data(), verbose=0), rel=1e-5
         )
 
+    @pytest.mark.slow
     def test_a_loss_may_be_given(self):
         model = replicas()
         x, y = data()
         expected = np.abs(model.center()(x).numpy() - y).mean()
         assert HessianOperator(model, "mae", (x, y)).loss() == pytest.approx(expected, rel=1e-5)
 
+    @pytest.mark.slow
     def test_training_goes_on_as_without_a_measure(self):
         one, other = replicas(), replicas()
         HessianOperator(one, data=data()).gradient()
@@ -254,7 +260,7 @@ class TestResultsSayWhere:
         ],
         ids=["weights", "anchor", "center"],
     )
-    @pytest.mark.first(1)
+    @pytest.mark.few(1)
     def test_measured_at(self, make, where):
         for name, result in results(make()).items():
             assert result.measured_at == where, name

@@ -106,6 +106,7 @@ class TestGaussNewtonAndFisher:
         np.testing.assert_allclose(matrix(g), expected, atol=1e-12)
         assert np.linalg.eigvalsh(matrix(g)).min() > -1e-12
 
+    @pytest.mark.few(1)
     @pytest.mark.usefixtures("float64")
     @pytest.mark.parametrize("centered", [False, True])
     def test_fisher_is_the_second_moment_of_gradients(self, centered):
@@ -147,6 +148,7 @@ class TestGaussNewtonAndFisher:
 
 @pytest.mark.parametrize("kind", [HessianOperator, GaussNewtonOperator, FisherOperator])
 class TestFace:
+    @pytest.mark.few(1)
     def test_vectors_matrices_and_scipy_agree(self, kind):
         h = kind(mlp(), cross_entropy(), examples(dtype="float32"))
         v = np.random.default_rng(1).standard_normal((h.shape[0], 11))
@@ -161,6 +163,7 @@ class TestFace:
         np.testing.assert_allclose(linear.H @ v[:, 0], together[:, 0], atol=1e-6)
         assert (h @ np.zeros((h.shape[0], 0))).shape == (h.shape[0], 0)
 
+    @pytest.mark.few(1)
     def test_batch_size_does_not_matter(self, kind):
         model, data = mlp(), examples(dtype="float32")
         v = np.random.default_rng(1).standard_normal(44)
@@ -168,7 +171,7 @@ class TestFace:
         np.testing.assert_allclose(results[1], results[0], atol=1e-6)
         np.testing.assert_allclose(results[2], results[0], atol=1e-6)
 
-    @pytest.mark.first(1)
+    @pytest.mark.few(1)
     def test_leaves_the_model_as_it_was(self, kind):
         model = mlp(batch_norm=True)
         model.layers[0].trainable = False
@@ -179,7 +182,7 @@ class TestFace:
         h.gradient()
         assert same_state(before, state(model))
 
-    @pytest.mark.first(1)
+    @pytest.mark.few(1)
     def test_later_changes_of_the_model_do_not_matter_until_asked(self, kind):
         model = mlp(batch_norm=True)
         h = kind(model, cross_entropy(), examples(dtype="float32"))
@@ -195,7 +198,7 @@ class TestFace:
         old = [w / 1.1 for w in (v.numpy() for v in model.trainable_variables)]
         assert np.abs(h.at(old) @ v - before).max() < 1e-4
 
-    @pytest.mark.first(1)
+    @pytest.mark.few(1)
     def test_two_devices_are_one(self, kind, two_cpus):
         with two_cpus.scope():
             mirrored = mlp(batch_norm=True)
@@ -207,6 +210,7 @@ class TestFace:
         np.testing.assert_allclose(two.gradient(), one.gradient(), atol=1e-6)
         assert two.loss() == pytest.approx(one.loss(), abs=1e-6)
 
+    @pytest.mark.few(1)
     def test_refuses_other_shapes(self, kind):
         h = kind(mlp(), cross_entropy(), examples(dtype="float32"))
         for wrong in (np.ones(3), np.ones((3, h.shape[0])), np.ones((44, 2, 2)), 1.0):
@@ -248,6 +252,7 @@ class TestSelection:
 
 
 class TestData:
+    @pytest.mark.slow
     @pytest.mark.usefixtures("float64")
     def test_sample_weights(self):
         """A weight of 2 is an example that is there twice, but the mean divides by N."""
@@ -346,14 +351,8 @@ class TestDiagonal:
         np.testing.assert_array_equal(again.estimate, found.estimate)
         assert np.abs(h.diagonal_estimate(400, seed=4).estimate - found.estimate).max() > 1e-6
 
-    def test_plot_and_dict(self):
-        found = HessianOperator(*quadratic(np.eye(4))).diagonal_estimate(4)
-        assert found.to_dict()["num_probes"] == 4
-        assert found.plot().get_xlabel()
-        with pytest.raises(ValueError, match="at least 2"):
-            HessianOperator(*quadratic(np.eye(4))).diagonal_estimate(1)
 
-
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_central_differences_of_the_gradient_agree_with_batch_norm_too():
     model = mlp(batch_norm=True)

@@ -72,6 +72,7 @@ OWN = {
 
 @pytest.mark.usefixtures("eagerly")
 class TestOwnLosses:
+    @pytest.mark.few(4)
     @pytest.mark.parametrize("name", OWN)
     @pytest.mark.parametrize("shape", ["n1", "nc", "ntc"])
     @pytest.mark.parametrize("weighting", ["none", "n"])
@@ -83,6 +84,7 @@ class TestOwnLosses:
         agrees(model, data)
         agrees(model, data, loss=OWN[name])
 
+    @pytest.mark.few(1)
     @pytest.mark.parametrize("name", ["examples", "elements", "mean", "own_call"])
     def test_in_graphs(self, name):
         tf.config.run_functions_eagerly(False)
@@ -90,6 +92,7 @@ class TestOwnLosses:
         model.compile(loss=OWN[name], run_eagerly=True)
         agrees(model, data)
 
+    @pytest.mark.few(3)
     @pytest.mark.parametrize("dtype", ["float64", "float16", "int32", "int64", "uint8", "bool"])
     @pytest.mark.parametrize(
         "loss", [squared_elements, absolute_first, "mse", "hinge", "poisson", "binary_crossentropy"]
@@ -100,6 +103,7 @@ class TestOwnLosses:
         model.compile(loss=loss, run_eagerly=True)
         agrees(model, (x, y))
 
+    @pytest.mark.few(3)
     @pytest.mark.parametrize(
         "loss", [squared_elements, squared_examples, "mse", "hinge", "poisson", "bce", "mape"]
     )
@@ -120,6 +124,7 @@ class TestOwnLosses:
         model.compile(loss=loss, run_eagerly=True)
         agrees(model, (x, y))
 
+    @pytest.mark.few(1)
     @pytest.mark.parametrize("shape", [(4,), (2, 3), (2, 2, 3)], ids=str)
     @pytest.mark.parametrize("dtype", ["int32", "uint8", "float32"])
     def test_sparse_targets_with_a_last_axis(self, shape, dtype):
@@ -139,6 +144,7 @@ class TestOwnLosses:
 class TestHowDataAreCut:
     """`batch_size=None` is Keras' 32 where the cut matters, and of no account where it does not."""
 
+    @pytest.mark.few(3)
     @pytest.mark.parametrize(
         "loss",
         [
@@ -178,7 +184,7 @@ def matrix(operator):
 @pytest.mark.usefixtures("float64")
 class TestOptimaAreStationary:
     @pytest.mark.parametrize("weighting", ["none", "n", "n1", "zeros"])
-    @pytest.mark.first(1)
+    @pytest.mark.few(1)
     def test_weighted_linear_regression(self, weighting):
         """The minimum in closed form, and the Hessian there: 2/N Σ w x x' (not divided by Σ w)."""
         rng = np.random.default_rng(0)

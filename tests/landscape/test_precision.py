@@ -45,7 +45,7 @@ def policies(model):
 
 @pytest.mark.parametrize("policy", MIXED)
 class TestMixed:
-    @pytest.mark.first(1)
+    @pytest.mark.few(1)
     def test_is_the_float32_twin(self, policy):
         mixed, twin = network(policy), network("float32")
         for kind in (HessianOperator, GaussNewtonOperator, FisherOperator):
@@ -55,6 +55,7 @@ class TestMixed:
             np.testing.assert_allclose(one.gradient(), other.gradient(), rtol=1e-4, atol=1e-6)
             np.testing.assert_allclose(one @ v, other @ v, rtol=1e-3, atol=1e-5)
 
+    @pytest.mark.few(1)
     def test_does_not_depend_on_the_batch(self, policy):
         model = network(policy)
         v = np.random.default_rng(2).standard_normal(sum(w.size for w in model.get_weights()))
@@ -74,6 +75,7 @@ class TestMixed:
         ]
         assert norms[0] == pytest.approx(norms[1], rel=1e-4)
 
+    @pytest.mark.few(1)
     @pytest.mark.parametrize("inner", [False, True])
     def test_leaves_weights_and_policies(self, policy, inner):
         model = network(policy, inner)
@@ -97,6 +99,7 @@ class TestMixed:
             HessianOperator(model, fails, data(8))
         assert policies(model) == kept
 
+    @pytest.mark.few(1)
     def test_large_losses_are_finite(self, policy):
         """A sum over a batch in float16 ends at 65,504."""
         model = network(policy)
@@ -107,6 +110,7 @@ class TestMixed:
         assert h.loss() == pytest.approx(twin.loss(), rel=1e-6)
         np.testing.assert_allclose(h.gradient(), twin.gradient(), rtol=1e-4, atol=1e-3)
 
+    @pytest.mark.few(1)
     def test_the_other_tools(self, policy):
         mixed, twin = network(policy), network("float32")
         found = []

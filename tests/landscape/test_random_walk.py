@@ -1,7 +1,5 @@
 """Random walks, against NumPy loops and what is known of Brownian motion and of balls."""
 
-import json
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -15,8 +13,6 @@ from tests.landscape.problems import (
     mlp,
     mlp_loss,
     quadratic,
-    same_state,
-    state,
     symmetric,
 )
 
@@ -66,8 +62,8 @@ class TestFree:
             first = np.flatnonzero(step**2 * squares * k / 2 > threshold)[0] + 1
             assert found.escape_steps[walk] == first
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("n", [1, 2, 3])
-    @pytest.mark.first(1)
     def test_mean_escape_step_of_a_bowl(self, n):
         """Against an independent simulation, Wald's identity and Siegmund's correction.
 
@@ -150,6 +146,7 @@ class TestRejecting:
         np.testing.assert_array_equal(found.escape_steps, -1)
         assert np.isnan(found.mean_escape_step[0])
 
+    @pytest.mark.few(1)
     @pytest.mark.parametrize("n", [1, 3])
     def test_samples_a_ball_uniformly(self, n):
         """Then E ‖w‖² is n/(n + 2) R². The walks are independent: their spread is the error."""
@@ -177,17 +174,6 @@ class TestRejecting:
 
 
 class TestNetwork:
-    def test_leaves_the_model_as_it_was(self):
-        model = mlp(batch_norm=True)
-        model.layers[0].trainable = False
-        before = state(model)
-        for kind in ("free", "rejecting"):
-            random_walk(
-                model, cross_entropy(), examples(dtype="float32"), threshold=50.0, step_size=0.1,
-                max_steps=5, kind=kind,
-            )  # fmt: skip
-        assert same_state(before, state(model))
-
     @pytest.mark.usefixtures("float64")
     def test_losses_are_those_of_the_network(self):
         model, (x, y) = mlp(), examples()
@@ -223,43 +209,12 @@ class TestArguments:
         other = random_walk(*bowl(2), walks=1, **{**options, "seed": 3})
         assert other.losses[0, 1] != one.losses[0, 1]
 
-    @pytest.mark.parametrize(
-        ("options", "message"),
-        [
-            ({"kind": "levy"}, "`kind` must be"),
-            ({"step_size": 0.0}, "`step_size`"),
-            ({"step_size": float("nan")}, "`step_size`"),
-            ({"max_steps": 0}, "`max_steps` must be a positive integer"),
-            ({"max_steps": 1.5}, "`max_steps`"),
-            ({"walks": True}, "`walks` must be a positive integer"),
-            ({"threshold": -0.1}, "outside: the loss is 0 and `threshold` -0.1"),
-            ({"threshold": float("nan")}, "outside"),
-        ],
-    )
-    def test_bad_ones(self, options, message):
-        with pytest.raises(ValueError, match=message):
-            random_walk(*bowl(2), **{"threshold": 1.0, **options})
-
-    def test_start_without_a_loss(self):
-        with pytest.raises(ValueError, match="nothing to measure"):
-            random_walk([np.zeros(1)], lambda w: tf.math.log(w[0][0]) * 0, threshold=1.0)
-
 
 class TestResult:
-    def test_fields(self):
-        found = random_walk(*bowl(2), threshold=0.5, step_size=0.3, max_steps=500, walks=3)
-        written = json.loads(json.dumps(found.to_dict()))
-        assert set(written) == {"measured_at",
-            "losses", "distances", "escape_steps", "acceptance", "threshold", "step_size", "kind"
-        }  # fmt: skip
-        assert written["threshold"] == 0.5
-        assert written["step_size"] == 0.3
-        assert written["kind"] == "free"
-        assert np.isnan(
-            random_walk(*bowl(2), threshold=0.5, step_size=2.0).mean_escape_step[1]
-        )  # one walk has no spread
-        with pytest.raises(ValueError, match="read-only"):
-            found.end[0] = 1
+    def test_one_walk_has_no_spread(self):
+        one = random_walk(*bowl(2), threshold=0.5, step_size=2.0)
+        assert np.isnan(one.mean_escape_step[1])
+        assert (one.threshold, one.step_size, one.kind) == (0.5, 2.0, "free")
 
     def test_plot(self):
         found = random_walk(*bowl(2), threshold=0.5, step_size=0.3, max_steps=50, walks=3)

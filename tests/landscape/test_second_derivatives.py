@@ -88,6 +88,7 @@ class TestExact:
         np.testing.assert_array_equal(now[0], before[0])
         np.testing.assert_allclose(now[1], before[1], rtol=1e-5, atol=1e-5)
 
+    @pytest.mark.slow
     def test_values_stay_as_they_are(self):
         x, y = images()
         layers = [
@@ -147,6 +148,7 @@ class TestExact:
         np.testing.assert_allclose(found[1], 2 / 3 * (np.eye(3) - 1 / 3), atol=1e-15)
         assert tf.nn.moments.__module__.startswith("tensorflow")
 
+    @pytest.mark.few(1)
     @pytest.mark.usefixtures("eagerly")
     @pytest.mark.parametrize("use_cudnn", ["auto", True])
     def test_the_kernels_of_cudnn_are_not_asked_for(self, monkeypatch, use_cudnn):
@@ -194,7 +196,7 @@ class TestEmbedding:
 
     @pytest.mark.usefixtures("float64")
     @pytest.mark.parametrize("kind", KINDS)
-    @pytest.mark.first(1)
+    @pytest.mark.few(1)
     def test_operators(self, kind):
         (table, data), (dense, rows) = self.networks()
         one, other = kind(table, cross_entropy(), data), kind(dense, cross_entropy(), rows)
@@ -242,7 +244,7 @@ class TestGaussNewtonOfProbabilities:
             ("sigmoid", 1, keras.losses.BinaryCrossentropy),
         ],
     )
-    @pytest.mark.first(1)
+    @pytest.mark.few(1)
     def test_is_that_of_the_logits(self, activation, units, loss):
         x, y = examples(12, 3, 3)
         if units == 1:
@@ -287,6 +289,7 @@ def jacobian_of(model, x, pick):
 
 @pytest.mark.usefixtures("float64", "eagerly")
 class TestGaussNewtonOfSeveralOutputs:
+    @pytest.mark.few(1)
     @pytest.mark.parametrize("as_dict", [False, True])
     def test_is_the_sum(self, as_dict):
         """The second output is made of the first one, which has a loss too."""
@@ -388,6 +391,7 @@ class TestRefused:
         with pytest.raises(ValueError, match="differentiate the loss twice: use another loss"):
             kind(mlp(), half_loss, examples(10, dtype="float32"))
 
+    @pytest.mark.few(1)
     @pytest.mark.parametrize("kind", [HessianOperator, GaussNewtonOperator])
     def test_ctc(self, kind):
         model = keras.Sequential([keras.Input((5, 3)), K.Dense(4, "tanh"), K.Dense(4)])
@@ -436,6 +440,7 @@ class TestRefused:
 
 @pytest.mark.usefixtures("eagerly")
 class TestNoFalseAlarm:
+    @pytest.mark.few(1)
     @pytest.mark.parametrize("kind", KINDS)
     def test_kinks(self, kind):
         """Thousands of kinks, of which a few are in any direction and at any distance."""

@@ -1,4 +1,4 @@
-"""Graphs are kept from one measure to the next, and dropped when they no longer hold."""
+"""A network is traced once for a measure, and anew when its graph no longer holds."""
 
 import gc
 import weakref
@@ -6,14 +6,24 @@ import weakref
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from esgd_tf.landscape import HessianOperator, local_energy, random_walk, sharpness
-from tests.landscape.problems import cross_entropy, examples
+from esgd_tf.landscape import (
+    FisherOperator,
+    GaussNewtonOperator,
+    HessianOperator,
+    _traces,
+    interpolate,
+    local_energy,
+    random_walk,
+    sharpness,
+)
+
+layers = keras.layers
 
 
-@keras.saving.register_keras_serializable("tests")
-class Counting(keras.layers.Layer):
-    """Counts how often it is called, which in a graph is how often it is traced."""
+class Counts(layers.Layer):
+    """Counts how often Python calls it: once for each trace."""
 
     calls = 0
 
@@ -22,111 +32,190 @@ class Counting(keras.layers.Layer):
         return x
 
 
-def network(activation="tanh"):
-    model = keras.Sequential(
-        [
-            keras.Input((3,)),
-            keras.layers.Dense(5, activation, name="first"),
-            Counting(),
-            keras.layers.Dense(4, name="last"),
-        ]
-    )
-    for k, variable in enumerate(model.weights):
-        variable.assign(np.random.default_rng(k).normal(size=variable.shape))
+@pytest.fixture(autouse=True)
+def from_zero():
+    Counts.calls = 0
+
+
+def network():
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(4, "tanh"), Counts()])
+    model.add(layers.Dense(2, name="last"))
+    model.compile(loss="mse")
     return model
 
 
-def traced(function):
-    before = Counting.calls
-    function()
-    return Counting.calls - before
+def data(n=20, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((n, 3)).astype("f4"), rng.standard_normal((n, 2)).astype("f4")
 
 
-LOSS = cross_entropy()
+LOSS = keras.losses.Huber()
 
 
-def loss_of(model):
-    return HessianOperator(model, LOSS, examples(50, dtype="float32")).loss()
+def products(kind):
+    def measure(model, data, loss):
+        operator = kind(model, loss, data)
+        return operator.loss(), operator.gradient(), operator @ np.ones(operator.shape[0])
+
+    return measure
 
 
-def in_keras(model):
-    x, y = examples(50, dtype="float32")
-    model.compile(loss=LOSS)
-    return model.evaluate(x, y, batch_size=50, verbose=0)
+def path(model, data, loss):
+    ends = model.get_weights(), [2 * w for w in model.get_weights()]
+    return interpolate(model, *ends, [0.0, 0.5], loss=loss, data=data, metric="loss")
 
 
-class TestKept:
-    def test_the_second_measure_of_a_kind_traces_nothing(self):
-        model, data = network(), examples(50, dtype="float32")
-        measures = [
-            lambda: HessianOperator(model, LOSS, data) @ np.ones(44),
-            lambda: HessianOperator(model, LOSS, data).gradient(),
-            lambda: sharpness(model, LOSS, data, kind="sam"),
-            lambda: random_walk(model, LOSS, data, threshold=100.0, max_steps=2),
-            lambda: local_energy(model, data, ["error", "loss"], loss=LOSS, samples=2),
-        ]
-        first = [traced(measure) for measure in measures]
-        assert first[0] > 0
-        assert [traced(measure) for measure in measures] == [0] * len(measures)
+MEASURES = {
+    "hessian": products(HessianOperator),
+    "gauss_newton": products(GaussNewtonOperator),
+    "fisher": products(FisherOperator),
+    "sharpness": lambda m, d, loss: sharpness(m, loss, d, max_steps=2),
+    "epsilon": lambda m, d, loss: sharpness(m, loss, d, kind="epsilon", max_steps=2),
+    "interpolate": path,
+    "random_walk": lambda m, d, loss: random_walk(m, loss, d, threshold=9.0, max_steps=2),
+    "local_energy": lambda m, d, loss: local_energy(
+        m, d, "loss", loss=loss, samples=2, sigmas=[0.1]
+    ),
+}
 
-    def test_other_data_of_the_same_kind(self):
+
+def calls_of(measure, *arguments):
+    """Return how many traces a measure takes."""
+    before = Counts.calls
+    measure(*arguments)
+    return Counts.calls - before
+
+
+class TestTracedOnce:
+    @pytest.mark.few(4)
+    @pytest.mark.parametrize("name", MEASURES)
+    @pytest.mark.parametrize("loss", [None, LOSS, "mae"], ids=["compiled", "object", "string"])
+    def test_measured_twice(self, name, loss):
         model = network()
-        x, y = examples(50, dtype="float32")
-        assert traced(lambda: HessianOperator(model, LOSS, (x, y)).loss()) > 0
-        assert traced(lambda: HessianOperator(model, LOSS, (2 * x, y)).loss()) == 0
+        first = calls_of(MEASURES[name], model, data(), loss)
+        assert 1 <= first <= 12
+        assert calls_of(MEASURES[name], model, data(), loss) == 0
 
-    def test_weights_are_no_part_of_it(self):
+    def test_other_data_of_the_same_shape(self):
         model = network()
-        before = loss_of(model)
-        model.get_layer("last").kernel.assign(np.ones((5, 4)))
-        assert traced(lambda: loss_of(model)) == 0
-        assert loss_of(model) != before
-        assert loss_of(model) == pytest.approx(in_keras(model), rel=1e-6)
+        calls_of(MEASURES["hessian"], model, data(), LOSS)
+        assert calls_of(MEASURES["hessian"], model, data(seed=1), LOSS) == 0
+
+    def test_other_weights(self):
+        model = network()
+        calls_of(MEASURES["hessian"], model, data(), LOSS)
+        x, y = data()
+        before = HessianOperator(model, "mse", (x, y)).loss()
+        model.set_weights([w + 1 for w in model.get_weights()])
+        assert calls_of(MEASURES["hessian"], model, data(), LOSS) == 0
+        found = HessianOperator(model, "mse", (x, y)).loss()
+        assert found != before
+        assert found == pytest.approx(np.mean((model(x).numpy() - y) ** 2), rel=1e-5)
+
+    def test_further_training(self):
+        model = network()
+        model.compile("sgd", loss="mse")
+        calls_of(MEASURES["hessian"], model, data(), None)
+        model.fit(*data(), verbose=0)
+        assert calls_of(MEASURES["hessian"], model, data(), None) == 0
+
+    def test_an_operator_elsewhere(self):
+        model = network()
+        h = HessianOperator(model, data=data())
+        h @ np.ones(h.shape[0]), h.gradient()
+        before = Counts.calls
+        moved = h.at(np.zeros(h.shape[0]))
+        moved @ np.ones(h.shape[0]), moved.gradient(), moved.loss()
+        assert Counts.calls == before
+
+    def test_an_epoch_of_batches_with_a_remainder(self):
+        """At most one more trace of each graph: for the other number of rows."""
+        few, many = network(), network()
+        one = calls_of(lambda: HessianOperator(few, LOSS, data(20), batch_size=20).gradient())
+        other = calls_of(lambda: HessianOperator(many, LOSS, data(20), batch_size=6).gradient())
+        assert other <= 2 * one
+
+    def test_metric_functions(self):
+        model = network()
+
+        def metric(y, p):
+            return tf.reduce_mean(tf.abs(y - p), axis=-1)
+
+        measure = lambda: local_energy(  # noqa: E731
+            model, data(), metric, samples=2, sigmas=[0.1]
+        )
+        calls_of(measure)
+        assert calls_of(measure) == 0
+
+
+class TestTracedAnew:
+    """What was traced must not outlive what it was traced of."""
+
+    def loss(self, model, loss=None):
+        return HessianOperator(model, loss, data()).loss()
+
+    def test_another_loss(self):
+        model = network()
+        x, y = data()
+        errors = model(x).numpy() - y
+        assert self.loss(model) == pytest.approx(np.mean(errors**2), rel=1e-5)
+        assert self.loss(model, "mae") == pytest.approx(np.abs(errors).mean(), rel=1e-5)
+        assert self.loss(model) == pytest.approx(np.mean(errors**2), rel=1e-5)
+
+    def test_another_compile(self):
+        model = network()
+        x, y = data()
+        errors = model(x).numpy() - y
+        self.loss(model)
+        model.compile(loss="mae")
+        assert self.loss(model) == pytest.approx(np.abs(errors).mean(), rel=1e-5)
+        model.compile(loss="mae", loss_weights=3.0)
+        assert self.loss(model) == pytest.approx(3 * np.abs(errors).mean(), rel=1e-5)
 
     @pytest.mark.slow
-    def test_a_model_that_is_gone_is_not_kept(self):
+    def test_functions_that_are_written_anew(self):
+        """Two functions of one name at one place in memory, one after the other."""
         model = network()
-        loss_of(model)
-        gone = weakref.ref(model)
-        del model
-        gc.collect()
-        assert gone() is None
+        x, y = data()
+        errors = model(x).numpy() - y
+        for factor in range(1, 8):
 
+            def loss(y, p, factor=factor):
+                return factor * tf.reduce_mean(tf.square(y - p), axis=-1)
 
-class TestDropped:
-    """Each change must be seen: the loss is that of Keras after it."""
-
-    def test_another_activation(self):
-        model = network()
-        before = loss_of(model)
-        model.get_layer("first").activation = keras.activations.relu
-        assert loss_of(model) != before
-        assert loss_of(model) == pytest.approx(in_keras(model), rel=1e-6)
-
-    def test_a_regulariser(self):
-        model = network()
-        before = loss_of(model)
-        model.get_layer("first").kernel.regularizer = keras.regularizers.L2(0.1)
-        kernel = model.get_layer("first").kernel.numpy()
-        assert loss_of(model) == pytest.approx(before + 0.1 * (kernel**2).sum(), rel=1e-6)
+            assert self.loss(model, loss) == pytest.approx(factor * np.mean(errors**2), rel=1e-5)
+            del loss
+            gc.collect()
 
     def test_a_frozen_layer(self):
         model = network()
-        assert HessianOperator(model, LOSS, examples(50, dtype="float32")).shape == (44, 44)
-        model.get_layer("first").trainable = False
-        operator = HessianOperator(model, LOSS, examples(50, dtype="float32"))
-        assert operator.shape == (24, 24)
-        assert operator.loss() == pytest.approx(in_keras(model), rel=1e-6)
+        assert HessianOperator(model, data=data()).shape[0] == 26
+        model.layers[0].trainable = False
+        h = HessianOperator(model, data=data())
+        assert h.shape[0] == 10
+        assert h.gradient().shape == (10,)
 
-    def test_another_loss_and_another_compile(self):
-        model, (x, y) = network(), examples(50, dtype="float32")
-        targets = np.eye(4, dtype="float32")[y]
-        settings = [("mse", 0.5), ("mae", 0.5), ("mse", 0.25), (keras.losses.Huber(0.1), 0.5)]
-        for loss, weight in [*settings, *settings]:
-            model.compile(loss=loss, loss_weights=[weight])
-            found = HessianOperator(model, None, (x, targets), batch_size=50).loss()
-            expected = model.evaluate(x, targets, batch_size=50, verbose=0)
-            assert found == pytest.approx(expected, rel=1e-6)
+    def test_another_activation(self):
+        model = network()
+        x, y = data()
+        self.loss(model)
+        model.layers[-1].activation = keras.activations.sigmoid
+        expected = np.mean((model(x).numpy() - y) ** 2)
+        assert self.loss(model) == pytest.approx(expected, rel=1e-5)
+
+    def test_a_regulariser_that_is_added(self):
+        model = network()
+        plain = self.loss(model)
+        layer = model.get_layer("last")
+        layer.kernel.regularizer = keras.regularizers.L2(0.5)  # where Keras looks for it
+        kernel = layer.kernel.numpy()
+        assert self.loss(model) == pytest.approx(plain + 0.5 * np.sum(kernel**2), rel=1e-5)
+
+    def test_other_variables(self):
+        model = network()
+        whole = HessianOperator(model, data=data()).gradient()
+        part = HessianOperator(model, data=data(), variables=["last"]).gradient()
+        np.testing.assert_allclose(part, whole[-10:], rtol=1e-5, atol=1e-7)
 
     def test_what_no_setting_shows_is_seen_after_compile(self):
         """As with `fit`, whose graph is kept until then."""
@@ -137,20 +226,26 @@ class TestDropped:
             def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
                 return self.factor * keras.ops.mean(y_pred**2)
 
-        x, y = examples(20, dtype="float32")
         inner = network()
         model = Scaled(inner.inputs, inner.outputs)
         model.compile()
-        before = HessianOperator(model, None, (x, y)).loss()
+        before = self.loss(model)
         model.factor = 3.0
         model.compile()
-        assert HessianOperator(model, None, (x, y)).loss() == pytest.approx(3 * before)
+        assert self.loss(model) == pytest.approx(3 * before)
 
     def test_losses_written_anew_at_each_call_do_not_pile_up(self):
-        from esgd_tf.landscape import _traces
-
-        model, (x, y) = network(), examples(50, dtype="float32")
-        targets = np.eye(4, dtype="float32")[y]
+        model = network()
         for power in range(2, 9):
-            HessianOperator(model, lambda a, b, p=power: keras.ops.abs(a - b) ** p, (x, targets))
+            self.loss(model, lambda y, p, power=power: keras.ops.abs(y - p) ** power)
         assert len(_traces._known[model]) <= 4
+
+
+def test_a_model_that_is_let_go_takes_its_graphs_along():
+    model = network()
+    HessianOperator(model, data=data()).gradient()
+    gone = weakref.ref(model)
+    del model
+    keras.utils.clear_session(free_memory=False)
+    gc.collect()
+    assert gone() is None

@@ -51,6 +51,7 @@ def _assert_same(ours, theirs, rtol=0.0, atol=0.0):
 # --- what is in them ----------------------------------------------------------------------------
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     "name, shape, classes, trainable",
     [
@@ -174,6 +175,7 @@ def test_strided_convolutions_are_centred_as_in_torch(name, pad, conv):
     np.testing.assert_allclose(conv(pad(x))[0, ..., 0], x[0, ::2, ::2, 0] + bias, atol=1e-6)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "name, default, given",
     [
@@ -204,6 +206,7 @@ def test_other_image_sizes(name, shape):
 # --- how they start -----------------------------------------------------------------------------
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", ["mnistfc", "mnistconv", "allcnn"])
 def test_torch_initialisation(name):
     layers = [x for x in models.build(name, _SHAPES[name], 10, seed=0).layers if x.weights]
@@ -236,6 +239,7 @@ def test_wide_resnet_initialisation():
     assert 0.9 / 16 < np.abs(logits.kernel.numpy()).max() <= 1 / 16
 
 
+@pytest.mark.few(2)
 @_EVERY
 def test_a_seed_fixes_the_weights(name):
     first, second, other = (
@@ -260,6 +264,7 @@ def test_without_a_seed_keras_decides():
     np.testing.assert_array_equal(first, weights())
 
 
+@pytest.mark.few(2)
 @_EVERY
 def test_dropout_does_not_change_the_initial_weights(name):
     _assert_same(
@@ -269,7 +274,7 @@ def test_dropout_does_not_change_the_initial_weights(name):
 
 
 @_EVERY
-@pytest.mark.first(1)
+@pytest.mark.few(1)
 def test_a_seed_fixes_the_dropout_masks(name):
     x, _ = _data(name, 8)
     outputs = [
@@ -284,7 +289,7 @@ def test_a_seed_fixes_the_dropout_masks(name):
 
 
 @_EVERY
-@pytest.mark.first(1)
+@pytest.mark.few(1)
 def test_graph_equals_eager(name):
     x, y = _data(name)
     graph = _train(_compile(_build(name, dropout=0.3), jit_compile=False), x, y)
@@ -313,6 +318,7 @@ def test_xla_equals_graph_and_the_loss_falls(name):
     _assert_same(*weights, rtol=1e-2, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_dropout_under_xla():
     x, y = _data("mnistfc")
     model = _compile(_build("mnistfc"), jit_compile=True)
@@ -336,7 +342,7 @@ def test_dropout_under_xla():
         ),
     ],
 )
-@pytest.mark.first(1)
+@pytest.mark.few(1)
 def test_dtype_policies(name, policy):
     x, y = _data(name, 8)
     keras.config.set_dtype_policy(policy)
@@ -352,7 +358,7 @@ def test_dtype_policies(name, policy):
 
 
 @pytest.mark.parametrize("name", ["mnistconv", "wrn-10-1"])
-@pytest.mark.first(1)
+@pytest.mark.few(1)
 def test_two_devices(name, two_cpus):
     x, y = _data(name)
     with two_cpus.scope():
@@ -381,7 +387,7 @@ def test_two_devices_with_fixed_statistics_equal_one(two_cpus):
 
 
 @_EVERY
-@pytest.mark.first(1)
+@pytest.mark.few(1)
 def test_save_and_load(name, tmp_path):
     x, y = _data(name)
     model = _compile(_build(name, dropout=0.3), jit_compile=False)

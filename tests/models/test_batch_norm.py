@@ -73,6 +73,7 @@ def test_training_equals_keras(shape, jit):
     )
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("dtype, tolerance", [("bfloat16", 1e-2), ("float16", 1e-3)])
 @pytest.mark.parametrize("jit", [False, True], ids=["graph", "xla"])
 def test_training_equals_keras_in_mixed_precision(dtype, tolerance, jit):
@@ -222,6 +223,7 @@ def test_fit_equals_keras():
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_fit_on_two_devices_equals_keras(two_cpus):
     results = [_fit(make, two_cpus) for make in (BatchNormalization, _keras_layer)]
     for ours, theirs in zip(*results, strict=True):

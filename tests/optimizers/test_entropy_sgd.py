@@ -78,6 +78,7 @@ def test_config_round_trip(make, options):
     assert float(restored.learning_rate) == 0.25
 
 
+@pytest.mark.few(1)
 @every_optimizer
 def test_restored_optimizer_takes_the_same_steps(make, float64):
     options = ODD | {"gradient_accumulation_steps": None, "langevin_steps": 2}
@@ -145,6 +146,7 @@ def test_a_changed_learning_rate_is_in_the_config(make):
     assert float(restored.learning_rate) == 0.125
 
 
+@pytest.mark.few(1)
 @every_optimizer
 def test_number_and_schedule_of_gamma_agree(make, float64):
     options = {"langevin_steps": 2, "noise": 0.0}

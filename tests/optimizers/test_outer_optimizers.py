@@ -64,6 +64,7 @@ def test_no_langevin_steps_is_the_outer_optimizer_bit_for_bit(make, dtype):
     helpers.assert_differ(plain[-1], weights)
 
 
+@pytest.mark.few(6)
 @every_outer
 def test_transparent_inner_loop(float64, make):
     weights = helpers.start_weights()
@@ -76,7 +77,7 @@ def test_transparent_inner_loop(float64, make):
 
 
 @every_outer
-@pytest.mark.first(4)
+@pytest.mark.few(4)
 def test_outer_update_every_third_step(float64, make):
     options = {
         "langevin_steps": 3,
@@ -98,7 +99,7 @@ def test_outer_update_every_third_step(float64, make):
 # Those that do something unusual: copy the weights into a slot when built, keep a scalar between
 # steps, decay by two rates.
 @pytest.mark.parametrize("kind", ["ScheduleFreeAdamW", "Nadam", "Muon"])
-@pytest.mark.first(1)
+@pytest.mark.few(1)
 def test_fit(float64, kind):
     def trained(optimizer):
         # Keras 3.15 loses what ScheduleFreeAdamW copies in `build` if `fit` builds it; here it may.

@@ -130,6 +130,7 @@ def test_seed_of_the_saved_run_wins(tmp_path):
     assert int(other.optimizer._seed.numpy()) == 5
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "options",
     [{"momentum": 0.0}, {"statistics": True}, {"use_ema": True}, {"langevin_steps": 0}],
@@ -153,6 +154,7 @@ ADAM = {
 }
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("build", [True, False], ids=["built", "unbuilt"])
 @pytest.mark.parametrize("make", ADAM.values(), ids=ADAM.keys())
 def test_weights_of_any_file_can_be_loaded(make, build, tmp_path):
@@ -172,6 +174,7 @@ def test_weights_of_any_file_can_be_loaded(make, build, tmp_path):
     assert int(other.optimizer.iterations.numpy()) == begins + helpers.STEPS_PER_EPOCH
 
 
+@pytest.mark.few(1)
 @every_optimizer
 def test_state_loaded_before_the_slots_are_there_is_restored(make, tmp_path):
     model = helpers.network(make(), run_eagerly=True)

@@ -236,6 +236,7 @@ def test_early_stopping_with_the_best_weights(float64):
     assert int(model.optimizer.outer_iterations) == 5
 
 
+@pytest.mark.slow
 def test_under_a_strategy(float64, two_cpus):
     with two_cpus.scope():
         twice = fitted(1, 1)

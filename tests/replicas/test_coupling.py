@@ -46,7 +46,7 @@ def alone(a, optimizer):
     ],
     ids=["nesterov", "adam", "entropy"],
 )
-@pytest.mark.first(1)
+@pytest.mark.few(1)
 def test_uncoupled_replicas_are_independent_runs(rule, optimizer):
     model = helpers.replicas(rule, optimizer())
     record = helpers.Record()
@@ -69,6 +69,7 @@ def parle_alone():
     )
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("rule", "optimizer", "inner"),
     [
@@ -293,6 +294,7 @@ def test_parle_on_a_quadratic_by_hand(float64):
     assert_close([model.center().get_weights()[0][:, 0]], [found[-1].mean(axis=0)], atol=1e-14)
 
 
+@pytest.mark.slow
 def test_parle_without_an_inner_loop_is_elastic_sgd(float64):
     rho = 0.6
 
@@ -307,7 +309,7 @@ def test_parle_without_an_inner_loop_is_elastic_sgd(float64):
 @pytest.mark.parametrize(
     "rule", [ReplicatedSGD(0.3, every=2), ElasticAveraging(0.2, every=2)], ids=["rsgd", "easgd"]
 )
-@pytest.mark.first(1)
+@pytest.mark.few(1)
 def test_entropy_sgd_couples_its_anchors_at_every_second_outer_update(float64, rule):
     L = 2
     options = {"rate": 0.2, "momentum": 0.8, "averaging": 0.6}

@@ -41,7 +41,7 @@ def gathers(monkeypatch):
         *(pytest.param(n, marks=pytest.mark.slow) for n in ("rsgd", "parle")),
     ],
 )
-@pytest.mark.first(1)
+@pytest.mark.few(1)
 def test_one_replica_a_device_is_all_on_one(name, two_cpus, gathers):
     trajectory, _, center, history = helpers.uninterrupted(name)
     model = helpers.case(name, strategy=two_cpus)
@@ -79,6 +79,7 @@ def test_three_devices_are_one(names, tmp_path):
         assert (found[f"{name}:one:distances"] > 1e-3).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["easgd", pytest.param("focused", marks=pytest.mark.slow)])
 def test_a_run_on_one_device_goes_on_on_two(name, two_cpus, tmp_path):
     trajectory, _, _, _ = helpers.uninterrupted(name)
@@ -117,7 +118,7 @@ def test_compiled_anew_on_two_devices(epochs, two_cpus):
         model = helpers.replicas(Parle(langevin_steps=5), "sgd", strategy=strategy)
         helpers.fit(model, epochs=epochs)
         model.compile(keras.optimizers.SGD(0.3), loss="mse")
-        assert_close(model.center().get_weights(), model._exchange.mean(), atol=1e-7)
+        assert_close(model.center().get_weights(), model._group.exchange.mean(), atol=1e-7)
         helpers.fit(model, epochs=epochs, steps_per_epoch=3)
         found.append(helpers.weights(model) + model.center().get_weights())
     assert_close(*found, atol=1e-6)
@@ -194,12 +195,14 @@ def test_two_processes_are_one(name, workers):
         assert_same(results, {key: expected(name)[key] for key in results})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rsgd", "easgd"])
 def test_all_processes_log_the_mean_loss_of_all_replicas(name, workers):
     for worker in workers[1]:
         np.testing.assert_allclose(of(name, worker)["loss"], expected(name)["loss"], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statistics", ["averaged", "estimated"])
 def test_the_center_has_the_same_statistics_in_all_processes(statistics, workers):
     for worker in workers[1]:
@@ -208,6 +211,7 @@ def test_the_center_has_the_same_statistics_in_all_processes(statistics, workers
         assert_same(own, {name: expected("batch_norm")[name] for name in own})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rsgd", "easgd"])
 def test_what_the_chief_saved_goes_on_in_one_process(name, workers):
     folder, _ = workers

@@ -56,7 +56,7 @@ def test_every_entrance_leads_to_the_center_of_now(way, trained, tmp_path):
     model, expected = trained
     # As if it had not been looked at since it was made.
     model._center.set_weights([0 * w for w in model._center.get_weights()])
-    model.optimizer.is_settled = False
+    model.optimizer.center_is_current = False
     np.testing.assert_allclose(WAYS[way](model, x, tmp_path), expected, rtol=1e-5, atol=1e-6)
 
 

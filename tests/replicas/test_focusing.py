@@ -181,7 +181,7 @@ def held(optimizer, rule=None, **options):
     ],
     ids=["sgd", "every", "momentum", "nesterov", "entropy"],
 )
-@pytest.mark.first(1)
+@pytest.mark.few(1)
 def test_growth_ends_where_a_step_would_overshoot_the_center(optimizer, every, bound):
     model = held(optimizer(), ReplicatedSGD(Focusing(20, gamma=1e-2, growth=1e9), every=every))
     before = model.distances().max()
@@ -239,6 +239,7 @@ def test_a_spring_that_tears_replicas_apart_is_warned_of_before_they_train(rule,
         model.train_on_batch(x[:8], y[:8])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The coupling is held")
 def test_parles_anchors_do_not_fly_apart_either():
     rule = Parle(langevin_steps=1, rho=1.0, scoping=1.0, rho_max=1e6)

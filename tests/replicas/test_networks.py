@@ -137,6 +137,7 @@ def of_categories(a):
     return keras.Model(inputs, keras.layers.Dense(1, kernel_initializer=seed)(lookup(inputs)))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("build", [of_words, pytest.param(of_categories, marks=pytest.mark.slow)])
 def test_vocabularies_that_were_adapted_are_kept(build, tmp_path):
     model = helpers.replicas(ReplicatedSGD(0.3), helpers.nesterov(0.05), build=build)
@@ -225,6 +226,7 @@ def listed(a):
     return keras.Model(model.inputs, [model.output["class"], model.output["value"]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [two_outputs, pytest.param(listed, marks=pytest.mark.slow)])
 def test_ensembles_of_several_outputs(build):
     """Losses by name, weights of losses, regularisers, weighted metrics: as Keras has them."""

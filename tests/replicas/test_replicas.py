@@ -69,6 +69,7 @@ def test_logs_are_means_over_replicas_and_validation_is_at_the_center():
         assert_equal(model.replica(a).get_weights(), starts[a])
 
 
+@pytest.mark.slow
 def test_weighted_examples_and_weighted_metrics():
     x, y = data()
     sample_weight = np.linspace(0, 2, len(x)).astype("float32")
@@ -101,7 +102,7 @@ def test_metrics_given_as_objects_are_not_shared():
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.first(1)
+@pytest.mark.few(1)
 def test_a_run_that_is_evaluated_saved_and_resumed_is_as_if_uninterrupted(name, tmp_path):
     trajectory, end, center_at_end, history = helpers.uninterrupted(name)
     model = helpers.case(name)
@@ -170,6 +171,7 @@ def test_the_center_of_easgd_is_its_own():
     np.testing.assert_allclose(model.evaluate(x, y, verbose=0), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_steps_per_epoch_do_not_keep_a_resumed_run_from_the_same_minibatches():
     """Two epochs of two steps each, where one pass takes five."""
 
@@ -304,6 +306,7 @@ def test_several_steps_per_execution_do_not_overrun_the_epoch():
         helpers.fit(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "policy", [pytest.param("mixed_bfloat16", marks=pytest.mark.slow), "mixed_float16"]
 )

@@ -41,6 +41,7 @@ def test_the_layers_are_keras_own_and_compute_the_same(name):
     np.testing.assert_allclose(plain(x), model(x), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("kind", ["scale", "meanstd", "gcn_zca"])
 def test_the_preprocessing_is_that_of_training(images, kind):
     prepare = data.preprocessor(kind, images)

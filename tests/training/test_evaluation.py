@@ -121,6 +121,7 @@ def test_training_inside_the_block_stays():
         assert equal(weights(model), after)
 
 
+@pytest.mark.slow
 def test_two_fits_are_one_long_fit():
     twice, once = build(), build()
     fit(twice)
@@ -214,6 +215,7 @@ def test_callback_puts_validation_and_the_end_of_epochs_at_the_anchor():
     assert equal(weights(model), weights(plain))
 
 
+@pytest.mark.slow
 def test_callback_with_a_dataset_of_unknown_length():
     x, y = data()
     batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(8).filter(lambda *_: True)

@@ -83,6 +83,7 @@ def test_as_if_it_had_not_been_there(poison, devices, two_cpus):
         np.testing.assert_array_equal(value, other, err_msg=name)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("optimizer", "run_eagerly"),
     [

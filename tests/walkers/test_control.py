@@ -391,7 +391,7 @@ def test_a_folder_in_place_of_the_control_file_does_not_end_a_run(tmp_path):
         (((2, "quit", False), (5, "lr", 0.5), (6, "walk", 0)), 6, None),
     ],
 )
-@pytest.mark.first(2)
+@pytest.mark.few(2)
 def test_what_a_schedule_asks_for_too_late_is_told_at_once(schedule, end, told):
     said = []
     exp = experiment(options={"say": said.append}, n_workers=0, rw_steps=3, schedule=schedule)

@@ -204,7 +204,7 @@ STILL = {"lr": 1e-9, "langevin_lr": 1e-9, "langevin_steps": 3, "momentum": 0.0}
     ],
     ids=["sgd", "entropy-sgd", "lbfgs"],
 )
-@pytest.mark.first(1)
+@pytest.mark.few(1)
 def test_a_worker_goes_on_from_where_its_walk_ended(kind):
     walks = {"explore": True, "freq_h": 2, "n_steps": 4, "rw_step_size": 0.05, "threshold": 0.05}
     moved = experiment(explore_moves=True, **walks, **{**STILL, **kind})
@@ -245,6 +245,7 @@ def test_a_center_made_of_its_workers_does_not_move():
     assert [(w["step"], w["worker"]) for w in of_kind(exp, "move")] == [(2, 1), (2, 2)]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_told_to_end_ends_as_it_was_measured():
     """Its bounds and changes come after its measurements."""
     exp = experiment(
@@ -350,6 +351,7 @@ def test_files_have_the_columns_of_the_original(tmp_path):
     assert figure_page(tmp_path / "run").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("bound", "value"), [("stop_grad", 0.3), ("stop_cost", 0.6)])
 def test_stopping(bound, value):
     exp = experiment(n_workers=1, n_steps=200, freq=2, **{bound: value})
@@ -371,6 +373,7 @@ def test_a_worker_that_diverges_is_named(monkeypatch):
         exp.run()
 
 
+@pytest.mark.slow
 def test_nothing_is_written_of_a_worker_that_diverged_between_two_losses(tmp_path):
     exp = experiment(tmp_path / "run", n_workers=2, freq=100, freq_i=2, n_steps=4)
     count = exp.workers.advance

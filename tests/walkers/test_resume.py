@@ -32,7 +32,7 @@ class Killed(BaseException):
 @pytest.mark.parametrize(
     "settings", [{"optimization": "LBFGS", "n_workers": 1, "n_steps": 8}, {"schedule": SCHEDULE}]
 )
-@pytest.mark.first(1)
+@pytest.mark.few(1)
 def test_a_run_goes_on_where_it_was_cut(tmp_path, settings):
     whole = experiment(tmp_path / "a" / "run", **{**RUN, **settings})
     whole.run()
@@ -109,6 +109,7 @@ def test_a_schedule_that_comes_with_going_on(tmp_path):
     assert said.count("WARNING: the schedule's lr 0.9 at step 2 is in the past") == 1
 
 
+@pytest.mark.slow
 def test_more_steps_and_no_state(tmp_path):
     exp = experiment(tmp_path / "run", n_workers=0, n_steps=4)
     exp.run()

@@ -140,7 +140,7 @@ PLAIN = {
 
 
 @pytest.mark.parametrize("name", PLAIN)
-@pytest.mark.first(1)
+@pytest.mark.few(1)
 def test_other_couplings_are_those_of_replicas(name):
     """Whose rules have tests of their own, by hand."""
     settings = {"n_workers": 2, "alpha": 0.3, "weight_init_std": 1.0, "lr": 0.1}
@@ -159,6 +159,7 @@ def test_other_couplings_are_those_of_replicas(name):
             np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_workers_with_entropy_sgd_pull_together():
     """Workers that start apart end nearer to each other."""
     exp = experiment(

@@ -1,55 +1,56 @@
-"""What draws one replica to the center: the rules of `coupling.py` on its variables."""
+"""What attracts one replica to the center: the rules of `coupling.py` on its variables."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeAlias
 
 import tensorflow as tf
 
 from esgd_tf.optimizers import LocalEntropy, _kernels
 from esgd_tf.replicas.coupling import Coupling, coupled_gradient
 
-__all__ = ["Drawing"]
+__all__ = ["Attraction"]
+
+#: A bool scalar tensor, or True for "always", which needs no branch in the graph.
+Due: TypeAlias = tf.Tensor | bool
 
 
-class Drawing:
-    """Stands around the step of a replica's optimizer, at its anchor; see `LocalEntropy.coupling`.
+class Attraction:
+    """Stands around one step of a replica's optimizer, at its anchor; see `LocalEntropy.coupling`.
+
+    It is made for one step, with what holds at that step: nothing of it outlives a trace.
 
     Args:
         coupling: Coupling. The rule.
         optimizer: LocalEntropy. The replica's optimizer.
         center: sequence of tf.Variable. The center's weights on the replica's device.
+        due: bool scalar tensor, or True for always. Whether replicas without an inner loop couple
+            at this step.
+        gamma: float64 scalar tensor. The strength in force.
     """
 
     def __init__(
-        self, coupling: Coupling, optimizer: LocalEntropy, center: Sequence[tf.Variable]
+        self,
+        coupling: Coupling,
+        optimizer: LocalEntropy,
+        center: Sequence[tf.Variable],
+        due: Due,
+        gamma: tf.Tensor,
     ) -> None:
         self._coupling = coupling
-        self._optimizer = optimizer
-        self._center = list(center)
-        self._due: Any = None
-        self._factor: Any = None
-
-    def now(self, due: Any, gamma: tf.Tensor) -> None:
-        """Set what holds for the step that is traced next.
-
-        Args:
-            due: bool scalar tensor, or True for always. Whether replicas without an inner loop
-                couple at this step.
-            gamma: float64 scalar tensor. The strength in force.
-        """
-        optimizer, every = self._optimizer, self._coupling.every
-        if optimizer.langevin_steps and every > 1:
+        self._center = center
+        if optimizer.langevin_steps and coupling.every > 1:
             # A replica that has skipped a minibatch makes its outer update later than the others.
             update = tf.cast(optimizer.outer_iterations, tf.int64) + 1
-            due = tf.equal(update % every, 0)
-        elif every == 1:
+            due = tf.equal(update % coupling.every, 0)
+        elif coupling.every == 1:
             due = True
-        self._due, self._factor = due, self._coupling.factor(gamma)
+        self._due = due
+        self._factor = coupling.factor(gamma)
 
     def before(self, i: int, variable: tf.Variable, gradient: tf.Tensor) -> tf.Tensor:
-        """Pull the weights, or return the gradient with the coupling's part.
+        """Attract the weights, or return the gradient with the coupling's part.
 
         Args:
             i: int. The number of the weight.
@@ -63,28 +64,28 @@ class Drawing:
                 lambda: tf.identity(gradient),
             )
         if not self._coupling.pulls_after:
-            self._pull(i, variable)
+            self._attract(i, variable)
         return gradient
 
     def after(self, i: int, variable: tf.Variable) -> None:
-        """Pull the weights, if that comes after the step.
+        """Attract the weights, if that comes after the step.
 
         Args:
             i: int. The number of the weight.
             variable: tf.Variable. The weight after the optimizer's step.
         """
         if self._coupling.pulls_after:
-            self._pull(i, variable)
+            self._attract(i, variable)
 
-    def _pull(self, i: int, variable: tf.Variable) -> None:
-        """W = w - alpha (w - c) in place."""
+    def _attract(self, i: int, variable: tf.Variable) -> None:
+        """Compute w = w - alpha (w - c) in place."""
 
-        def pull() -> tf.Tensor:
+        def attract() -> tf.Tensor:
             difference = tf.subtract(variable, self._center[i])
             _kernels.subtract_scaled(variable, tf.cast(self._factor, variable.dtype), difference)
             return tf.constant(0)
 
-        self._if_due(pull, lambda: tf.constant(0))
+        self._if_due(attract, lambda: tf.constant(0))
 
-    def _if_due(self, true: Callable[[], Any], false: Callable[[], Any]) -> Any:
+    def _if_due(self, true: Callable[[], tf.Tensor], false: Callable[[], tf.Tensor]) -> tf.Tensor:
         return true() if self._due is True else tf.cond(self._due, true, false)

@@ -1,0 +1,62 @@
+"""The replicas of one model and what couples them: what the parts of `Replicas` share."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import keras
+
+from esgd_tf.replicas._exchange import Exchange
+from esgd_tf.replicas._optimizer import ReplicasOptimizer
+from esgd_tf.replicas.coupling import Coupling
+
+__all__ = ["Group"]
+
+
+@dataclasses.dataclass
+class Group:
+    """Who takes part, and how they are coupled.
+
+    Args:
+        build_model: callable. Returns a new, built model; see `Replicas`.
+        count: int >= 1. y, how many replicas there are in all processes together.
+        coupling: Coupling. The rule.
+        members: list of keras.Model. All replicas; those that other processes train are copies.
+        local: list of int. The numbers of the replicas that this process trains.
+        devices: list of str. The device of each of those; None for wherever.
+        center: keras.Model. The model that stands for the center.
+        exchange: Exchange. What takes means over the replicas.
+        optimizer: ReplicasOptimizer. The optimizers of all. Defaults to None, before `compile`.
+    """
+
+    build_model: Callable[..., keras.Model]
+    count: int
+    coupling: Coupling
+    members: list[keras.Model]
+    local: list[int]
+    devices: list[str | None]
+    center: keras.Model
+    exchange: Exchange
+    optimizer: ReplicasOptimizer | None = None
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether there are optimizers."""
+        return self.optimizer is not None
+
+    @property
+    def optimizers(self) -> ReplicasOptimizer:
+        """The optimizers of all replicas, after `compile`."""
+        assert self.optimizer is not None
+        return self.optimizer
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether this process trains all replicas."""
+        return len(self.local) == self.count
+
+    @property
+    def own(self) -> list[keras.Model]:
+        """The replicas that this process trains."""
+        return [self.members[a] for a in self.local]

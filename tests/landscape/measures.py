@@ -1,0 +1,122 @@
+"""Every measure of the landscape, called one way: what one says of all, a test says once."""
+
+import functools
+import warnings
+
+from esgd_tf.landscape import (
+    CurvatureOperator,
+    HessianOperator,
+    NotConvergedWarning,
+    eigenpairs,
+    full_spectrum,
+    interpolate,
+    laplace_local_entropy,
+    local_energy,
+    local_entropy,
+    pac_bayes_sigma,
+    plane,
+    random_walk,
+    sharpness,
+    spectral_density,
+    trace,
+)
+
+
+def of_operator(function, **defaults):
+    def measure(weights, loss=None, data=None, **options):
+        if isinstance(weights, CurvatureOperator):
+            return function(weights, **defaults | options)
+        return function(HessianOperator(weights, loss, data), **defaults | options)
+
+    return measure
+
+
+def _diagonal(operator, **options):
+    return operator.diagonal_estimate(**options)
+
+
+def _interpolate(weights, loss, data=None, **options):
+    ends = _weights(weights), [2 * w for w in _weights(weights)]
+    given = {"weights_a": ends[0], "weights_b": ends[1], "coefficients": [0.0, 0.5, 1.0]}
+    return interpolate(weights, loss=loss, data=data, **given | options)
+
+
+def _plane(weights, loss, data=None, **options):
+    return plane(weights, loss=loss, data=data, **{"points": 2, "normalization": None} | options)
+
+
+def _local_energy(weights, loss, data=None, **options):
+    given = {"data": data, "metric": "loss", "sigmas": [0.1, 0.3], "samples": 4}
+    return local_energy(weights, loss=loss, **given | options)
+
+
+def _pac_bayes_sigma(weights, loss, data=None, **options):
+    return pac_bayes_sigma(
+        weights, data, loss=loss, **{"bound": 0.5, "samples": 3, "rtol": 0.05} | options
+    )
+
+
+def _random_walk(weights, loss, data=None, **options):
+    given = {"threshold": 50.0, "step_size": 0.1, "max_steps": 5, "walks": 2}
+    return random_walk(weights, loss, data, **given | options)
+
+
+def _local_entropy(weights, loss, data=None, **options):
+    given = {"gammas": [10.0, 20.0], "burn_in": 5, "samples": 8, "chains": 2}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotConvergedWarning)
+        return local_entropy(weights, loss, data, **given | options)
+
+
+def _weights(model):
+    return model.get_weights() if hasattr(model, "get_weights") else model
+
+
+# Called as measure(model or weights, loss, data, **options), or with an operator alone.
+MEASURES = {
+    "trace": of_operator(trace, num_matvecs=12),
+    "eigenpairs": of_operator(eigenpairs, k=2),
+    "spectral_density": of_operator(spectral_density, num_probes=2, num_steps=5),
+    "full_spectrum": of_operator(full_spectrum),
+    "diagonal_estimate": of_operator(_diagonal, num_probes=4),
+    "laplace": of_operator(laplace_local_entropy, num_probes=2, num_steps=5),
+    "sharpness": functools.partial(sharpness, kind="sam"),
+    "interpolate": _interpolate,
+    "plane": _plane,
+    "local_energy": _local_energy,
+    "pac_bayes_sigma": _pac_bayes_sigma,
+    "random_walk": _random_walk,
+    "rejecting_walk": functools.partial(_random_walk, kind="rejecting"),
+    "local_entropy": _local_entropy,
+}
+OF_OPERATORS = {
+    "trace", "eigenpairs", "spectral_density", "full_spectrum", "diagonal_estimate", "laplace"
+}  # fmt: skip
+# Nothing in these is random.
+EXACT = {"full_spectrum", "sharpness", "interpolate"}
+_ENTROPY = (
+    "values standard_errors gammas loss size inverse_temperature method nodes quadrature_errors "
+    "square_distance acceptance step_size ess r_hat converged chains samples burn_in"
+)
+# What `to_dict` writes, besides `measured_at`.
+WRITTEN = {
+    "trace": "estimate standard_error matvecs",
+    "eigenpairs": "eigenvalues residuals converged scale which tol matvecs",
+    "spectral_density": "nodes weights lower_residual upper_residual probes size matvecs",
+    "full_spectrum": "eigenvalues asymmetry",
+    "diagonal_estimate": "estimate standard_error num_probes",
+    "laplace": _ENTROPY,
+    "sharpness": (
+        "value kind loss perturbed_loss distance radius steps stopped_by gradient_evaluations "
+        "elsewhere"
+    ),
+    "interpolate": "coefficients values gradient_norm norm distance kind",
+    "plane": "grids values trajectory explained normalization",
+    "local_energy": "sigmas increase standard_error reference samples noise",
+    "pac_bayes_sigma": (
+        "sigma standard_error bias increase increase_error bracketed bound samples noise"
+    ),
+    "random_walk": "losses distances escape_steps acceptance threshold step_size kind",
+    "rejecting_walk": "losses distances escape_steps acceptance threshold step_size kind",
+    "local_entropy": _ENTROPY,
+}
