@@ -14,7 +14,7 @@ __all__ = ["Selection", "select", "select_indices"]
 
 #: Variables, layers or names; of a list of weights, indices; or a function of a variable.
 Selection: TypeAlias = (
-    "Sequence[keras.Variable | keras.Layer | str | int] | Callable[[keras.Variable], bool] | None"
+    Sequence[keras.Variable | keras.Layer | str | int] | Callable[[keras.Variable], bool] | None
 )
 
 

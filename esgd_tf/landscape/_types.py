@@ -23,7 +23,7 @@ __all__ = [
 Vector: TypeAlias = NDArray[np.float64]
 Tensors: TypeAlias = list[tf.Tensor]
 #: A tensor, or lists, tuples and dictionaries of tensors; None where there is none.
-Nested: TypeAlias = "tf.Tensor | Sequence[Nested] | Mapping[str, Nested] | None"
+Nested: TypeAlias = tf.Tensor | Sequence["Nested"] | Mapping[str, "Nested"] | None
 #: (x, y, sample_weight): inputs, targets and weights of a batch of examples.
 Batch: TypeAlias = tuple[Nested, Nested, Nested]
 #: What the loss is not a function of: the weights that are held fixed, and other variables, such as
@@ -31,19 +31,28 @@ Batch: TypeAlias = tuple[Nested, Nested, Nested]
 Held: TypeAlias = tuple[Tensors, Tensors]
 
 #: Weights as they may be given, one array for each.
-Weights: TypeAlias = "Sequence[ArrayLike | tf.Tensor | keras.Variable]"
+Weights: TypeAlias = Sequence[ArrayLike | tf.Tensor | keras.Variable]
 #: What is measured: a Keras model, or weights that belong to none.
-Network: TypeAlias = "keras.Model | Weights"
+Network: TypeAlias = keras.Model | Weights
 #: What Keras' `compile` takes as a loss; or a function of (weights, x, y), or of (weights).
 Loss: TypeAlias = (
-    "str | keras.losses.Loss | Callable[..., tf.Tensor] | Sequence[Loss] | Mapping[str, Loss]| None"
+    str
+    | keras.losses.Loss
+    | Callable[..., tf.Tensor]
+    | Sequence["Loss"]
+    | Mapping[str, "Loss"]
+    | None
 )
 #: What `compile` takes as `loss_weights`.
-LossWeights: TypeAlias = "float | Sequence[LossWeights] | Mapping[str, LossWeights] | None"
+LossWeights: TypeAlias = float | Sequence["LossWeights"] | Mapping[str, "LossWeights"] | None
 #: "error" or "loss", a Keras loss or metric, or a function of (y_true, y_pred).
-Metric: TypeAlias = "str | keras.losses.Loss | keras.metrics.Metric | Callable[..., tf.Tensor]"
+Metric: TypeAlias = str | keras.losses.Loss | keras.metrics.Metric | Callable[..., tf.Tensor]
 #: Arrays, or what gives batches when it is iterated.
 Data: TypeAlias = (
-    "ArrayLike | tf.data.Dataset | keras.utils.PyDataset | Iterable[object] "
-    "| Mapping[str, object] | None"
+    ArrayLike
+    | tf.data.Dataset
+    | keras.utils.PyDataset
+    | Iterable[object]
+    | Mapping[str, object]
+    | None
 )
