@@ -5,11 +5,13 @@ data; leaves the model as it found it, bit for bit; is deterministic under its s
 frozen result with `.to_dict()` and `.plot()`, and with its uncertainty where it is an estimate.
 """
 
+from esgd_tf.landscape._diagonal import DiagonalEstimate
 from esgd_tf.landscape._result import Result, Row
 from esgd_tf.landscape.eigenpairs import Eigenpairs, eigenpairs
 from esgd_tf.landscape.fisher import FisherOperator
 from esgd_tf.landscape.full_spectrum import FullSpectrum, full_spectrum
 from esgd_tf.landscape.gauss_newton import GaussNewtonOperator
+from esgd_tf.landscape.hessian import HessianOperator
 from esgd_tf.landscape.interpolation import Interpolation, interpolate
 from esgd_tf.landscape.laplace import laplace_local_entropy
 from esgd_tf.landscape.local_energy import (
@@ -23,7 +25,7 @@ from esgd_tf.landscape.local_entropy import (
     NotConvergedWarning,
     local_entropy,
 )
-from esgd_tf.landscape.operator import CurvatureOperator, DiagonalEstimate, HessianOperator
+from esgd_tf.landscape.operator import CurvatureOperator
 from esgd_tf.landscape.plane import Plane, plane
 from esgd_tf.landscape.random_walk import RandomWalk, random_walk
 from esgd_tf.landscape.sharpness import Sharpness, sharpness

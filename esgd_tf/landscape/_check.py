@@ -1,4 +1,4 @@
-"""Whether the products of an operator are right, found out when it is made.
+"""A test, made when an operator is made, of whether its products with vectors are right.
 
 Automatic differentiation is silent about operations that can be differentiated only once. So an
 operator A is tried on a few examples, along a random direction v, in float64:
@@ -19,49 +19,50 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
-from esgd_tf.landscape._data import cut_rows
+from esgd_tf.landscape._batch import cut_rows
+from esgd_tf.landscape._types import Batch, Tensors, Vector
 
 if TYPE_CHECKING:
     from esgd_tf.landscape._objective import Objective
 
 __all__ = ["Trial", "few_examples", "mistake", "moved", "quotient"]
 
-# Of so many examples is a kink more rarely between two points than of all.
+# With few examples, a kink lies more rarely between two points than with many.
 _EXAMPLES = 4
 _STEPS = (1e-7, 1e-9)
-# A product is wrong if it is off by this part of itself, and by so many times what two steps differ
-# by. A term that is missing is rarely as small: of the variance of k numbers it is a part of 1/k.
+# A product is wrong if its relative error exceeds `_WRONG`, and its error `_TIMES` times the
+# difference between the two steps. A missing term is rarely as small as that: in the variance of k
+# numbers it makes up a part of 1/k.
 _WRONG, _TIMES = 1e-3, 4.0
-# By so much the loss changes along directions of the size of the weights if all that there is in a
-# product is rounding, as where the loss is constant.
+# Where the loss is constant, a product consists of rounding alone. It is taken to do so where the
+# loss changes by less than this along directions of the size of the weights.
 _ROUNDING = 1e-10
-# Of single precision, where nothing better can be had.
+# The limits in single precision, for networks that cannot be computed in float64.
 _WRONG_IN_FLOAT32, _NOTHING = 0.1, 1e-3
 _STEPS_IN_FLOAT32 = (1e-2, 3e-3)
 _REAL = {tf.float32.as_datatype_enum, tf.float64.as_datatype_enum}
 _NOT_SYMMETRIC = "it is not symmetric"
-# Parts of the names of operations that have kinks, or may have.
+# Parts of the names of operations that have kinks or may have some.
 _KINKS = ("Relu", "Selu", "Max", "Min", "Abs", "Select", "Sign", "Floor", "Round", "TopK", "Sort")
 
-Tensors = list[tf.Tensor]
 Product = Callable[[Tensors, Tensors], Tensors]
 Difference = Callable[[Tensors, Tensors, float], Tensors]
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """An operator at one place, on a few examples.
+    """The functions that are compared to test an operator, on a few examples.
 
     Attributes:
-        gradient: Of (weights); that of the loss. Asks for first derivatives only.
-        product: Of (weights, two columns [2, *shape]); the operator's.
-        difference: Of (weights, direction, step); what the product should be for that direction.
+        gradient: A function of the weights: the gradient of the loss, by first derivatives only.
+        product: A function of (weights, two columns [2, *shape]): the operator's products.
+        difference: A function of (weights, direction, step): a difference quotient, which the
+            product with that direction should equal.
     """
 
     gradient: Callable[[Tensors], Tensors]
@@ -69,7 +70,7 @@ class Trial:
     difference: Difference
 
 
-def few_examples(objective: Objective) -> Any:
+def few_examples(objective: Objective) -> Batch:
     """Return (x, y, sample_weight) with the first few examples of the first batch."""
     return tf.nest.map_structure(
         lambda t: t if t is None else cut_rows(t, 0, _EXAMPLES), objective.first_batch()
@@ -79,16 +80,16 @@ def few_examples(objective: Objective) -> Any:
 def mistake(
     trial: Trial, weights: Tensors, *, double: bool, steps: tuple[float, float] = _STEPS
 ) -> str | None:
-    """Say what is wrong with a product; None if nothing was found.
+    """Return a phrase that says what is wrong with a product, or None if nothing was found.
 
     Args:
-        trial: Trial. What is tried.
+        trial: Trial. The operator to test.
         weights: list of tensors. The weights at which it is tried.
         double: bool. Whether it is computed in float64.
         steps: pair of floats. The steps of the difference quotients, the larger one first. Defaults
             to _STEPS.
     """
-    # The signs are those of a generator of our own: seeds of the user's stay where they are.
+    # A generator of our own, so that the state of the user's generators does not change.
     rng = np.random.default_rng(20161104)
     v, u = (_direction(rng, weights) for _ in range(2))
     both = [tf.stack(pair) for pair in zip(v, u, strict=True)]
@@ -107,7 +108,7 @@ def mistake(
 
 
 def _in_float32(
-    trial: Trial, weights: Tensors, v: Tensors, products: Any, off: float
+    trial: Trial, weights: Tensors, v: Tensors, products: tuple[Vector, Vector], off: float
 ) -> str | None:
     if min(map(_norm, products)) < _NOTHING * _norm(_flat(trial.gradient(weights))):
         return None
@@ -121,9 +122,10 @@ def _in_float32(
 
 
 def _has_kinks(trial: Trial, weights: Tensors) -> bool:
-    """Whether operations of a gradient may have kinks. It takes a trace to know."""
+    """Return whether operations of a gradient may have kinks, which a traced graph shows."""
     graph = tf.function(trial.gradient, autograph=False).get_concrete_function(weights).graph
-    # Also inside of loops and branches. What is done with shapes does not count.
+    # The library holds the bodies of loops and branches. Only operations on real numbers count:
+    # those on shapes have no derivative.
     definition = graph.as_graph_def()
     nodes = [definition.node, *(function.node_def for function in definition.library.function)]
     kinds = {node.op for part in nodes for node in part if node.attr["T"].type in _REAL}
@@ -134,7 +136,7 @@ def _against_differences(
     trial: Trial,
     weights: Tensors,
     v: Tensors,
-    product: NDArray[np.float64],
+    product: Vector,
     steps: tuple[float, float],
     wrong: float = _WRONG,
 ) -> str | None:
@@ -142,7 +144,7 @@ def _against_differences(
     if not (np.isfinite(near).all() and np.isfinite(nearer).all()):
         return None
     if not near.any() or not nearer.any():
-        # Constant, or rounded to fewer bits than the steps need.
+        # The gradient is constant, or rounded to fewer bits than the steps need.
         return None
     error = min(_norm(near - product), _norm(nearer - product))
     size = max(_norm(product), _norm(nearer))
@@ -163,11 +165,11 @@ def _direction(rng: np.random.Generator, weights: Tensors) -> Tensors:
     return parts
 
 
-def _flat(tensors: Tensors) -> NDArray[np.float64]:
+def _flat(tensors: Tensors) -> Vector:
     return np.concatenate([np.asarray(t, np.float64).ravel() for t in tensors] or [np.zeros(0)])
 
 
-def _norm(vector: NDArray[np.float64]) -> float:
+def _norm(vector: Vector) -> float:
     return float(np.linalg.norm(vector))
 
 

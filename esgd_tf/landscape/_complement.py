@@ -1,9 +1,9 @@
-"""What a Krylov space has left out: a search of the complement of eigenvectors that are known.
+"""A search for eigenvectors that Lanczos left out, in the complement of those that are known.
 
-Lanczos' recurrence from one vector sees one vector of each eigenspace, however many there are: the
-one that its start has a part in. Another random vector has a part in the others as well. With V the
-vectors that are known and P = 1 - V V', the recurrence for P H P, from P times a random vector,
-tells whether an eigenvalue is left that is further out than those known, and finds it.
+Lanczos' recurrence from one vector finds only one vector of each eigenspace, whatever its
+dimension: the projection of the start onto it. Another random vector has other projections. With V
+the known vectors and P = 1 - V V', the recurrence for P H P, from P times a random vector, tells
+whether an eigenvalue is left that is further out than the known ones, and finds it.
 
 Source: Parlett, "The symmetric eigenvalue problem", 1998, sections 4.5 (the bound by a residual)
 and 13.2 (one vector of each eigenspace).
@@ -12,7 +12,7 @@ and 13.2 (one vector of each eigenspace).
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,18 +20,21 @@ from numpy.typing import NDArray
 from esgd_tf.landscape import _memory
 from esgd_tf.landscape._vectors import Array, random_unit
 
+if TYPE_CHECKING:
+    from scipy.sparse.linalg import LinearOperator
+
 __all__ = ["Found", "Search", "complete", "search"]
 
 # A bound by the residual means little before the extreme vectors stand out.
 _FEWEST_STEPS = 5
-# What is left of a product is rounding: of float64.
+# Below this part of its length, the rest of a product is float64 rounding.
 _BREAKDOWN = 1e-13
-# Then most of the time would go into orthogonality.
+# With more, orthogonalization would take most of the time.
 _MOST_STEPS = 300
 
 
 class Found:
-    """Eigenpairs that are known, and what is known of the others.
+    """The eigenpairs found so far, with bounds on all the others.
 
     Args:
         linear: scipy.sparse.linalg.LinearOperator. H, which multiplies a vector or columns.
@@ -43,12 +46,14 @@ class Found:
     Attributes:
         vectors: [n, j], orthonormal, such that V' H V is diagonal.
         values: [j], descending.
-        residuals: [j].
-        highest: No other eigenvalue is above this, as far as is known.
-        lowest: Nor below this.
+        residuals: [j], the norms of H v - λ v.
+        highest: A bound: as far as is known, no other eigenvalue is above it.
+        lowest: A bound: as far as is known, no other eigenvalue is below it.
     """
 
-    def __init__(self, linear: Any, vectors: Array, k: int, ends: tuple[int, int] | None) -> None:
+    def __init__(
+        self, linear: LinearOperator, vectors: Array, k: int, ends: tuple[int, int] | None
+    ) -> None:
         self.linear, self._k, self._ends = linear, k, ends
         n = linear.shape[0]
         self.vectors = self._images = np.zeros((n, 0))
@@ -58,7 +63,7 @@ class Found:
             self.add(np.linalg.qr(vectors)[0])
 
     def add(self, vectors: Array) -> None:
-        """Take in more vectors, orthonormal and to those known (Rayleigh and Ritz)."""
+        """Add vectors, orthonormal and orthogonal to the known ones (Rayleigh-Ritz)."""
         both = np.hstack([self.vectors, vectors])
         images = np.hstack([self._images, self.linear @ vectors])
         matrix = both.T @ images
@@ -80,7 +85,7 @@ class Found:
         )
 
     def best(self, slack: float) -> tuple[Array, Array, Array, NDArray[np.bool_]]:
-        """Return k values, vectors, residuals, and which are known to be of the k wanted."""
+        """Return k values, vectors and residuals, and which of them are known to be wanted ones."""
         chosen = self._chosen()
         above = self.highest <= self.values + slack
         below = self.lowest >= self.values - slack
@@ -93,8 +98,8 @@ class Found:
             sure = np.where(np.arange(len(self.values)) < high, above, below)
             at = min(high, len(chosen))
             if low and high and len(chosen) < self._k:
-                sure[:] = False  # of which end they are is not known
-        # What is missing is at the inner side.
+                sure[:] = False  # it is not known which end they belong to
+        # The missing ones are those nearest to the middle of the spectrum.
         missing = self._k - len(chosen)
         columns = np.insert(chosen, at, np.full(missing, -1)) if missing else chosen
         absent = columns < 0
@@ -115,13 +120,13 @@ class Found:
 
 
 def complete(found: Found, slack: float, products: int | None, rng: np.random.Generator) -> None:
-    """Find what is missing at the ends, until nothing further out than the k is left.
+    """Find missing eigenpairs, until none is left that is further out than the k wanted.
 
     Args:
-        found: Found. What there is; at the end with what was missing, and with bounds on all
+        found: Found. The eigenpairs so far. Missing ones are added to it, with bounds on all
             others.
-        slack: float >= 0. By how much others may be further out; twice the residual of what is
-            found here.
+        slack: float >= 0. The distance by which others may be further out. It is twice the
+            largest residual of the vectors that are found here.
         products: int >= 1. The number of products after which it gives up; None for no limit but
             `_MOST_STEPS` at a time.
         rng: np.random.Generator. The source of the starts.
@@ -129,7 +134,7 @@ def complete(found: Found, slack: float, products: int | None, rng: np.random.Ge
     start: Array | None = None
     while (found.residuals <= slack).any() and (products is None or products > 0):
         steps = _MOST_STEPS if products is None else min(products, _MOST_STEPS)
-        # The basis, and what is made of it.
+        # The basis takes 8 bytes a number, and the vectors made of it as many.
         steps = _memory.rows_that_fit(16 * len(found.vectors), steps)
         if not steps or found.vectors.shape[1] == len(found.vectors):
             return
@@ -145,21 +150,22 @@ def complete(found: Found, slack: float, products: int | None, rng: np.random.Ge
             found.highest, found.lowest = result.highest, result.lowest
             if result.start is None:
                 return
-        # Where nothing came of going on, a random vector must say so.
+        # Where going on from there found nothing, the next search starts at a random vector.
         start = result.start
 
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """What a search has come to.
+    """The result of a search.
 
     Attributes:
         vectors: [n, j], orthonormal and in the complement: approximate eigenvectors whose
             eigenvalues are further out than the limits. None if there are none, or not yet.
-        highest: As far as can be told, no eigenvalue of the complement is above this.
-        lowest: Nor below this.
-        start: [n], where to go on, if the search ended on its way to vectors; else None.
-        products: How many it took.
+        highest: A bound: as far as can be told, no eigenvalue of the complement is above it.
+        lowest: A bound: as far as can be told, no eigenvalue of the complement is below it.
+        start: [n], the vector to go on from if the search ended before its vectors were accurate;
+            else None.
+        products: The number of products with H that it took.
     """
 
     vectors: Array | None
@@ -170,7 +176,7 @@ class Search:
 
 
 def search(
-    linear: Any,
+    linear: LinearOperator,
     known: Array,
     limits: tuple[float, float],
     *,

@@ -4,46 +4,53 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from esgd_tf.landscape._batch_loss import BatchLoss
 from esgd_tf.landscape._check import Trial, mistake, moved, quotient
 from esgd_tf.landscape._losses import FunctionLoss
 from esgd_tf.landscape._model_loss import ModelLoss
 from esgd_tf.landscape._patches import Functions
+from esgd_tf.landscape._types import Batch, Held, Nested, Tensors
 
 __all__ = ["culprit", "second_derivative_of"]
 
-Tensors = list[tf.Tensor]
+_Structure = TypeVar("_Structure")
+# A layer, and the positional and named arguments that it was called with.
+_Call = tuple[keras.Layer, tuple[Nested, ...], dict[str, Nested]]
+
 _thread = threading.local()
-# What rounds to float32 inside, whatever it is given, shows with larger steps only. That something
-# is wrong is known before, so a kink between them may only make us name the wrong layer.
+# A layer that rounds to float32 inside, whatever its inputs are, shows its fault with larger steps
+# only. It is known by then that something is wrong, so the worst that a kink between the points can
+# do is to name the wrong layer.
 _STEPS = ((1e-7, 1e-9), (1e-2, 1e-3))
 
 
-def culprit(objective: Any, weights: Tensors, held: Any, batch: Any, double: bool) -> str:
-    """Return the name of what cannot be differentiated twice, as a part of a sentence.
+def culprit(f: BatchLoss, weights: Tensors, held: Held, batch: Batch, double: bool) -> str:
+    """Return the name of the layer or loss that cannot be differentiated twice.
 
-    Each layer is tried by itself, with the inputs that it has in the network; the first one in the
-    order of computation is named, and the inner one of a layer and the one that it is part of.
+    The name is a part of a sentence. Each layer is tried by itself, with the inputs that it has in
+    the network. Of several that fail, the one whose call ends first is named: the first in the
+    order of computation, and the inner one where a layer is part of another.
 
     Args:
-        objective: Objective. The function that is differentiated.
+        f: BatchLoss. The function that is differentiated.
         weights: list of tensors. The weights at which it is tried.
-        held: nested structure of tensors. The other weights.
+        held: pair of lists of tensors. What the loss is not a function of.
         batch: tuple (x, y, sample_weight). The examples.
         double: bool. Whether all these are float64, inside `in_float64`.
     """
-    loss = objective.traces.loss
+    loss = f.loss
     if isinstance(loss, FunctionLoss):
         return "the loss function"
-    complete, rest = objective.complete(weights, held), held[1]
+    complete, rest = f.complete(weights, held), held[1]
     layers = [
-        (layer, *_of_a_layer(loss, complete, rest, layer, arguments, options))
-        for layer, arguments, options in _calls(loss, complete, rest, batch[0])
+        (call[0], *_of_a_layer(loss, complete, rest, call))
+        for call in _calls(loss, complete, rest, batch[0])
     ]
     with loss.at(complete, rest) as model:
         predictions = loss.call(model, batch[0])
@@ -62,7 +69,7 @@ def culprit(objective: Any, weights: Tensors, held: Any, batch: Any, double: boo
 
 
 def second_derivative_of(function: Callable[[Tensors], tf.Tensor]) -> Trial:
-    """Return what a scalar function is tried by."""
+    """Return the trial of a scalar function: its gradient, Hessian products and their quotients."""
 
     def gradient(at: Tensors) -> Tensors:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -99,7 +106,9 @@ def _is_wrong(
 # ---- layers -------------------------------------------------------------------------------------
 
 
-def _note(before: Callable[..., Any], layer: Any, *arguments: Any, **options: Any) -> Any:
+def _note(
+    before: Callable[..., Nested], layer: keras.Layer, *arguments: Nested, **options: Nested
+) -> Nested:
     result = before(layer, *arguments, **options)
     _thread.calls.append((layer, arguments, options))
     return result
@@ -108,13 +117,13 @@ def _note(before: Callable[..., Any], layer: Any, *arguments: Any, **options: An
 _noting = Functions([(keras.layers.Layer, "__call__", _note)])
 
 
-def _calls(loss: ModelLoss, complete: Tensors, rest: Any, x: Any) -> list[Any]:
+def _calls(loss: ModelLoss, complete: Tensors, rest: Tensors, x: Nested) -> list[_Call]:
     """Return the first call of each layer in the network, in the order in which they end."""
     _thread.calls = []
     try:
         with loss.at(complete, rest) as model, _noting():
             loss.call(model, x)
-        calls: dict[int, Any] = {}
+        calls: dict[int, _Call] = {}
         for layer, arguments, options in _thread.calls:
             if layer is not model:
                 calls.setdefault(id(layer), (layer, arguments, options))
@@ -124,9 +133,10 @@ def _calls(loss: ModelLoss, complete: Tensors, rest: Any, x: Any) -> list[Any]:
 
 
 def _of_a_layer(
-    loss: ModelLoss, complete: Tensors, rest: Any, layer: Any, arguments: Any, options: Any
+    loss: ModelLoss, complete: Tensors, rest: Tensors, call: _Call
 ) -> tuple[Callable[[Tensors], tf.Tensor], Tensors]:
-    """Return a function of the inputs and weights of a layer, c·y + 1/2 y·y, and where it is."""
+    """Return c·y + 1/2 y·y as a function of a layer's inputs and weights, and their values."""
+    layer, arguments, options = call
     inputs, put_back = _real_parts((arguments, options))
     own = {id(variable) for variable in layer.trainable_variables}
     places = [i for i, v in enumerate(loss.model.trainable_variables) if id(v) in own]
@@ -146,14 +156,14 @@ def _of_a_layer(
     return function, [*inputs, *(complete[i] for i in places)]
 
 
-def _real_parts(structure: Any) -> tuple[Tensors, Callable[[Tensors], Any]]:
-    """Return the real tensors of a structure, and what puts others in their places."""
+def _real_parts(structure: _Structure) -> tuple[Tensors, Callable[[Tensors], _Structure]]:
+    """Return the real tensors of a structure, and a function that puts others in their places."""
     leaves = keras.tree.flatten(structure)
     places = [
         i for i, leaf in enumerate(leaves) if isinstance(leaf, tf.Tensor) and leaf.dtype.is_floating
     ]
 
-    def put_back(parts: Tensors) -> Any:
+    def put_back(parts: Tensors) -> _Structure:
         changed = list(leaves)
         for i, part in zip(places, parts, strict=True):
             changed[i] = tf.identity(part)

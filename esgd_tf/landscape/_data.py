@@ -11,29 +11,21 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from esgd_tf import _keras
+from esgd_tf.landscape._batch import KINDS, as_arrays, first_line, leaves, mapped, rows_of, triple
+from esgd_tf.landscape._types import Batch, Data
 
-# What `fit` and `evaluate` cut arrays with: floats become floatx, sparse and ragged arrays work.
-
-__all__ = ["Batch", "FixedData", "cut_rows", "first_line", "rows_of"]
-
-# (x, y, sample_weight), each a tensor, a structure of tensors, or None.
-Batch = tuple[Any, Any, Any]
+__all__ = ["FixedData"]
 
 _DEFAULT_BATCH_SIZE = 512
-# Of a data set that does not know its own length.
+# The most batches of a data set that does not know its own length.
 _ENDLESS = 10_000
-_KINDS = (
-    "Data must be (x, y) or (x, y, sample_weight) arrays, or a batched tf.data.Dataset or other "
-    "object that gives such batches at each pass"
-)
 
 
 @dataclasses.dataclass
@@ -52,7 +44,7 @@ class FixedData:
         absent: Whether there are no data.
     """
 
-    source: Any
+    source: Data
     batch_size: int | None
     for_model: bool
     count: float = dataclasses.field(default=1.0, init=False)
@@ -82,14 +74,14 @@ class FixedData:
 
     @property
     def is_arrays(self) -> bool:
-        """Whether it is here that the data are cut into batches."""
+        """Whether the data are arrays, which are cut into batches here."""
         return not self.absent and not self._gives_batches()
 
     def batches(self) -> Iterator[Batch]:
         """Return the batches, from the first."""
         if self._list is not None:
             return iter(self._list)
-        return (_triple(element) for element in self._elements())
+        return (triple(element) for element in self._elements())
 
     def first(self) -> Batch:
         """Return the first batch."""
@@ -101,8 +93,8 @@ class FixedData:
         size = _DEFAULT_BATCH_SIZE if self.batch_size is None else self.batch_size
         if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
             raise ValueError(f"`batch_size` must be a positive integer; got {size!r}.")
-        arrays = tuple(_as_arrays(part) for part in self._parts())
-        lengths = {_length(a) for a in _leaves(arrays)}
+        arrays = tuple(as_arrays(part) for part in self._parts())
+        lengths = {int(a.shape[0]) if len(a.shape) else 0 for a in leaves(arrays)}
         if len(lengths) != 1:
             raise ValueError(f"The data differ in their number of examples: {sorted(lengths)}.")
         (n,) = lengths
@@ -113,15 +105,12 @@ class FixedData:
             try:
                 cut = _keras.dataset_of_arrays(arrays, batch_size=int(size))
             except (ValueError, TypeError) as reason:
-                raise ValueError(f"{_KINDS}. Keras says: {first_line(reason)}") from reason
-            self._list = [_triple(element) for element in cut]
+                raise ValueError(f"{KINDS}. Keras says: {first_line(reason)}") from reason
+            self._list = [triple(element) for element in cut]
         else:
-            self._list = [
-                tuple(_map(lambda a: tf.convert_to_tensor(a[at : at + size]), p) for p in arrays)  # noqa: B023 - used at once
-                for at in range(0, n, size)
-            ]
+            self._list = [_rows(arrays, at, at + int(size)) for at in range(0, n, size)]
 
-    def _parts(self) -> Batch:
+    def _parts(self) -> tuple[Data, Data, Data]:
         source = self.source
         if isinstance(source, np.ndarray | tf.Tensor | tf.RaggedTensor | tf.SparseTensor | Mapping):
             return source, None, None
@@ -129,16 +118,16 @@ class FixedData:
             what = type(source).__name__
             if isinstance(source, list | tuple):
                 what += f" of {len(source)}"
-            raise ValueError(f"{_KINDS}; got {what}.")
+            raise ValueError(f"{KINDS}; got {what}.")
         return (*source, None, None)[:3]
 
     def _all_weights_are_zero(self) -> bool:
         if self._list is None:
             return False
-        weights = [w for batch in self._list for w in _leaves(batch[2])]
+        weights = [w for batch in self._list for w in leaves(batch[2])]
         return bool(weights) and not any(bool(tf.reduce_any(w != 0)) for w in weights)
 
-    # ---- what gives batches ---------------------------------------------------------------------
+    # ---- data that come in batches --------------------------------------------------------------
 
     def _gives_batches(self) -> bool:
         source = self.source
@@ -151,16 +140,17 @@ class FixedData:
             and not hasattr(source, "__array__")
         )
 
-    def _elements(self) -> Iterable[Any]:
+    def _elements(self) -> Iterable[object]:
         source = self.source
         if isinstance(source, keras.utils.PyDataset):
             return (source[k] for k in range(source.num_batches))
+        assert isinstance(source, Iterable)
         return source
 
     def _check_passes(self) -> float:
-        """Return the number of examples; refuse what two passes differ in, or what never ends."""
+        """Return the number of examples; refuse data that change from pass to pass or never end."""
         source = self.source
-        if iter_is_once(source):
+        if _iter_is_once(source):
             raise ValueError(
                 "The data are a generator, which can be gone through only once, and a measure "
                 "needs many passes: give arrays, or a tf.data.Dataset that ends with `.cache()`."
@@ -185,10 +175,10 @@ class FixedData:
                     "are. If it never ends, limit it with `take`; if it does, say how long it is "
                     "with `.apply(tf.data.experimental.assert_cardinality(...))`."
                 )
-            count += float(rows_of(_triple(element)[0]))
+            count += float(rows_of(triple(element)[0]))
             fingerprints.append(_fingerprint(element))
         again = (_fingerprint(element) for element in self._elements())
-        # Element by element: the first that differs is enough.
+        # Compared element by element, so that the first difference ends it.
         same = all(a == b for a, b in itertools.zip_longest(fingerprints, again))
         if not same:
             raise ValueError(
@@ -199,117 +189,25 @@ class FixedData:
         return count
 
 
-def rows_of(x: Any) -> tf.Tensor:
-    """Return the number of examples of a batch of inputs, an int32 scalar."""
-    first = next(t for t in tf.nest.flatten(x) if t is not None)
-    if isinstance(first, tf.SparseTensor):
-        return tf.cast(first.dense_shape[0], tf.int32)
-    if isinstance(first, tf.RaggedTensor):
-        return tf.cast(first.nrows(), tf.int32)
-    return tf.shape(first)[0]
-
-
-def cut_rows(value: Any, start: tf.Tensor, stop: tf.Tensor) -> Any:
-    """Return the rows from start to stop of a tensor of any kind."""
-    if isinstance(value, tf.SparseTensor):
-        shape = value.dense_shape
-        begin = tf.concat([[tf.cast(start, tf.int64)], tf.zeros_like(shape[1:])], 0)
-        size = tf.concat([[tf.cast(stop - start, tf.int64)], shape[1:]], 0)
-        return tf.sparse.slice(value, begin, size)
-    return value[start:stop]
-
-
-def iter_is_once(source: Any) -> bool:
-    """Whether it is an iterator, such as a generator, and not something that gives new ones."""
-    return isinstance(source, Iterator)
-
-
-def _triple(element: Any) -> Batch:
-    """Return what a data set gives as (x, y, sample_weight), None for what is missing."""
-    if not isinstance(element, list | tuple):
-        element = (element,)
-    if not 1 <= len(element) <= 3:
-        raise ValueError(
-            "Each element of the data must be a batch (x, y) or (x, y, sample_weight); got "
-            f"{len(element)} parts."
-        )
-    x, y, weight = (_map(_as_tensor, part) for part in (*element, None, None)[:3])
-    if any(t.shape.rank == 0 for t in _leaves(x)):
-        raise ValueError("The data come one example at a time: end the dataset with `.batch(n)`.")
+def _rows(arrays: tuple[Data, ...], start: int, stop: int) -> Batch:
+    """Return the rows from start to stop of (x, y, sample_weight) as tensors."""
+    x, y, weight = (mapped(lambda a: tf.convert_to_tensor(a[start:stop]), a) for a in arrays)
     return x, y, weight
 
 
-def _as_tensor(value: Any) -> Any:
-    return value if isinstance(value, tf.RaggedTensor | tf.SparseTensor) else _tensor(value)
+def _iter_is_once(source: Data) -> bool:
+    """Whether data can be gone through only once, as a generator can."""
+    return isinstance(source, Iterator)
 
 
-def _tensor(value: Any) -> tf.Tensor:
-    try:
-        return tf.convert_to_tensor(value)
-    except (TypeError, ValueError) as reason:
-        raise ValueError(
-            f"The data hold a {type(value).__name__} that is no array: {first_line(reason)}"
-        ) from reason
-
-
-def _as_arrays(part: Any) -> Any:
-    """Return Python lists of numbers, however deep, as arrays; structures of arrays as they are."""
-    if part is None or isinstance(part, Mapping):
-        return part if part is None else {k: _as_arrays(v) for k, v in part.items()}
-    if isinstance(part, list | tuple):
-        if any(hasattr(leaf, "shape") for leaf in tf.nest.flatten(part)):
-            return type(part)(_as_arrays(p) for p in part)
-        try:
-            array = np.asarray(part)
-        except ValueError:
-            raise ValueError(
-                "The data hold a list of lists of different lengths: make a rectangular array of "
-                "it, or a tf.RaggedTensor."
-            ) from None
-        if array.dtype == object:
-            raise ValueError(f"The data hold a list of what are no numbers: {part[:1]!r} ...")
-        return tf.constant(array) if array.dtype.kind in "US" else array
-    if not hasattr(part, "shape"):
-        if not hasattr(part, "__array__"):
-            raise ValueError(f"{_KINDS}; got a {type(part).__name__} in them.")
-        part = np.asarray(part)
-    if isinstance(part, np.ndarray) and part.dtype.kind in "OUS":
-        # Keras knows strings as tensors.
-        try:
-            return tf.constant(part.astype(object), tf.string)
-        except (TypeError, ValueError):
-            raise ValueError(
-                f"The data hold an array of what are no numbers: {part[:1]!r}"
-            ) from None
-    return part
-
-
-def _length(array: Any) -> int:
-    return int(array.shape[0]) if len(array.shape) else 0
-
-
-def _map(function: Callable[[Any], Any], part: Any) -> Any:
-    """Apply a function to all tensors of a structure, and leave None in it."""
-    return tf.nest.map_structure(lambda leaf: None if leaf is None else function(leaf), part)
-
-
-def _leaves(part: Any) -> list[Any]:
-    return [leaf for leaf in tf.nest.flatten(part) if leaf is not None]
-
-
-def _fingerprint(element: Any) -> int:
+def _fingerprint(element: object) -> int:
     crc = 0
     for tensor in tf.nest.flatten(element, expand_composites=True):
         array = np.asarray(tensor)
-        if array.dtype == object:  # strings: the array holds where they lie in memory
+        if array.dtype == object:  # strings: the array holds pointers to them
             for text in array.ravel():
                 crc = zlib.crc32(text if isinstance(text, bytes) else str(text).encode(), crc)
                 crc = zlib.crc32(b"\0", crc)
         else:
             crc = zlib.crc32(np.ascontiguousarray(array).tobytes(), crc)
     return crc
-
-
-def first_line(reason: Exception) -> str:
-    """Return the first line of an error's message."""
-    return str(reason).strip().splitlines()[0]

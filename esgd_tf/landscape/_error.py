@@ -1,15 +1,16 @@
-"""The error rate: which predictions are wrong, as the loss tells how they are to be read."""
+"""The error rate: which predictions are wrong, where the loss says how to read them."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
 from collections.abc import Callable
-from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+from esgd_tf.landscape._types import Loss, Nested
 
 __all__ = ["error_of"]
 
@@ -29,7 +30,7 @@ _NO_CLASSES = {
 }  # fmt: skip
 
 
-def error_of(loss: Any) -> Callable[[Any, Any], tf.Tensor]:
+def error_of(loss: Loss) -> Callable[[Nested, Nested], tf.Tensor]:
     """Return the error rate of a network that is trained by a loss.
 
     A function of (y_true, y_pred) that gives 1 where a prediction is wrong, else 0, and NaN where
@@ -76,8 +77,8 @@ class _Rule:
     """How an output is read as a yes or no.
 
     Attributes:
-        threshold: From which value on it is a yes; None if the loss does not tell.
-        middle: The same for labels: 0.5 between 0 and 1, 0 between -1 (or 0) and 1.
+        threshold: Outputs above this are a yes; None if the loss does not tell.
+        middle: Labels above this are a yes: 0.5 between 0 and 1, 0 between -1 (or 0) and 1.
         independent: Whether each of several outputs is a yes or no of its own.
     """
 
@@ -86,7 +87,7 @@ class _Rule:
     independent: bool = True
 
 
-def error(y: Any, predictions: Any, rule: _Rule) -> tf.Tensor:
+def error(y: tf.Tensor, predictions: Nested, rule: _Rule) -> tf.Tensor:
     """Return 1 for each prediction that is wrong, else 0; NaN where it is NaN.
 
     Args:
@@ -103,28 +104,28 @@ def error(y: Any, predictions: Any, rule: _Rule) -> tf.Tensor:
         raise ValueError(
             "The model has several outputs and no single error rate: give a metric of your own."
         )
-    predictions = tf.convert_to_tensor(predictions)
-    single = predictions.shape.rank == 1 or predictions.shape[-1] == 1
+    outputs: tf.Tensor = tf.convert_to_tensor(predictions)
+    single = outputs.shape.rank == 1 or outputs.shape[-1] == 1
     if single and rule.threshold is None:
         raise ValueError(
             "The model has one output for each example, and its loss does not tell from which "
             "value on it stands for a yes: give a metric of your own."
         )
     if single or rule.independent:
-        wanted = tf.reshape(tf.cast(y, tf.float32), tf.shape(predictions)) > rule.middle
-        wrong = tf.cast(tf.not_equal(predictions > rule.threshold, wanted), tf.float32)
-        wrong = tf.where(tf.math.is_nan(predictions), np.nan, wrong)
-        return wrong if predictions.shape.rank == 1 or not single else tf.squeeze(wrong, -1)
-    predicted = tf.argmax(predictions, axis=-1)
+        wanted = tf.reshape(tf.cast(y, tf.float32), tf.shape(outputs)) > rule.middle
+        wrong = tf.cast(tf.not_equal(outputs > rule.threshold, wanted), tf.float32)
+        wrong = tf.where(tf.math.is_nan(outputs), np.nan, wrong)
+        return wrong if outputs.shape.rank == 1 or not single else tf.squeeze(wrong, -1)
+    predicted = tf.argmax(outputs, axis=-1)
     y = tf.convert_to_tensor(y)
-    one_hot = y.shape.rank == predictions.shape.rank and y.shape[-1] == predictions.shape[-1]
+    one_hot = y.shape.rank == outputs.shape.rank and y.shape[-1] == outputs.shape[-1]
     wanted = tf.argmax(y, axis=-1) if one_hot else tf.reshape(y, tf.shape(predicted))
     wrong = tf.cast(tf.not_equal(predicted, tf.cast(wanted, tf.int64)), tf.float32)
-    nothing = tf.reduce_any(tf.math.is_nan(predictions), axis=-1)
+    nothing = tf.reduce_any(tf.math.is_nan(outputs), axis=-1)
     return tf.where(nothing, np.nan, wrong)
 
 
-def _name_of(loss: Any) -> str:
+def _name_of(loss: Loss) -> str:
     if loss is None:
         return ""
     if isinstance(loss, str):
@@ -142,7 +143,7 @@ def _name_of(loss: Any) -> str:
     return name.replace("_", "").lower()
 
 
-def _shown(loss: Any) -> str:
+def _shown(loss: Loss) -> str:
     if isinstance(loss, str):
         return repr(loss)
     return getattr(loss, "__name__", type(loss).__name__)

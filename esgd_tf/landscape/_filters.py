@@ -1,7 +1,7 @@
-"""Where a weight has its filters: the axes along which its slices belong to different outputs.
+"""The axes of a weight along which its slices are filters.
 
-A filter is what one output of a layer is made by: all numbers of the weight that feed one unit, or
-one channel. Most of Keras' kernels have their outputs along the last axis; these do not:
+A filter is a part of a weight that computes one output of a layer: all its numbers that feed one
+unit, or one channel. Most of Keras' kernels have their outputs along the last axis; these do not:
 
     depthwise kernels (also of separable convolutions)   [..., channel, multiplier]: both axes
     transposed convolutions                              [..., output, input]: the last but one
@@ -14,7 +14,6 @@ tokens: both are columns, along the last axis.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 
@@ -35,7 +34,7 @@ _TRANSPOSED = (
 )
 
 
-def filter_axes(model: keras.Model, variables: Sequence[Any]) -> list[tuple[int, ...]]:
+def filter_axes(model: keras.Model, variables: Sequence[keras.Variable]) -> list[tuple[int, ...]]:
     """Return the axes of the filters of each variable.
 
     Args:

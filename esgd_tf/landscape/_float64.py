@@ -1,16 +1,18 @@
-"""A network of float32 weights, computed in float64 for a few examples."""
+"""Networks of float32 weights, computed in float64."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TypeVar
 
 import keras
 import tensorflow as tf
 
 from esgd_tf import _keras
 from esgd_tf.landscape._patches import Functions, settings
+
+_Structure = TypeVar("_Structure")
 
 __all__ = ["in_float64", "is_in_float64", "wide"]
 
@@ -40,10 +42,10 @@ def is_in_float64() -> bool:
     return _without_narrowing.active
 
 
-def wide(structure: Any) -> Any:
+def wide(structure: _Structure) -> _Structure:
     """Return a structure of tensors with the real ones among them in float64."""
 
-    def one(leaf: Any) -> Any:
+    def one(leaf: tf.Tensor) -> tf.Tensor:
         if not tf.is_tensor(leaf) or not leaf.dtype.is_floating:
             return leaf
         return tf.cast(leaf, tf.float64)
@@ -51,7 +53,12 @@ def wide(structure: Any) -> Any:
     return tf.nest.map_structure(one, structure)
 
 
-def _cast(before: Callable[..., Any], x: Any, dtype: Any, name: str | None = None) -> Any:
+def _cast(
+    before: Callable[..., tf.Tensor],
+    x: tf.Tensor,
+    dtype: tf.DType | str,
+    name: str | None = None,
+) -> tf.Tensor:
     if tf.is_tensor(x) and x.dtype == tf.float64 and tf.as_dtype(dtype).is_floating:
         return x
     return before(x, dtype, name)

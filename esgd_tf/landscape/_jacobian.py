@@ -7,22 +7,20 @@ pass, which shares the forward pass of the network with all products by J'.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import tensorflow as tf
 
 from esgd_tf.landscape._check import moved, quotient
+from esgd_tf.landscape._types import Tensors
 from esgd_tf.landscape.operator import stacked
 
 __all__ = ["through_differences", "through_jacobian"]
 
-Tensors = list[tf.Tensor]
-
 
 def through_jacobian(
-    outputs: Callable[[Any], Tensors],
-    weights: Any,
-    vectors: Any,
+    outputs: Callable[[Tensors], Tensors],
+    weights: Tensors,
+    vectors: Tensors,
     curve: Callable[[Tensors, list[Tensors]], list[Tensors]],
 ) -> Tensors:
     """Return J' C J v for each of the stacked v, with J that of `outputs` by the weights.
@@ -56,9 +54,9 @@ def through_jacobian(
 
 
 def through_differences(
-    outputs: Callable[[Any], Tensors],
-    weights: Any,
-    vector: Any,
+    outputs: Callable[[Tensors], Tensors],
+    weights: Tensors,
+    vector: Tensors,
     curve: Callable[[Tensors, Tensors, float], Tensors],
     step: float,
 ) -> Tensors:

@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-__all__ = ["Layout", "value_of"]
+from esgd_tf.landscape._types import Network, Tensors, Vector, Weights
 
-Vector = NDArray[np.float64]
+__all__ = ["Layout", "as_tensors", "value_of"]
 
 
 class Layout:
-    """The shapes of the weights that something is a function of, and their order in a vector.
+    """The shapes of the weights of a function, and their order in one vector.
 
     Attributes:
-        start: The weights to begin with.
-        shapes: Of each.
-        dtypes: Of each.
+        start: The weights to begin with, a list of tensors.
+        shapes: The shape of each.
+        dtypes: The dtype of each.
         size: n, the number of all numbers in them.
     """
 
-    start: list[tf.Tensor]
+    start: Tensors
     shapes: list[tuple[int, ...]]
     dtypes: list[tf.DType]
     size: int
 
-    def weights(self, weights: Sequence[Any] | ArrayLike | None = None) -> list[tf.Tensor]:
+    def weights(self, weights: Weights | ArrayLike | None = None) -> Tensors:
         """Return weights as a list of tensors of the model's shapes and dtypes.
 
         Args:
@@ -53,11 +52,11 @@ class Layout:
             ]
         return self.unflatten(np.asarray(weights))
 
-    def flatten(self, tensors: Sequence[Any]) -> Vector:
+    def flatten(self, tensors: Sequence[tf.Tensor | ArrayLike]) -> Vector:
         """Return a list of arrays as one float64 vector [size]."""
         return np.concatenate([np.asarray(t, np.float64).ravel() for t in tensors] or [np.zeros(0)])
 
-    def unflatten(self, vector: ArrayLike) -> list[tf.Tensor]:
+    def unflatten(self, vector: ArrayLike) -> Tensors:
         """Return a vector [size] as a list of tensors."""
         vector = np.asarray(vector)
         if vector.shape != (self.size,):
@@ -72,6 +71,15 @@ class Layout:
         return tensors
 
 
-def value_of(variable: Any) -> Any:
-    """Return what a Keras variable holds; anything else as it is."""
+def value_of(variable: keras.Variable | tf.Tensor | ArrayLike) -> tf.Tensor | ArrayLike:
+    """Return the tensor that a Keras variable holds; return anything else as it is."""
     return variable.value if isinstance(variable, keras.Variable) else variable
+
+
+def as_tensors(weights: Network) -> Tensors:
+    """Return a list of weights as tensors, or refuse what is no list of weights."""
+    if not isinstance(weights, list | tuple) or not weights:
+        raise ValueError(
+            f"`model` must be a Keras model or a list of weights; got {type(weights).__name__}."
+        )
+    return [tf.convert_to_tensor(value_of(w)) for w in weights]

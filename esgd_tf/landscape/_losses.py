@@ -1,16 +1,16 @@
-"""The loss of weights that belong to no Keras model: a function of the user's."""
+"""A loss that the user writes as a function of weights that belong to no Keras model."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import keras
 import tensorflow as tf
 
-from esgd_tf.landscape._data import rows_of
+from esgd_tf.landscape._batch import rows_of
 from esgd_tf.landscape._second_derivatives import twice_differentiable
+from esgd_tf.landscape._types import Loss, Nested, Tensors
 
 __all__ = ["FunctionLoss"]
 
@@ -24,26 +24,26 @@ class FunctionLoss:
         without_data: bool. Whether it is a function of the weights alone.
 
     Raises:
-        ValueError: It is no such function.
+        ValueError: `function` cannot be called, or is a Keras loss.
     """
 
-    #: How the data are cut into batches is left to who gives them.
+    #: The user decides how data are cut into batches.
     depends_on_batches = False
     has_unknown_parts = False
 
-    def __init__(self, function: Any, without_data: bool) -> None:
+    def __init__(self, function: Loss, without_data: bool) -> None:
         if not callable(function) or isinstance(function, keras.losses.Loss):
             raise ValueError(
                 "With a list of weights, `loss` must be a function of (weights, x, y), or of "
                 f"(weights) without data; got {function!r}."
             )
-        self._function: Callable[..., Any] = function
+        self._function: Callable[..., tf.Tensor] = function
         self._without_data = without_data
         #: Whether there is a loss of each example. Known after the first trace.
         self.sees_examples = not without_data
 
     def batch_sum(
-        self, weights: Sequence[Any], rest: Sequence[Any], x: Any, y: Any, sample_weight: Any
+        self, weights: Tensors, rest: Tensors, x: Nested, y: Nested, sample_weight: Nested
     ) -> tf.Tensor:
         """Return n times the loss of a batch; see `ModelLoss.batch_sum`."""
         if self._without_data:
@@ -52,7 +52,7 @@ class FunctionLoss:
         return tf.reduce_sum(self.of_each_example(weights, x, y, sample_weight))
 
     def of_each_example(
-        self, weights: Sequence[Any], x: Any, y: Any, sample_weight: Any
+        self, weights: Tensors, x: Nested, y: Nested, sample_weight: Nested
     ) -> tf.Tensor:
         """Return the loss of each example times its weight: [n]."""
         with twice_differentiable():

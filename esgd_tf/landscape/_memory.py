@@ -1,4 +1,4 @@
-"""How much memory is free, and a refusal of what does not fit before hours are spent on it."""
+"""Free memory, and errors for arrays that do not fit into it, before hours are spent on them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NoReturn
 
 __all__ = ["free_memory", "gib", "refuse", "require", "rows_that_fit"]
 
-# Of what is free, the part that is taken: the network and the products need some as well.
+# The part of free memory that may be taken: the network and the products need some as well.
 _SHARE = 0.8
 
 
@@ -23,7 +23,7 @@ def free_memory() -> int | None:
 
 
 def require(needed: int, what: str, instead: str) -> None:
-    """Refuse what does not fit into the memory that is free.
+    """Raise an error if something does not fit into free memory.
 
     Args:
         needed: int >= 0. How many bytes are needed.
@@ -31,7 +31,7 @@ def require(needed: int, what: str, instead: str) -> None:
         instead: str. What to do, as its end.
 
     Raises:
-        MemoryError: There are fewer.
+        MemoryError: Fewer bytes than that may be taken.
     """
     free = free_memory()
     if free is not None and needed > _SHARE * free:

@@ -1,4 +1,4 @@
-"""What is averaged over the data beside the loss: the error rate, and functions of the user's.
+"""Means over the data beside the loss: the error rate, and metrics that the user gives.
 
 A metric is called as Keras calls one, and averaged as Keras' `weighted_metrics` are: a function of
 (y_true, y_pred) gives values, masks and sample weights weigh them, and their sum is divided by the
@@ -8,16 +8,17 @@ sum of the weights.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
 from esgd_tf.landscape._error import error_of
+from esgd_tf.landscape._types import Loss, Metric, Nested, Tensors, Vector
 
 __all__ = ["MetricSums"]
+
+_Function = Callable[[Nested, Nested], tf.Tensor]
 
 
 class MetricSums:
@@ -30,12 +31,12 @@ class MetricSums:
             Defaults to None, which means that there is none.
     """
 
-    def __init__(self, metrics: Mapping[str, Any], loss: Any = None) -> None:
+    def __init__(self, metrics: Mapping[str, Metric], loss: Loss = None) -> None:
         self._metrics = {name: _as_metric(name, one, loss) for name, one in metrics.items()}
 
-    def sums(self, y: Any, predictions: Any, sample_weight: Any) -> list[tf.Tensor]:
+    def sums(self, y: Nested, predictions: Nested, sample_weight: Nested) -> Tensors:
         """In a graph: return two numbers for each metric, for a batch."""
-        sums: list[tf.Tensor] = []
+        sums: Tensors = []
         for name, metric in self._metrics.items():
             if sample_weight is not None and keras.tree.is_nested(sample_weight):
                 raise ValueError(
@@ -43,20 +44,20 @@ class MetricSums:
                     "leave the weights out, or measure one output."
                 )
             zeros = [tf.zeros(v.shape, v.dtype) for v in metric.variables]
-            # Total and count of a mean.
+            # The two variables of a mean: its total and its count.
             sums += metric.stateless_update_state(
                 zeros, y, predictions, sample_weight=sample_weight
             )
         return sums
 
-    def results(self, sums: NDArray[np.float64]) -> dict[str, float]:
+    def results(self, sums: Vector) -> dict[str, float]:
         """Return the means by name, from sums over all batches."""
         with np.errstate(invalid="ignore", divide="ignore"):
             means = sums[::2] / sums[1::2]
         return dict(zip(self._metrics, means.tolist(), strict=True))
 
 
-def _as_metric(name: str, metric: Any, loss: Any) -> keras.metrics.Mean:
+def _as_metric(name: str, metric: Metric, loss: Loss) -> keras.metrics.Mean:
     if isinstance(metric, str):  # "error": others have been refused
         return keras.metrics.MeanMetricWrapper(error_of(loss), name=name)
     if isinstance(metric, keras.losses.Loss):
@@ -71,13 +72,14 @@ def _as_metric(name: str, metric: Any, loss: Any) -> keras.metrics.Mean:
     return keras.metrics.MeanMetricWrapper(_on_like_shapes(metric), name=name)
 
 
-def _on_like_shapes(metric: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """Return a metric of the user's that gets targets of the predictions' rank.
+def _on_like_shapes(metric: _Function) -> _Function:
+    """Return a user's metric as one that is given targets of the rank of the predictions.
 
-    Keras' own metrics see to that; a difference of [n] and [n, 1] would be one of all pairs.
+    Keras' own metrics adapt ranks themselves. Without it, a difference of [n] and [n, 1] would be
+    broadcast to all pairs [n, n].
     """
 
-    def values(y_true: Any, y_pred: Any) -> Any:
+    def values(y_true: Nested, y_pred: Nested) -> tf.Tensor:
         if (
             not (keras.tree.is_nested(y_true) or keras.tree.is_nested(y_pred))
             and y_true is not None
@@ -102,10 +104,10 @@ def _of_like_rank(y_true: tf.Tensor, y_pred: tf.Tensor) -> tuple[tf.Tensor, tf.T
     return y_true, y_pred
 
 
-def _values_of(loss: keras.losses.Loss) -> Callable[[Any, Any], Any]:
-    """Return what a Keras loss gives before it is reduced."""
+def _values_of(loss: keras.losses.Loss) -> _Function:
+    """Return a Keras loss without its reduction."""
 
-    def values(y_true: Any, y_pred: Any) -> Any:
+    def values(y_true: Nested, y_pred: Nested) -> tf.Tensor:
         return loss.call(
             keras.tree.map_structure(lambda t: tf.cast(t, loss.dtype), y_true),
             keras.tree.map_structure(lambda t: tf.cast(t, loss.dtype), y_pred),

@@ -1,22 +1,21 @@
-"""Which metrics are asked for, on which data."""
+"""The arguments `metric` and `data` of measures: metrics by name, data by split."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import keras
+from numpy.typing import ArrayLike
 
 from esgd_tf.landscape._objective import Objective, Selection
+from esgd_tf.landscape._types import Data, Loss, Metric, Network, Weights
 
 __all__ = ["Metric", "measured", "named_metrics", "splits_of"]
 
-Metric = Any
 
-
-def named_metrics(metric: Metric | Sequence[Metric]) -> dict[str, Any]:
+def named_metrics(metric: Metric | Sequence[Metric]) -> dict[str, Metric]:
     """Return the metrics asked for by name; "loss" stands for the loss of the model."""
-    metrics: dict[str, Any] = {}
+    metrics: dict[str, Metric] = {}
     for one in metric if isinstance(metric, list | tuple) else [metric]:
         name, function = _named(one)
         if name in metrics:
@@ -27,7 +26,7 @@ def named_metrics(metric: Metric | Sequence[Metric]) -> dict[str, Any]:
     return metrics
 
 
-def _named(metric: Metric) -> tuple[str, Any]:
+def _named(metric: Metric) -> tuple[str, Metric]:
     if isinstance(metric, str) and metric in ("error", "loss"):
         return metric, metric
     if isinstance(metric, keras.losses.Loss | keras.metrics.Metric):
@@ -40,7 +39,7 @@ def _named(metric: Metric) -> tuple[str, Any]:
     )
 
 
-def splits_of(data: Any) -> dict[str, Any]:
+def splits_of(data: Data | Mapping[str, Data]) -> dict[str, Data]:
     """Return data by the name of their split: a mapping as it is, other data as "data"."""
     if not isinstance(data, Mapping):
         return {"data": data}
@@ -50,10 +49,10 @@ def splits_of(data: Any) -> dict[str, Any]:
 
 
 def measured(
-    model: keras.Model | Sequence[Any],
-    loss: Any,
-    data: Any,
-    metrics: Mapping[str, Any],
+    model: Network,
+    loss: Loss,
+    data: Data,
+    metrics: Mapping[str, Metric],
     *,
     batch_size: int | None,
     variables: Selection = None,
@@ -70,7 +69,7 @@ def measured(
         loss_is_needed=len(functions) < len(metrics),
     )
 
-    def evaluate(weights: Any = None) -> dict[str, float]:
+    def evaluate(weights: Weights | ArrayLike | None = None) -> dict[str, float]:
         values = objective.evaluate(weights)
         return {name: values[name] for name in metrics}
 

@@ -16,30 +16,27 @@ import contextlib
 import functools
 import inspect
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import keras
 import tensorflow as tf
 
 from esgd_tf import _keras
-from esgd_tf.landscape._data import first_line, rows_of
+from esgd_tf.landscape._batch import first_line, rows_of
 from esgd_tf.landscape._float64 import is_in_float64
 from esgd_tf.landscape._precision import in_full_precision
 from esgd_tf.landscape._second_derivatives import twice_differentiable
+from esgd_tf.landscape._types import Loss, LossWeights, Nested, Tensors
+from esgd_tf.landscape._watched_losses import watched_losses
 
 __all__ = ["ModelLoss", "replicas_in_sync"]
 
-# What Keras raises where targets, predictions, weights and losses do not fit each other.
+# The errors that Keras raises where targets, predictions, weights and losses do not fit.
 _KERAS_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError, tf.errors.OpError)
-# Names for which Keras chooses a loss by the shapes.
-_BY_SHAPE = ("crossentropy", "ce")
-# Keras' losses that compare examples with each other, though they give a value for each.
-_ACROSS_A_BATCH = (keras.losses.Circle, keras.losses.circle)
 
 
 class ModelLoss:
-    """What Keras trains, for a batch at a time. It keeps no model alive, and no data.
+    """The loss that Keras trains, of a batch at a time. It keeps no model alive, and no data.
 
     Args:
         model: keras.Model. A built model.
@@ -56,10 +53,12 @@ class ModelLoss:
             layers compute of activations. Known after the first trace.
         sees_examples: Whether there is a loss of each example. Known after the first trace.
         has_unknown_parts: Whether a loss is not Keras' own, so that it may look across a batch
-            without a sign of it.
+            without our seeing it.
     """
 
-    def __init__(self, model: keras.Model, loss: Any, loss_weights: Any, compiled: bool) -> None:
+    def __init__(
+        self, model: keras.Model, loss: Loss, loss_weights: LossWeights, compiled: bool
+    ) -> None:
         self._model = weakref.ref(model)
         overridden = type(model).compute_loss is not keras.Model.compute_loss
         self._own_rule = compiled and overridden
@@ -68,7 +67,7 @@ class ModelLoss:
         self.has_unknown_parts = self._own_rule
         self._judge = None
         if loss is not None and not self._own_rule:
-            self._judge = _judge(model, self._watched(loss), loss_weights)
+            self._judge = _judge(model, watched_losses(loss, self), loss_weights)
         self.has_loss = self._own_rule or self._judge is not None
         self._takes_training = "training" in _arguments(type(model).call)
 
@@ -82,7 +81,7 @@ class ModelLoss:
     # ---- in a graph -----------------------------------------------------------------------------
 
     def batch_sum(
-        self, weights: Sequence[Any], rest: Sequence[Any], x: Any, y: Any, sample_weight: Any
+        self, weights: Tensors, rest: Tensors, x: Nested, y: Nested, sample_weight: Nested
     ) -> tf.Tensor:
         """Return n times the loss of a batch.
 
@@ -99,7 +98,7 @@ class ModelLoss:
             return self.of_predictions(model, x, y, predictions, sample_weight)
 
     @contextlib.contextmanager
-    def at(self, weights: Sequence[Any], rest: Sequence[Any]) -> Iterator[keras.Model]:
+    def at(self, weights: Tensors, rest: Tensors) -> Iterator[keras.Model]:
         """Let the model have other weights inside the block, without writing to it."""
         model = self.model
         mapping = [
@@ -110,12 +109,12 @@ class ModelLoss:
         with in_full_precision(model), twice_differentiable(model), scope:
             yield model
 
-    def call(self, model: keras.Model, x: Any) -> Any:
+    def call(self, model: keras.Model, x: Nested) -> Nested:
         """Return the predictions as `evaluate` has them; inside `at`."""
         return model(x, training=False) if self._takes_training else model(x)
 
     def of_predictions(
-        self, model: keras.Model, x: Any, y: Any, predictions: Any, sample_weight: Any
+        self, model: keras.Model, x: Nested, y: Nested, predictions: Nested, sample_weight: Nested
     ) -> tf.Tensor:
         """Return n times the loss of a batch, with what layers have added; inside `at`."""
         if self._own_rule:
@@ -133,7 +132,9 @@ class ModelLoss:
         dtype = functools.reduce(_wider, (part.dtype for part in parts))
         return tf.add_n([tf.cast(part, dtype) for part in parts])
 
-    def of_examples(self, x: Any, y: Any, predictions: Any, sample_weight: Any) -> tf.Tensor:
+    def of_examples(
+        self, x: Nested, y: Nested, predictions: Nested, sample_weight: Nested
+    ) -> tf.Tensor:
         """Return n times the loss of a batch, without what layers add."""
         if self._judge is None:
             raise ValueError(
@@ -157,8 +158,10 @@ class ModelLoss:
             ) from reason
         return _times_rows(value * replicas_in_sync(), x)
 
-    def of_each_example(self, x: Any, y: Any, predictions: Any, sample_weight: Any) -> tf.Tensor:
-        """Return the parts of `of_examples` that are due to each example: [n], their sum is it.
+    def of_each_example(
+        self, x: Nested, y: Nested, predictions: Nested, sample_weight: Nested
+    ) -> tf.Tensor:
+        """Return each example's part of `of_examples`, a vector [n]; their sum is its value.
 
         Keras' reductions are linear in the weights of examples, so an example's part is the
         derivative by its weight.
@@ -173,78 +176,19 @@ class ModelLoss:
             return tf.zeros_like(ones)
         return parts
 
-    # ---- below: our own -------------------------------------------------------------------------
-
-    def _watched(self, loss: Any) -> Any:
-        """Return losses that tell us, when they are called, how they look at a batch."""
-        return keras.tree.map_structure(self._watched_one, loss)
-
-    def _watched_one(self, loss: Any) -> Any:
-        if loss is None or (isinstance(loss, str) and loss.lower() in _BY_SHAPE):
-            return loss
-        if isinstance(loss, str):
-            try:
-                loss = keras.losses.get(loss)
-            except ValueError:
-                raise ValueError(f"Keras knows no loss named {loss!r}.") from None
-        if inspect.isclass(loss) and issubclass(loss, keras.losses.Loss):
-            loss = loss()
-        kind = type(loss) if isinstance(loss, keras.losses.Loss) else loss
-        self.has_unknown_parts |= not str(getattr(kind, "__module__", "")).startswith("keras.")
-        if kind in _ACROSS_A_BATCH:
-            self.depends_on_batches, self.sees_examples = True, False
-        if isinstance(loss, keras.losses.Loss):
-            return _WatchedLoss(loss, self)
-        if not callable(loss):
-            raise ValueError(
-                "`loss` must be a Keras loss, its name, or a function of (y_true, y_pred), or a "
-                f"list or dictionary of these, one for each output; got {loss!r}."
-            )
-
-        @functools.wraps(loss)
-        def watched(y_true: Any, y_pred: Any) -> Any:
-            values = loss(y_true, y_pred)
-            self.saw(values)
-            return values
-
-        return watched
-
-    def saw(self, values: Any) -> None:
-        """Take note of what a loss returned before it was reduced."""
+    def saw(self, values: tf.Tensor) -> None:
+        """Note how a loss treats a batch, from its values before they are reduced."""
         if len(values.shape) == 0:
             self.depends_on_batches, self.sees_examples = True, False
         if getattr(values, "_keras_mask", None) is not None:
             self.depends_on_batches = True
 
 
-class _WatchedLoss(keras.losses.Loss):
-    """A Keras loss that tells how it looks at a batch; its value is that of the one inside."""
-
-    def __init__(self, inner: keras.losses.Loss, owner: ModelLoss) -> None:
-        super().__init__(inner.name, inner.reduction, inner.dtype)
-        self._inner, self._owner = inner, owner
-        self._has_own_reduction = type(inner).__call__ is not keras.losses.Loss.__call__
-        if self._has_own_reduction:
-            owner.depends_on_batches, owner.sees_examples = True, False
-        elif inner.reduction not in ("sum_over_batch_size", "mean"):
-            owner.depends_on_batches = True
-
-    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        if self._has_own_reduction:
-            return self._inner(y_true, y_pred, sample_weight)
-        return super().__call__(y_true, y_pred, sample_weight)
-
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        values = self._inner.call(y_true, y_pred)
-        self._owner.saw(values)
-        return values
-
-
 class _Judge(keras.Model):
-    """A model without layers: it is there for its `compute_loss`."""
+    """A model without layers, made for the sake of its `compute_loss`."""
 
 
-def _judge(model: keras.Model, loss: Any, loss_weights: Any) -> keras.Model:
+def _judge(model: keras.Model, loss: Loss, loss_weights: LossWeights) -> keras.Model:
     judge = _Judge(name="judge")
     names = getattr(model, "output_names", None)
     if names is not None:
@@ -253,10 +197,10 @@ def _judge(model: keras.Model, loss: Any, loss_weights: Any) -> keras.Model:
     return judge
 
 
-def _weighted(ones: tf.Tensor, sample_weight: Any) -> Any:
-    """Return sample weights, each example's times one number."""
+def _weighted(ones: tf.Tensor, sample_weight: Nested) -> Nested:
+    """Return sample weights, with those of example i multiplied by `ones[i]`."""
 
-    def times(weight: Any) -> tf.Tensor:
+    def times(weight: tf.Tensor) -> tf.Tensor:
         weight = tf.cast(weight, ones.dtype)
         return weight * tf.reshape(ones, [-1] + [1] * (len(weight.shape) - 1))
 
@@ -264,17 +208,17 @@ def _weighted(ones: tf.Tensor, sample_weight: Any) -> Any:
 
 
 def replicas_in_sync() -> float:
-    """Return by what Keras divides a loss in the part of a batch that one device has."""
+    """Return the number of devices, by which Keras divides the loss of one device's part."""
     return float(tf.distribute.get_strategy().num_replicas_in_sync)
 
 
-def _shapes(structure: Any) -> str:
+def _shapes(structure: Nested) -> str:
     return ", ".join(
         str(getattr(t, "shape", type(t).__name__)) for t in keras.tree.flatten(structure)
     )
 
 
-def _times_rows(value: Any, x: Any) -> tf.Tensor:
+def _times_rows(value: tf.Tensor, x: Nested) -> tf.Tensor:
     value = tf.convert_to_tensor(value)
     if value.shape.rank != 0:
         raise ValueError(
@@ -288,15 +232,15 @@ def _wider(one: tf.DType, other: tf.DType) -> tf.DType:
     return one if one.size >= other.size else other
 
 
-def _regularization(model: keras.Model) -> list[Any]:
+def _regularization(model: keras.Model) -> Tensors:
     return _keras.regularization_losses(model)
 
 
-def _takes_training(function: Callable[..., Any]) -> bool:
+def _takes_training(function: Callable[..., object]) -> bool:
     return "training" in _arguments(function)
 
 
-def _arguments(function: Callable[..., Any]) -> list[str]:
+def _arguments(function: Callable[..., object]) -> list[str]:
     parameters = inspect.signature(function).parameters
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return [*parameters, "training"]

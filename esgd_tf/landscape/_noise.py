@@ -1,4 +1,4 @@
-"""Gaussian noise on weights, in pairs, and what its spread says of the results.
+"""Gaussian noise on weights, in antithetic pairs, and standard errors of what is measured by it.
 
 Sources: Hammersley and Morton, "A new Monte Carlo technique: antithetic variates", 1956 (pairs);
 Efron and Stein, "The jackknife estimate of variance", 1981.
@@ -6,12 +6,13 @@ Efron and Stein, "The jackknife estimate of variance", 1981.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from esgd_tf.landscape._objective import Objective
+from esgd_tf.landscape._types import Tensors
 from esgd_tf.landscape._vectors import student_factor
 
 __all__ = ["Array", "Disturbance", "Noise", "checked_samples", "jackknife", "normal", "pairs"]
@@ -25,8 +26,8 @@ def jackknife(
 ) -> tuple[float, float]:
     """Return the standard error of sigma, with its bias, and the bias.
 
-    Without pair i the increase meets the bound elsewhere: it is taken for a power of sigma around
-    here, which for a quadratic it is.
+    Without pair i, the increase meets the bound at another sigma. To find it, the increase is taken
+    to be a power of sigma nearby, which is exact for a quadratic.
 
     Args:
         bound: float > 0. The bound on the increase.
@@ -46,7 +47,8 @@ def jackknife(
         power = np.log(high / low) / np.log(ratio)
         roots = sigma * (bound / middle) ** (1 / power)
     *without, of_all = np.where(power > 0, roots, np.nan)
-    # Where one pair is all of the increase, there is no sigma without it: others must do.
+    # Where one pair makes all of the increase, no sigma meets the bound without it: the error is
+    # computed from the other pairs.
     rest = np.array([root for root in without if np.isfinite(root)])
     if len(rest) < 2 or not np.isfinite(of_all):
         return float("nan"), float("nan")
@@ -64,12 +66,12 @@ class Disturbance:
         self._start = objective.flatten(objective.start)
         self._scale = self._start if noise == "multiplicative" else np.ones(1)
 
-    def __call__(self, sigma: float, z: Array) -> Any:
+    def __call__(self, sigma: float, z: Array) -> Tensors:
         return self._objective.unflatten(self._start + sigma * z * self._scale)
 
 
 def normal(seed: int, sample: int, size: int) -> Array:
-    """Return z, of which every second is minus the one before."""
+    """Return the noise z of one sample; that of every second sample is minus the one before."""
     z = np.random.default_rng([seed, sample // 2]).standard_normal(size)
     return -z if sample % 2 else z
 

@@ -11,39 +11,46 @@ Sums over a batch are taken in float32 or wider, sums over batches in float64.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Mapping
 
 import keras
 import numpy as np
 import tensorflow as tf
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from esgd_tf.landscape import _place
-from esgd_tf.landscape._data import FixedData, cut_rows, first_line, rows_of
-from esgd_tf.landscape._devices import on_all_devices
+from esgd_tf.landscape._batch import first_line
+from esgd_tf.landscape._batch_loss import BatchLoss
+from esgd_tf.landscape._data import FixedData
+from esgd_tf.landscape._devices import strategy_of
 from esgd_tf.landscape._filters import filter_axes
-from esgd_tf.landscape._layout import Layout, value_of
+from esgd_tf.landscape._first_batch import depends_on_cuts
+from esgd_tf.landscape._layout import Layout, as_tensors, value_of
 from esgd_tf.landscape._losses import FunctionLoss
 from esgd_tf.landscape._metric_sums import MetricSums
-from esgd_tf.landscape._model_loss import ModelLoss
 from esgd_tf.landscape._precision import refuse_half_weights
-from esgd_tf.landscape._second_derivatives import dense, twice_differentiable
 from esgd_tf.landscape._selection import Selection, select, select_indices
-from esgd_tf.landscape._traces import Traces, traces_of
+from esgd_tf.landscape._traces import Graph, Traces, traces_of
+from esgd_tf.landscape._types import (
+    Batch,
+    Data,
+    Loss,
+    Metric,
+    Nested,
+    Network,
+    Tensors,
+    Vector,
+    Weights,
+)
 
 __all__ = ["Objective", "Selection"]
 
-Vector = NDArray[np.float64]
-
-# By how much two passes of a batch may differ before the layers are said to be random: sums
-# in float32 by several threads differ by less.
-_SAME = 1e-5
+# How `evaluate` cuts arrays.
 _KERAS_BATCH_SIZE = 32
 
 
 class Objective(Layout):
-    """f and its gradient at any weights, over all the data, and what is needed to build on them.
+    """The mean loss f over all the data, and its gradient, at any weights.
 
     Args:
         model: keras.Model that is built, or a list of arrays, tensors or variables. The network, or
@@ -68,17 +75,18 @@ class Objective(Layout):
 
     def __init__(
         self,
-        model: keras.Model | Sequence[Any],
-        loss: Any,
-        data: Any,
+        model: Network,
+        loss: Loss,
+        data: Data,
         *,
         batch_size: int | None = None,
         variables: Selection = None,
-        metrics: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, Metric] | None = None,
         loss_is_needed: bool = True,
     ) -> None:
         self._metrics = dict(metrics or {})
-        # The one given, and the one that is called: of replicas, that of their center.
+        # The model that was given, and the one that is called; for replicas, that is the model of
+        # their center.
         self._given: keras.Model | None = None
         self.model: keras.Model | None = None
         self.measured_at = "weights"
@@ -107,7 +115,14 @@ class Objective(Layout):
             self._data = FixedData(data, batch_size, for_model=False)
             self.traces = Traces(FunctionLoss(loss, self._data.absent), MetricSums({}))
             self.takes_loss = True
-        self._strategy = self._distribution_strategy()
+        self.batch_loss = BatchLoss(
+            self.traces.loss,
+            self.traces.metrics,
+            self._selected,
+            len(self._all),
+            strategy_of(self.model),
+            self.takes_loss,
+        )
         self._read()
         for tensor in self.start:
             if not tensor.dtype.is_floating:
@@ -125,11 +140,15 @@ class Objective(Layout):
             for i in self._selected
         ]
         if self.model is not None:
-            self._look_at_a_batch(data, batch_size)
+            could_cut = self._data.is_arrays and batch_size is None
+            large = could_cut and self._data.count > _KERAS_BATCH_SIZE
+            first = self._data.first()
+            if depends_on_cuts(self.batch_loss, self._sums_of, first, self.traces, large=large):
+                self._data = FixedData(data, _KERAS_BATCH_SIZE, for_model=True)
 
     def _read(self) -> None:
-        """Take note of all weights as they are now. Later changes of the model do not matter."""
-        values: dict[int, Any] = {}
+        """Copy all weights as they are now, so that later changes of the model do not matter."""
+        values: dict[int, tf.Tensor] = {}
         if self._given is not None:
             place = _place.find(self._given)
             values, self.measured_at = place.values, place.name
@@ -137,49 +156,20 @@ class Objective(Layout):
             tf.identity(tf.convert_to_tensor(values.get(id(v), value_of(v)))) for v in self._all
         ]
         self.start = [read[i] for i in self._selected]
-        # What f is not a function of: the weights that are not selected, and BatchNormalization
-        # statistics. Arguments of the graphs, so that `reread` needs no other trace.
+        # The weights that are not selected, and other variables, such as BatchNormalization
+        # statistics. They are arguments of the graphs, so that `reread` needs no other trace.
         self.held = (
             [value for i, value in enumerate(read) if i not in set(self._selected)],
             [tf.identity(tf.convert_to_tensor(value_of(v))) for v in self._rest],
         )
 
-    def _look_at_a_batch(self, data: Any, batch_size: int | None) -> None:
-        """Refuse layers with random outputs, and cut the data as `evaluate` does if it matters."""
-        batch = self._data.first()
-        cuts = self._data.is_arrays and batch_size is None and self._data.count > _KERAS_BATCH_SIZE
-        if self.traces.is_function and not (cuts and self.traces.loss.has_unknown_parts):
-            one = np.zeros(1)
-        else:
-            one, other = (self._of_a_batch(batch) for _ in range(2))
-            if not np.allclose(one, other, rtol=_SAME, atol=_SAME * _largest(one), equal_nan=True):
-                raise ValueError(
-                    "Two passes over the same data give different losses, so the model samples "
-                    "random numbers though it is not in training (a layer that calls tf.random?), "
-                    "and its loss is not a function of the weights: give it a seed of its own, or "
-                    "leave the layer out."
-                )
-            self.traces.is_function = True
-        if cuts and self._depends_on_batches(batch, one):
-            self._data = FixedData(data, _KERAS_BATCH_SIZE, for_model=True)
+    def _sums_of(self, batch: Batch) -> Vector:
+        return self.sum_over([batch], self._sums(), self.start)[0]
 
-    def _depends_on_batches(self, batch: Any, whole: Vector) -> bool:
-        loss = self.traces.loss
-        if loss.depends_on_batches or not loss.has_unknown_parts or not self.takes_loss:
-            return loss.depends_on_batches
-        # A function of the user's may be anything: try.
-        rows = int(rows_of(batch[0]))
-        halves = [
-            tf.nest.map_structure(lambda t: t if t is None else cut_rows(t, a, b), batch)  # noqa: B023
-            for a, b in ((0, rows // 2), (rows // 2, rows))
-        ]
-        apart = sum(self._of_a_batch(half)[0] for half in halves)
-        return not np.allclose(apart, whole[0], rtol=_SAME)
+    def _sums(self) -> Graph:
+        return self.graph(("sums", self.takes_loss), BatchLoss.sums)
 
-    def _of_a_batch(self, batch: Any) -> Vector:
-        return self.sum_over([batch], self._sums, self.start)[0]
-
-    # ---- weights ------------------------------------------------------------------------------
+    # ---- weights --------------------------------------------------------------------------------
 
     def reread(self) -> Objective:
         """Return this objective around the weights that the model has now, without new traces."""
@@ -187,29 +177,31 @@ class Objective(Layout):
         other._read()
         return other
 
-    def moved_to(self, weights: Sequence[Any] | ArrayLike) -> Objective:
+    def moved_to(self, weights: Weights | ArrayLike) -> Objective:
         """Return this objective around other weights, without new traces."""
         other = copy.copy(self)
         other.start = self.weights(weights)
         other.measured_at = "weights"
         return other
 
-    # ---- means over the data ------------------------------------------------------------------
+    # ---- means over the data --------------------------------------------------------------------
 
     @property
     def count(self) -> float:
         """N, the number of examples."""
         return self._data.count
 
-    def evaluate(self, weights: Any = None) -> dict[str, float]:
+    def evaluate(self, weights: Weights | ArrayLike | None = None) -> dict[str, float]:
         """Return the mean loss, as "loss", and the metrics, over all the data."""
-        (sums,) = self.sum_over_batches(self._sums, self.weights(weights))
+        (sums,) = self.sum_over_batches(self._sums(), self.weights(weights))
         found = {"loss": float(sums[0]) / self.count} if self.takes_loss else {}
         return found | self.traces.metrics.results(sums[1:])
 
-    def value_and_gradient(self, weights: Any = None) -> tuple[float, Vector]:
+    def value_and_gradient(
+        self, weights: Weights | ArrayLike | None = None
+    ) -> tuple[float, Vector]:
         """Return f and its gradient, a vector [size]."""
-        graph = self.graph("value and gradient", type(self)._graph_sums_and_gradient)
+        graph = self.graph("value and gradient", BatchLoss.sum_and_gradient)
         sums = self.sum_over_batches(graph, self.weights(weights))
         return float(sums[0]) / self.count, self.flatten(sums[1:]) / self.count
 
@@ -226,46 +218,41 @@ class Objective(Layout):
             )
         return value
 
-    # ---- for those who build their own sums ---------------------------------------------------
+    # ---- sums that measures define --------------------------------------------------------------
 
-    def graph(self, key: Any, function: Callable[..., Any], *, of: Any = None) -> Any:
+    def graph(self, key: Hashable, function: Callable[..., Tensors]) -> Graph:
         """Return a traced function, the same one at the next call for the same model and loss.
 
         Args:
-            key: any hashable. What tells it from others of the same network, loss and weights.
-            function: callable. A function of (owner, *arguments), where the owner is this
-                objective, or a copy of `of` with this objective in it, without data or weights.
-            of: object. An object that has this objective as `_objective`. Defaults to None, which
-                means the objective itself.
+            key: any hashable. What tells the function from others of the same network, loss and
+                selected weights.
+            function: callable. A function of (batch loss, *arguments), where the batch loss is
+                `batch_loss`. It must not hold data or weights, since its graph is kept.
         """
-        key = (key, tuple(self._selected), id(self._strategy))
-        if key not in self.traces.graphs:
-            bare = self._without_data()
-            owner: Any = bare
-            if of is not None:
-                owner = copy.copy(of)
-                owner._objective = bare
-            self.traces.graphs[key] = tf.function(
-                lambda *arguments: function(owner, *arguments),
+        batch_loss, graphs = self.batch_loss, self.traces.graphs
+        key = (key, tuple(batch_loss.selected), id(batch_loss.strategy))
+        if key not in graphs:
+            graphs[key] = tf.function(
+                lambda *arguments: function(batch_loss, *arguments),
                 reduce_retracing=True,
                 autograph=False,
             )
-        return self.traces.graphs[key]
+        return graphs[key]
 
-    def sum_over_batches(self, function: Callable[..., Any], *arguments: Any) -> list[Vector]:
-        """Sum what a graph function gives for each batch, in float64.
+    def sum_over_batches(self, function: Graph, *arguments: Nested) -> list[Vector]:
+        """Return the sums over batches of the tensors that a graph returns, in float64.
 
         Args:
-            function: callable. A function of (*arguments, held, x, y, sample_weight), which returns
-                a list of tensors.
-            *arguments: Weights, and what else the function takes before the batch.
+            function: callable. What `graph` returned: a function of (*arguments, held, x, y,
+                sample_weight), which returns a list of tensors.
+            *arguments: The weights, and further arguments that stand before `held`.
         """
         return self.sum_over(self._data.batches(), function, *arguments)
 
     def sum_over(
-        self, batches: Iterable[Any], function: Callable[..., Any], *arguments: Any
+        self, batches: Iterable[Batch], function: Graph, *arguments: Nested
     ) -> list[Vector]:
-        """Do the same for some batches."""
+        """Return the same sums over some batches; see `sum_over_batches`."""
         sums: list[Vector] = []
         for batch in batches:
             try:
@@ -278,54 +265,6 @@ class Objective(Layout):
             parts = [np.asarray(t, np.float64) for t in results]
             sums = parts if not sums else [s + p for s, p in zip(sums, parts, strict=True)]
         return sums
-
-    def loss_sum(
-        self, weights: Sequence[tf.Tensor], held: Any, x: Any, y: Any, sample_weight: Any
-    ) -> tf.Tensor:
-        """In a graph: return n_b L_b for a batch; over all batches, N f."""
-        complete = self.complete(weights, held)
-        return self.traces.loss.batch_sum(complete, held[1], x, y, sample_weight)
-
-    def gradient_sum(
-        self, weights: Sequence[tf.Tensor], held: Any, x: Any, y: Any, sample_weight: Any
-    ) -> list[tf.Tensor]:
-        """In a graph: return the gradient of `loss_sum`."""
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(weights)
-            value = self.loss_sum(weights, held, x, y, sample_weight)
-        return tape.gradient(value, weights, unconnected_gradients="zero")
-
-    def loss_of_each_example(
-        self, weights: Sequence[tf.Tensor], held: Any, x: Any, y: Any, sample_weight: Any
-    ) -> tf.Tensor:
-        """In a graph: return each example's part in `loss_sum` [n], but for what layers add."""
-        loss, complete = self.traces.loss, self.complete(weights, held)
-        if isinstance(loss, FunctionLoss):
-            return loss.of_each_example(complete, x, y, sample_weight)
-        with loss.at(complete, held[1]) as model:
-            return loss.of_each_example(x, y, loss.call(model, x), sample_weight)
-
-    def forward(self, weights: Sequence[tf.Tensor], held: Any, x: Any) -> tuple[Any, list[Any]]:
-        """In a graph: return the predictions, and the losses that layers add."""
-        loss = self.traces.loss
-        assert isinstance(loss, ModelLoss)
-        with loss.at(self.complete(weights, held), held[1]) as model:
-            return loss.call(model, x), list(model.losses)
-
-    def loss_of_predictions(
-        self, x: Any, y: Any, predictions: Any, sample_weight: Any
-    ) -> tf.Tensor:
-        """In a graph: return the sum of a batch's losses, without those that layers add."""
-        loss = self.traces.loss
-        assert isinstance(loss, ModelLoss)
-        with twice_differentiable():
-            return loss.of_examples(x, y, predictions, sample_weight)
-
-    def complete(self, weights: Sequence[tf.Tensor], held: Any) -> list[tf.Tensor]:
-        """Return the weights that are selected and those that are not, in the model's order."""
-        chosen = dict(zip(self._selected, dense(weights), strict=True))
-        fixed = iter(held[0])
-        return [chosen[i] if i in chosen else next(fixed) for i in range(len(self._all))]
 
     @property
     def filter_axes(self) -> list[tuple[int, ...]] | None:
@@ -344,78 +283,6 @@ class Objective(Layout):
         """Whether f is a mean over data."""
         return not self._data.absent
 
-    def first_batch(self) -> Any:
+    def first_batch(self) -> Batch:
         """Return (x, y, sample_weight) of the first batch."""
         return self._data.first()
-
-    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """In a graph: run `function(*arguments)` on a batch, divided over all devices.
-
-        Args:
-            function: callable. Returns tensors that are sums over the examples it is given.
-            *arguments: Those that all devices get, then x, y and sample_weight.
-
-        Returns:
-            What it returns, summed over the devices.
-        """
-        if self._strategy is None:
-            return function(*arguments)
-        return on_all_devices(self._strategy, function, *arguments)
-
-    # ---- below: our own -----------------------------------------------------------------------
-
-    def _distribution_strategy(self) -> tf.distribute.Strategy | None:
-        strategy = getattr(self.model, "distribute_strategy", None)
-        return strategy if strategy is not None and strategy.num_replicas_in_sync > 1 else None
-
-    def _without_data(self) -> Objective:
-        """Return what graphs need of this: they outlive it, and are not to keep data or models."""
-        bare = copy.copy(self)
-        bare._given = bare.model = bare._data = None  # type: ignore[assignment]
-        bare.start, bare.held, bare._rest = [], ([], []), []
-        bare._all = [None] * len(self._all)
-        return bare
-
-    @property
-    def _sums(self) -> Any:
-        return self.graph(("sums", self.takes_loss), type(self)._graph_sums)
-
-    def _graph_sums(self, *arguments: Any) -> Any:
-        return self.run(self._batch_sums, *arguments)
-
-    def _batch_sums(self, weights: Any, held: Any, x: Any, y: Any, sample_weight: Any) -> Any:
-        loss = self.traces.loss
-        if isinstance(loss, FunctionLoss):
-            total = self.loss_sum(weights, held, x, y, sample_weight)
-            return [tf.reshape(tf.cast(total, tf.float64), [1])]
-        with loss.at(self.complete(weights, held), held[1]) as model:
-            predictions = loss.call(model, x)
-            total = tf.zeros([], tf.float64)
-            if self.takes_loss:
-                total = loss.of_predictions(model, x, y, predictions, sample_weight)
-            sums = self.traces.metrics.sums(y, predictions, sample_weight)
-        return [tf.stack([tf.cast(s, tf.float64) for s in (total, *sums)])]
-
-    def _graph_sums_and_gradient(self, *arguments: Any) -> Any:
-        def on_a_device(weights: Any, held: Any, *batch: Any) -> Any:
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(weights)
-                value = self.loss_sum(weights, held, *batch)
-            slopes = tape.gradient(value, weights, unconnected_gradients="zero")
-            return [value, *(tf.convert_to_tensor(slope) for slope in slopes)]
-
-        return self.run(on_a_device, *arguments)
-
-
-def as_tensors(weights: Any) -> list[tf.Tensor]:
-    """Return a list of weights as tensors, or refuse what is none."""
-    if not isinstance(weights, list | tuple) or not weights:
-        raise ValueError(
-            f"`model` must be a Keras model or a list of weights; got {type(weights).__name__}."
-        )
-    return [tf.convert_to_tensor(value_of(w)) for w in weights]
-
-
-def _largest(values: Vector) -> float:
-    finite = np.abs(values[np.isfinite(values)])
-    return float(finite.max(initial=0.0))

@@ -1,8 +1,9 @@
-"""Settings of objects that are not ours, changed for the time of a block and put back after it.
+"""Temporary changes of attributes and functions that belong to other libraries.
 
-Blocks may be nested, and several threads may be in them at once: a setting is put back when the
-last block that wants it is left, whatever happens inside. A function is changed for the threads
-that are in a block; others that call it in the meantime get what it always was.
+A change lasts for the time of a `with` block. Blocks may be nested, and several threads may be in
+them at once: an attribute gets its old value when the last block that changed it is left, by an
+error too. A function is replaced only for threads that are in a block; others that call it in the
+meantime call the old one.
 """
 
 from __future__ import annotations
@@ -15,20 +16,24 @@ from typing import Any
 
 __all__ = ["Functions", "settings"]
 
+# Functions of other libraries, which have no types.
+Function = Callable[..., Any]
+
 _lock = threading.Lock()
-# How many blocks hold a setting, and what it was: by the id of its owner, and its name.
-_held: dict[tuple[int, str], tuple[int, Any, Any]] = {}
+# For each attribute that is changed, by the id of its owner and its name: the number of blocks that
+# hold it, its old value, and its owner.
+_held: dict[tuple[int, str], tuple[int, object, object]] = {}
 
 
 @contextlib.contextmanager
-def settings(wanted: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
+def settings(wanted: Sequence[tuple[object, str, object]]) -> Iterator[None]:
     """Let attributes have other values inside the block.
 
     Args:
         wanted: sequence of (owner, name, value). The attributes to set. Where another block holds
             the same attribute, its value stays.
     """
-    taken: list[tuple[Any, str]] = []
+    taken: list[tuple[object, str]] = []
     try:
         for owner, name, value in wanted:
             _take(owner, name, value)
@@ -39,17 +44,17 @@ def settings(wanted: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
             _put_back(owner, name)
 
 
-def _take(owner: Any, name: str, value: Any) -> None:
+def _take(owner: object, name: str, value: object) -> None:
     key = (id(owner), name)
     with _lock:
-        # The owner is kept, so that its id is no other object's.
+        # The owner is kept alive, so that no other object gets its id.
         count, before, _ = _held.get(key) or (0, getattr(owner, name), owner)
         if not count:
             setattr(owner, name, value)
         _held[key] = (count + 1, before, owner)
 
 
-def _put_back(owner: Any, name: str) -> None:
+def _put_back(owner: object, name: str) -> None:
     key = (id(owner), name)
     with _lock:
         count, before, _ = _held.pop(key)
@@ -60,14 +65,14 @@ def _put_back(owner: Any, name: str) -> None:
 
 
 class Functions:
-    """Functions of a module that do something else for the threads that are in the block.
+    """Functions that are replaced for the threads that are in a block.
 
     Args:
         replacements: sequence of (owner, name, function). Each function to replace, and what is
             called in its place, with the function that was there before the arguments.
     """
 
-    def __init__(self, replacements: Sequence[tuple[Any, str, Callable[..., Any]]]) -> None:
+    def __init__(self, replacements: Sequence[tuple[object, str, Function]]) -> None:
         self._replacements = replacements
         self._thread = threading.local()
 
@@ -78,7 +83,7 @@ class Functions:
 
     @contextlib.contextmanager
     def __call__(self) -> Iterator[None]:
-        """Let the functions be the other ones inside the block."""
+        """Replace the functions inside the block."""
         wanted = [
             (owner, name, self._switch(getattr(owner, name), other))
             for owner, name, other in self._replacements
@@ -90,9 +95,9 @@ class Functions:
             finally:
                 self._thread.depth -= 1
 
-    def _switch(self, before: Callable[..., Any], other: Callable[..., Any]) -> Callable[..., Any]:
+    def _switch(self, before: Function, other: Function) -> Function:
         @functools.wraps(before)
-        def either(*arguments: Any, **options: Any) -> Any:
+        def either(*arguments: object, **options: object) -> object:
             if self.active:
                 return other(before, *arguments, **options)
             return before(*arguments, **options)

@@ -1,21 +1,21 @@
-"""Whose weights are measured: those that the model holds, the anchor, or the center of replicas.
+"""Which weights of a model are measured: those it holds, the anchor, or the center of replicas.
 
 Between two outer updates a model that `EntropySGD` trains holds the Langevin weights x', which jump
 about the anchor x; and the variables of a model of replicas are those of all replicas. Nobody wants
-to know how wide the valley is around these: measured are the anchor and the center, and every
-result says so in `measured_at`.
+to know how wide the valley is around these. The anchor and the center are measured instead, and
+every result says so in `measured_at`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import keras
 import tensorflow as tf
 
-# The one look beyond this room: who else could say where the anchor is?
+# The one import from another room: only the optimizer knows where the anchor is.
 from esgd_tf import _keras
+from esgd_tf.landscape._types import Loss, LossWeights
 from esgd_tf.optimizers import _finding
 
 __all__ = ["Place", "find"]
@@ -30,15 +30,15 @@ class Place:
         name: "weights" for those that the model holds, "anchor", "mean" (inside
             `evaluate_at(model, "mean")`) or "center".
         values: Weights that differ from what the variables hold, by the id of the Keras variable.
-        loss: What the model was compiled with, or None.
-        loss_weights: The same.
+        loss: The loss that the model was compiled with, or None.
+        loss_weights: The weights of losses that it was compiled with, or None.
     """
 
     model: keras.Model
     name: str
     values: dict[int, tf.Tensor]
-    loss: Any
-    loss_weights: Any
+    loss: Loss
+    loss_weights: LossWeights
 
 
 def find(model: keras.Model) -> Place:

@@ -1,4 +1,4 @@
-"""Measuring in full precision networks that are trained in mixed precision.
+"""Full precision for measuring networks that are trained in mixed precision.
 
 With `mixed_float16` and `mixed_bfloat16` the weights are float32 and activations have 11 or 8 bits.
 That is enough to train by, and too little to measure by: sums over a batch lose what is smaller
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 import keras
 
@@ -26,7 +25,7 @@ _HALF = ("float16", "bfloat16")
 def in_full_precision(model: keras.Model) -> Iterator[None]:
     """Let the layers of a model compute in the dtype of their weights, and restore their policies.
 
-    What is traced inside the block computes so for good.
+    A graph that is traced inside the block computes in that dtype later too.
 
     Args:
         model: keras.Model. The model; one without mixed precision stays as it is.
@@ -46,7 +45,7 @@ def in_full_precision(model: keras.Model) -> Iterator[None]:
             _keras.set_policy(layer, policy)
 
 
-def refuse_half_weights(variables: list[Any]) -> None:
+def refuse_half_weights(variables: list[keras.Variable]) -> None:
     """Refuse weights that have too few bits to be measured.
 
     Raises:

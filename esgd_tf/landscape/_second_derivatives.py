@@ -1,16 +1,15 @@
-"""Second derivatives of what TensorFlow can only differentiate once.
+"""Second derivatives of operations that TensorFlow can differentiate only once.
 
-TensorFlow leaves some operations without a second derivative, and asked for one it says nothing and
-takes zero, or raises an error that names none of the user's layers. Inside the block below, which
-is around every call of a network that the landscape traces, these functions have exact derivatives
-of every order:
+For the second derivative of some operations TensorFlow silently takes zero, or raises an error that
+names none of the user's layers. `twice_differentiable` is around every call of a network that the
+landscape traces. Inside of it, these functions have exact derivatives of every order:
 
-    tf.nn.moments      holds the mean for a constant in the variance. That is right to first order,
+    tf.nn.moments      treats the mean as a constant in the variance. It is right to first order,
                        where the derivative by the mean is zero, and wrong to second order: the
                        Hessian of a variance of k numbers is 2/k (I - 11'/k), not 2/k I. Behind
                        LayerNormalization, GroupNormalization and their like.
     tf.image.resize    is linear in the image, X ↦ A X B', by rows and columns; of its gradient,
-                       G ↦ A'G B, there is none (and of method "area" there is no gradient at all).
+                       G ↦ A'G B, TensorFlow has none (of method "area", not even a first one).
                        Behind Resizing and UpSampling2D.
     tf.nn.softsign     x / (1 + |x|) with the derivative 1 / (1 + |x|)².
     cuDNN              the kernels of GRU and LSTM on a GPU: the same layers in separate operations.
@@ -25,7 +24,6 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -33,13 +31,16 @@ import tensorflow as tf
 from esgd_tf import _keras
 from esgd_tf.landscape._float64 import is_in_float64
 from esgd_tf.landscape._patches import Functions, settings
+from esgd_tf.landscape._types import Tensors
+
+Gradient = Callable[[tf.Tensor], tf.Tensor]
 
 __all__ = ["dense", "twice_differentiable", "without_second_derivative"]
 
 
 @contextlib.contextmanager
 def twice_differentiable(model: keras.Model | None = None) -> Iterator[None]:
-    """Let what is computed inside the block have second derivatives.
+    """Give the operations that are computed inside the block second derivatives.
 
     Args:
         model: keras.Model. The model that is called there. Defaults to None, which means that there
@@ -54,7 +55,7 @@ def twice_differentiable(model: keras.Model | None = None) -> Iterator[None]:
         yield
 
 
-def dense(weights: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+def dense(weights: Tensors) -> Tensors:
     """Return the same weights, with gradients that are tensors.
 
     The gradient by a table of which rows are looked up, as in Embedding, is one of
@@ -64,22 +65,22 @@ def dense(weights: Sequence[tf.Tensor]) -> list[tf.Tensor]:
 
 
 @tf.custom_gradient
-def _dense(weight: tf.Tensor) -> tuple[tf.Tensor, Any]:
+def _dense(weight: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
     return tf.identity(weight), tf.convert_to_tensor
 
 
 def _moments(
-    before: Callable[..., Any],
-    x: Any,
-    axes: Any,
-    shift: Any = None,
+    before: Callable[..., tf.Tensor],
+    x: tf.Tensor,
+    axes: Sequence[int],
+    shift: None = None,
     keepdims: bool = False,
     name: str | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """See `tf.nn.moments`."""
     x = tf.convert_to_tensor(x)
     if x.dtype.size < 4:
-        # Too few bits to be measured anyway.
+        # Half precision has too few bits for second derivatives anyway.
         return before(x, axes, shift, keepdims, name)
     mean = tf.reduce_mean(x, axes, keepdims=True)
     variance = tf.reduce_mean(tf.math.squared_difference(x, mean), axes, keepdims=True)
@@ -88,21 +89,23 @@ def _moments(
     return mean, variance
 
 
-def _softsign(before: Callable[..., Any], features: Any, name: str | None = None) -> tf.Tensor:
+def _softsign(
+    before: Callable[..., tf.Tensor], features: tf.Tensor, name: str | None = None
+) -> tf.Tensor:
     """See `tf.nn.softsign`."""
 
     @tf.custom_gradient
-    def softsign(x: tf.Tensor) -> tuple[tf.Tensor, Any]:
+    def softsign(x: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
         return before(x, name), lambda slope: slope / tf.square(1.0 + tf.abs(x))
 
     return softsign(tf.convert_to_tensor(features))
 
 
 def _resize(
-    before: Callable[..., Any],
-    images: Any,
-    size: Any,
-    method: Any = "bilinear",
+    before: Callable[..., tf.Tensor],
+    images: tf.Tensor,
+    size: tf.Tensor,
+    method: str = "bilinear",
     preserve_aspect_ratio: bool = False,
     antialias: bool = False,
     name: str | None = None,
@@ -115,16 +118,16 @@ def _resize(
     height, width = tf.shape(result)[-3], tf.shape(result)[-2]
 
     def matrix(rows: tf.Tensor, to: tf.Tensor) -> tf.Tensor:
-        """Return [rows, to]: each row of an image of one column goes to these rows."""
+        """Return the matrix [rows, to] that resizes along one axis."""
         column = tf.eye(rows)[:, :, None, None]
         resized = before(column, [to, 1], method, False, antialias)
         return tf.cast(resized[:, :, 0, 0], images.dtype)
 
     @tf.custom_gradient
-    def resized(x: tf.Tensor) -> tuple[tf.Tensor, Any]:
+    def resized(x: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
         # Rows and columns of an image are multiplied by a matrix each.
         down, along = matrix(tf.shape(x)[-3], height), matrix(tf.shape(x)[-2], width)
-        # The operations round to float32.
+        # TensorFlow's own operation rounds to float32.
         value = tf.einsum("...hwc,hi,wj->...ijc", x, down, along) if is_in_float64() else result
 
         def transposed(g: tf.Tensor) -> tf.Tensor:
@@ -135,15 +138,15 @@ def _resize(
     return resized(images)
 
 
-def _ctc_loss(before: Callable[..., Any], *arguments: Any, **options: Any) -> tf.Tensor:
-    """See `tf.nn.ctc_loss`. Its second derivative is left out, and is not ours to write."""
+def _ctc_loss(before: Callable[..., tf.Tensor], *arguments: object, **options: object) -> tf.Tensor:
+    """See `tf.nn.ctc_loss`. It has no second derivative, here as in TensorFlow."""
     _thread.without.append("the CTC loss")
     return before(*arguments, **options)
 
 
 @contextlib.contextmanager
 def without_second_derivative() -> Iterator[list[str]]:
-    """Give the names of what is computed inside the block and has no second derivative."""
+    """Collect the names of operations inside the block that have no second derivative."""
     _thread.without = []
     yield _thread.without
 

@@ -1,9 +1,9 @@
-"""Which weights a measurement is a function of."""
+"""The argument `variables` of measures: the weights that the loss is a function of."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TypeAlias
 
 import keras
 import numpy as np
@@ -12,10 +12,13 @@ from esgd_tf import _keras
 
 __all__ = ["Selection", "select", "select_indices"]
 
-Selection = None | Sequence[Any] | Callable[[Any], bool]
+#: Variables, layers or names; of a list of weights, indices; or a function of a variable.
+Selection: TypeAlias = (
+    Sequence[keras.Variable | keras.Layer | str | int] | Callable[[keras.Variable], bool] | None
+)
 
 
-def select(model: keras.Model, trainable: list[Any], chosen: Selection) -> list[int]:
+def select(model: keras.Model, trainable: list[keras.Variable], chosen: Selection) -> list[int]:
     """Return the indices of the chosen variables among the trainable ones, in order, each once.
 
     Args:
@@ -53,7 +56,7 @@ def select(model: keras.Model, trainable: list[Any], chosen: Selection) -> list[
     return indices
 
 
-def _places(layer: Any, path: str) -> Iterator[tuple[str, Any]]:
+def _places(layer: keras.Layer, path: str) -> Iterator[tuple[str, keras.Layer]]:
     """Yield all layers inside one, with their paths through models in models."""
     for inner in _keras.sublayers(layer):
         here = f"{path}/{inner.name}"
@@ -61,11 +64,13 @@ def _places(layer: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield from _places(inner, here)
 
 
-def _of_name(places: list[tuple[str, Any]], trainable: list[Any], name: str) -> set[int]:
+def _of_name(
+    places: list[tuple[str, keras.Layer]], trainable: list[keras.Variable], name: str
+) -> set[int]:
     """Return the variables of the one layer that has a name, or the one variable."""
     index = {id(v): i for i, v in enumerate(trainable)}
-    # By what they hold: a layer that is shared has several paths, and a wrapper holds what the
-    # layer in it does; each is one all the same.
+    # Keyed by their variables, so that one layer counts once: a shared layer has several paths, and
+    # a wrapper holds the same variables as the layer in it.
     found: dict[tuple[int, ...], str] = {}
     for path, layer in places:
         owned = tuple(sorted(index[id(v)] for v in layer.trainable_variables if id(v) in index))
@@ -90,7 +95,7 @@ def _ends_with(path: str, name: str) -> bool:
     return path == name or path.endswith(f"/{name}")
 
 
-def _paths(places: list[tuple[str, Any]], trainable: list[Any]) -> list[str]:
+def _paths(places: list[tuple[str, keras.Layer]], trainable: list[keras.Variable]) -> list[str]:
     """Return a path of each trainable variable: of the innermost layer that has it."""
     paths = {id(v): v.path for v in trainable}
     for path, layer in places:
@@ -100,7 +105,7 @@ def _paths(places: list[tuple[str, Any]], trainable: list[Any]) -> list[str]:
     return list(paths.values())
 
 
-def _name(item: Any) -> str:
+def _name(item: keras.Variable | keras.Layer | str | int) -> str:
     return repr(getattr(item, "path", None) or getattr(item, "name", item))
 
 

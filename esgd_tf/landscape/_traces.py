@@ -3,8 +3,9 @@
 Tracing a large network takes longer than many passes through it, and every measure of the same
 network with the same loss needs the same graphs. They are kept as long as the model lives, and as
 long as it is the same: another `compile`, another loss, a layer frozen, or another setting of a
-layer (an activation, a regulariser) makes new ones. What no setting shows, such as an attribute
-that the `call` of a layer reads, is seen after the next `compile` only, as with `fit`.
+layer (an activation, a regulariser) makes new ones. A change that no setting shows, such as that of
+an attribute that the `call` of a layer reads, has an effect only after the next `compile`, as in
+`fit`.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ from __future__ import annotations
 import json
 import weakref
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
 
 import keras
 
@@ -22,10 +22,15 @@ from esgd_tf.landscape._losses import FunctionLoss
 from esgd_tf.landscape._metric_sums import MetricSums
 from esgd_tf.landscape._model_loss import ModelLoss
 from esgd_tf.landscape._place import Place
+from esgd_tf.landscape._types import Loss, Metric, Tensors
 
-__all__ = ["Traces", "traces_of"]
+__all__ = ["Graph", "Traces", "traces_of"]
 
-# Sets of graphs for each model: of a loss that is written anew at each call, only so many are kept.
+#: What `tf.function` makes: it returns a list of tensors.
+Graph = Callable[..., Tensors]
+
+# The most sets of graphs that are kept for a model: a loss that is defined anew at each call, such
+# as a lambda, makes a new set each time.
 _KEPT = 4
 _known: weakref.WeakKeyDictionary[keras.Model, OrderedDict[Hashable, Traces]]
 _known = weakref.WeakKeyDictionary()
@@ -37,19 +42,21 @@ class Traces:
     Attributes:
         loss: The loss, as a function of weights and a batch.
         metrics: The metrics.
-        graphs: By what they compute.
+        graphs: The traced functions, by what they compute.
+        tried: The kinds of operator that passed their trial with this loss: see `_try.py`.
         is_function: Whether the loss has been seen to be the same at two passes over the same data.
     """
 
     def __init__(self, loss: ModelLoss | FunctionLoss, metrics: MetricSums) -> None:
         self.loss, self.metrics = loss, metrics
-        self.graphs: dict[Hashable, Any] = {}
+        self.graphs: dict[Hashable, Graph] = {}
+        self.tried: set[Hashable] = set()
         self.is_function = False
-        # What the key is made of by identity has to live as long as the key.
-        self.keeps: Any = None
+        # The objects whose ids are in the key, kept alive so that no other object gets their ids.
+        self.keeps: object = None
 
 
-def traces_of(place: Place, loss: Any, metrics: Mapping[str, Any]) -> Traces:
+def traces_of(place: Place, loss: Loss, metrics: Mapping[str, Metric]) -> Traces:
     """Return the graphs of a model's loss and metrics, those of an earlier call if they still hold.
 
     Args:
@@ -81,7 +88,7 @@ def traces_of(place: Place, loss: Any, metrics: Mapping[str, Any]) -> Traces:
     return made
 
 
-def _identities(structure: Any) -> tuple[Hashable, ...]:
+def _identities(structure: object) -> tuple[Hashable, ...]:
     """Return a key of a structure of losses: strings by their value, objects by identity."""
     paths = keras.tree.flatten_with_path(structure)
     return tuple(
@@ -100,8 +107,8 @@ def _settings(model: keras.Model) -> Hashable:
     return hash((layers, variables, id(strategy), keras.config.floatx()))
 
 
-def _config(thing: Any) -> Hashable:
+def _config(thing: keras.Layer | keras.Regularizer) -> Hashable:
     try:
         return hash(json.dumps(thing.get_config(), default=repr, sort_keys=True))
-    except Exception:  # what users write need not be able to describe itself
+    except Exception:  # the user's own classes may fail here in any way
         return repr(thing)

@@ -1,21 +1,22 @@
-"""An operator that is made is tried, and refused by the name of what makes its products wrong."""
+"""The trial of an operator when it is made, and the error that names the layer or loss at fault."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from esgd_tf.landscape._check import Trial, few_examples, mistake
 from esgd_tf.landscape._culprit import culprit
 from esgd_tf.landscape._float64 import in_float64, wide
 from esgd_tf.landscape._second_derivatives import without_second_derivative
+from esgd_tf.landscape._types import Batch, Held, Tensors
 
 if TYPE_CHECKING:
     from esgd_tf.landscape.operator import CurvatureOperator
 
 __all__ = ["NOT_DIFFERENTIABLE", "no_products", "try_products"]
 
-# What TensorFlow raises where there is no gradient of an operation: by whom it is asked and by
-# what the operation is made of, it is one or the other.
+# The errors that TensorFlow raises where an operation has no gradient: which one depends on the
+# caller and on the operation.
 NOT_DIFFERENTIABLE = (LookupError, TypeError, AttributeError, NotImplementedError)
 
 
@@ -31,13 +32,13 @@ def try_products(operator: CurvatureOperator) -> None:
 
 
 def no_products(operator: CurvatureOperator) -> ValueError:
-    """Return what is raised when TensorFlow found no product when it was asked for."""
+    """Return the error to raise where TensorFlow failed to compute a product."""
     found = _found(operator)
     return _refusal(operator, "the network") if found is None else found[0]
 
 
 def _found(operator: CurvatureOperator) -> tuple[ValueError, Exception | None] | None:
-    """Return what is wrong with an operator, and what TensorFlow has raised; None for nothing."""
+    """Return the error to raise for an operator and its cause; None if the operator is right."""
     objective = operator._objective
     weights, held, batch = objective.start, objective.held, few_examples(objective)
     with in_float64(objective.model):
@@ -50,17 +51,17 @@ def _found(operator: CurvatureOperator) -> tuple[ValueError, Exception | None] |
 
 
 class _NotInFloat64(Exception):  # noqa: N818
-    """A layer or a loss insists on its own precision."""
+    """A layer or a loss cannot be computed in float64."""
 
 
 def _judged(
-    operator: CurvatureOperator, weights: Any, held: Any, batch: Any, double: bool
+    operator: CurvatureOperator, weights: Tensors, held: Held, batch: Batch, double: bool
 ) -> tuple[ValueError, Exception | None] | None:
-    objective = operator._objective
+    f = operator._objective.batch_loss
     trial = Trial(
-        lambda w: objective.gradient_sum(w, held, *batch),
-        lambda w, columns: operator._product_on_a_device(w, columns, held, *batch),
-        lambda w, v, step: operator._difference(w, v, step, held, *batch),
+        lambda w: f.gradient_sum(w, held, *batch),
+        lambda w, columns: operator._product_of_a_batch(f, w, columns, held, *batch),
+        lambda w, v, step: operator._difference(f, w, v, step, held, *batch),
     )
     raised = None
     try:
@@ -79,7 +80,7 @@ def _judged(
         return _refusal(operator, names[0]), raised
     if wrong is None:
         return None
-    name = culprit(objective, weights, held, batch, double)
+    name = culprit(f, weights, held, batch, double)
     return _refusal(operator, name), raised
 
 

@@ -1,4 +1,4 @@
-"""Random vectors, products that are looked at, and the errors of means over random vectors."""
+"""Random vectors, a check that products are finite, and standard errors of means."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def random_signs(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     return rng.choice([-1.0, 1.0], shape)
 
 
-def finite(products: Any) -> Any:
+def finite(products: Array) -> Array:
     """Return products of a curvature operator as they are, or refuse them.
 
     Raises:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
-import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
+from esgd_tf.landscape._batch_loss import BatchLoss
 from esgd_tf.landscape._jacobian import through_differences, through_jacobian
 from esgd_tf.landscape._objective import Selection
+from esgd_tf.landscape._types import Data, Held, Loss, Nested, Network, Tensors, Vector, Weights
 from esgd_tf.landscape.operator import CurvatureOperator
 
 __all__ = ["FisherOperator"]
@@ -42,7 +43,7 @@ class FisherOperator(CurvatureOperator):
         centered: bool. Whether to subtract the mean gradient. Defaults to False.
 
     Raises:
-        ValueError: As there, or there are no examples.
+        ValueError: As for `HessianOperator`, or the loss has no value for each example.
     """
 
     matrix = "the Fisher matrix"
@@ -50,9 +51,9 @@ class FisherOperator(CurvatureOperator):
 
     def __init__(
         self,
-        model: keras.Model | Sequence[Any],
-        loss: Any = None,
-        data: Any = None,
+        model: Network,
+        loss: Loss = None,
+        data: Data = None,
         *,
         batch_size: int | None = None,
         variables: Selection = None,
@@ -60,12 +61,12 @@ class FisherOperator(CurvatureOperator):
     ) -> None:
         super().__init__(model, loss, data, batch_size=batch_size, variables=variables)
         self.centered = bool(centered)
-        self._mean: NDArray[np.float64] | None = None
+        self._mean: Vector | None = None
 
-    def at(self, weights: Sequence[Any] | ArrayLike | None = None) -> CurvatureOperator:
+    def at(self, weights: Weights | ArrayLike | None = None) -> Self:
         """See `CurvatureOperator.at`."""
         other = super().at(weights)
-        other._mean = None  # type: ignore[attr-defined]
+        other._mean = None
         return other
 
     def _check(self) -> None:
@@ -75,11 +76,11 @@ class FisherOperator(CurvatureOperator):
                 "returns one value for each."
             )
 
-    def _columns(self, rows: NDArray[Any]) -> NDArray[np.float64]:
+    def _columns(self, rows: NDArray[np.number[Any]]) -> Vector:
         result = super()._columns(rows)
         if self.centered:
             if self._mean is None:
-                graph = self._objective.graph("means", type(self)._graph_means, of=self)
+                graph = self._objective.graph("means", _graph_means)
                 *slopes, weights = self._objective.sum_over_batches(graph, self._objective.start)
                 # Scaled so that its outer product with itself is what has to be subtracted.
                 scale = np.sqrt(self._objective.count * float(weights))
@@ -87,56 +88,68 @@ class FisherOperator(CurvatureOperator):
             result -= np.outer(rows @ self._mean, self._mean)
         return result
 
-    def _graph_means(self, *arguments: Any) -> Any:
-        def on_a_device(weights: Any, held: Any, x: Any, y: Any, sample_weight: Any) -> Any:
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(weights)
-                losses, counts = self._losses(weights, held, x, y, sample_weight)
-                total = tf.reduce_sum(losses * counts)
-            slopes = tape.gradient(total, weights, unconnected_gradients="zero")
-            return [*(tf.convert_to_tensor(slope) for slope in slopes), tf.reduce_sum(counts)]
-
-        return self._objective.run(on_a_device, *arguments)
-
-    def _losses(
-        self, weights: Any, held: Any, x: Any, y: Any, sample_weight: Any
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return the loss of each example [n], and how many times each counts [n]."""
-        parts = tf.nest.flatten(sample_weight)
-        one_each = len(parts) == 1 and parts[0] is not None and _is_column(parts[0])
-        # Weights of the steps or pixels of an example belong to its loss.
-        inside = None if one_each else sample_weight
-        losses = self._objective.loss_of_each_example(weights, held, x, y, inside)
-        if not one_each:
-            return losses, tf.ones_like(losses)
-        return losses, tf.cast(tf.reshape(parts[0], [-1]), losses.dtype)
-
-    def _product_on_a_device(
-        self, weights: Any, vectors: Any, held: Any, x: Any, y: Any, sample_weight: Any
-    ) -> list[tf.Tensor]:
-        losses, counts = self._outputs(held, x, y, sample_weight)
+    @staticmethod
+    def _product_of_a_batch(
+        f: BatchLoss, weights: Tensors, vectors: Tensors, held: Held, *batch: Nested
+    ) -> Tensors:
+        losses, counts = _outputs(f, held, *batch)
         return through_jacobian(
             losses, weights, vectors, lambda _, tangents: [[t[0] * counts[-1]] for t in tangents]
         )
 
+    @staticmethod
     def _difference(
-        self, weights: Any, vector: Any, step: float, held: Any, x: Any, y: Any, sample_weight: Any
-    ) -> list[tf.Tensor]:
-        losses, counts = self._outputs(held, x, y, sample_weight)
+        f: BatchLoss, weights: Tensors, vector: Tensors, step: float, held: Held, *batch: Nested
+    ) -> Tensors:
+        losses, counts = _outputs(f, held, *batch)
         return through_differences(
             losses, weights, vector, lambda _, tangent, h: [tangent[0] * counts[-1]], step
         )
 
-    def _outputs(self, held: Any, x: Any, y: Any, sample_weight: Any) -> Any:
-        """Return the losses of examples as a function of the weights, and where it puts counts."""
-        counts: list[tf.Tensor] = []
 
-        def losses(weights: Any) -> list[tf.Tensor]:
-            values, count = self._losses(weights, held, x, y, sample_weight)
-            counts.append(count)
-            return [values]
+def _graph_means(f: BatchLoss, *arguments: Nested) -> Tensors:
+    """Return the weighted sum of the gradients of examples, and the sum of their weights."""
 
-        return losses, counts
+    def on_a_device(weights: Tensors, held: Held, *batch: Nested) -> Tensors:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(weights)
+            losses, counts = _losses(f, weights, held, *batch)
+            total = tf.reduce_sum(losses * counts)
+        slopes = tape.gradient(total, weights, unconnected_gradients="zero")
+        return [*(tf.convert_to_tensor(slope) for slope in slopes), tf.reduce_sum(counts)]
+
+    return f.run(on_a_device, *arguments)
+
+
+def _outputs(
+    f: BatchLoss, held: Held, *batch: Nested
+) -> tuple[Callable[[Tensors], Tensors], Tensors]:
+    """Return the losses of examples as a function of the weights, and the list of their counts.
+
+    Each call of the function appends to the list how many times each example counts.
+    """
+    counts: Tensors = []
+
+    def losses(weights: Tensors) -> Tensors:
+        values, count = _losses(f, weights, held, *batch)
+        counts.append(count)
+        return [values]
+
+    return losses, counts
+
+
+def _losses(
+    f: BatchLoss, weights: Tensors, held: Held, x: Nested, y: Nested, sample_weight: Nested
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return the loss of each example [n], and how many times each counts [n]."""
+    parts = tf.nest.flatten(sample_weight)
+    one_each = len(parts) == 1 and parts[0] is not None and _is_column(parts[0])
+    # Weights of the steps or pixels of an example belong to its loss.
+    inside = None if one_each else sample_weight
+    losses = f.loss_of_each_example(weights, held, x, y, inside)
+    if not one_each:
+        return losses, tf.ones_like(losses)
+    return losses, tf.cast(tf.reshape(parts[0], [-1]), losses.dtype)
 
 
 def _is_column(weight: tf.Tensor) -> bool:

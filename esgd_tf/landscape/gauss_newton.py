@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import keras
 import tensorflow as tf
 
+from esgd_tf.landscape._batch_loss import BatchLoss
 from esgd_tf.landscape._check import moved, quotient
 from esgd_tf.landscape._jacobian import through_differences, through_jacobian
+from esgd_tf.landscape._types import Held, Nested, Tensors
 from esgd_tf.landscape.operator import CurvatureOperator
 
 __all__ = ["GaussNewtonOperator"]
-
-Tensors = list[tf.Tensor]
 
 
 class GaussNewtonOperator(CurvatureOperator):
@@ -34,18 +33,19 @@ class GaussNewtonOperator(CurvatureOperator):
     2002; Martens, "New insights and perspectives on the natural gradient method", 2020.
 
     Args:
-        model: keras.Model that is built. The network.
-        loss: nested structure of losses. The loss, as for `HessianOperator`. Defaults to None,
-            which takes the one that the model was compiled with.
-        data: nested structure of arrays, tf.data.Dataset, or PyDataset. The data, as for
+        model: keras.Model that is built. The network, as for `HessianOperator`; a list of weights
+            has no output.
+        loss: nested structure of losses, or callable. The loss, as for `HessianOperator`. Defaults
+            to None, which takes the one that the model was compiled with.
+        data: nested structure of arrays, tf.data.Dataset, or iterable of batches. The data, as for
             `HessianOperator`.
-        batch_size: int >= 1. Examples at a time, for arrays. Defaults to None, which means 512, or
-            32 where it matters how the data are cut.
-        variables: list of layers, variables or names, or a callable of a variable. The weights that
-            are varied. Defaults to None, which means all trainable ones.
+        batch_size: int >= 1. Examples at a time, for arrays, as for `HessianOperator`. Defaults to
+            None, which means 512, or 32 where it matters how the data are cut.
+        variables: list of variables, layers or names, or a callable. The weights that f is a
+            function of, as for `HessianOperator`. Defaults to None, which means all trainable ones.
 
     Raises:
-        ValueError: What is given is wrong, as for `HessianOperator`; or there is no network.
+        ValueError: As for `HessianOperator`, or there is no Keras model.
     """
 
     matrix = "the Gauss-Newton matrix"
@@ -56,14 +56,11 @@ class GaussNewtonOperator(CurvatureOperator):
                 "A Gauss-Newton matrix is that of a loss after a network: give a Keras model."
             )
 
-    def _product_on_a_device(
-        self, weights: Any, vectors: Any, held: Any, x: Any, y: Any, sample_weight: Any
+    @staticmethod
+    def _product_of_a_batch(
+        f: BatchLoss, weights: Tensors, vectors: Tensors, held: Held, *batch: Nested
     ) -> Tensors:
-        outputs = _Outputs(lambda weights: self._objective.forward(weights, held, x)[0])
-
-        def loss(parts: Tensors) -> tf.Tensor:
-            predictions = outputs.predictions(parts)
-            return self._objective.loss_of_predictions(x, y, predictions, sample_weight)
+        outputs, loss = _outputs_and_loss(f, held, *batch)
 
         def curve(parts: Tensors, tangents: list[Tensors]) -> list[Tensors]:
             with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
@@ -76,19 +73,28 @@ class GaussNewtonOperator(CurvatureOperator):
 
         return through_jacobian(outputs, weights, vectors, curve)
 
+    @staticmethod
     def _difference(
-        self, weights: Any, vector: Any, step: float, held: Any, x: Any, y: Any, sample_weight: Any
+        f: BatchLoss, weights: Tensors, vector: Tensors, step: float, held: Held, *batch: Nested
     ) -> Tensors:
-        outputs = _Outputs(lambda weights: self._objective.forward(weights, held, x)[0])
-
-        def loss(parts: Tensors) -> tf.Tensor:
-            predictions = outputs.predictions(parts)
-            return self._objective.loss_of_predictions(x, y, predictions, sample_weight)
+        outputs, loss = _outputs_and_loss(f, held, *batch)
 
         def curve(parts: Tensors, tangent: Tensors, h: float) -> Tensors:
             return quotient(lambda h: _slopes(loss, moved(parts, tangent, h)), h)
 
         return through_differences(outputs, weights, vector, curve, step)
+
+
+def _outputs_and_loss(
+    f: BatchLoss, held: Held, x: Nested, y: Nested, sample_weight: Nested
+) -> tuple[_Outputs, Callable[[Tensors], tf.Tensor]]:
+    """Return the outputs as a function of the weights, and the loss as a function of outputs."""
+    outputs = _Outputs(lambda weights: f.predictions(weights, held, x))
+
+    def loss(parts: Tensors) -> tf.Tensor:
+        return f.loss_of_predictions(x, y, outputs.predictions(parts), sample_weight)
+
+    return outputs, loss
 
 
 def _slopes(loss: Callable[[Tensors], tf.Tensor], parts: Tensors) -> Tensors:
@@ -101,14 +107,14 @@ def _slopes(loss: Callable[[Tensors], tf.Tensor], parts: Tensors) -> Tensors:
 class _Outputs:
     """The real outputs of a network as a list, and the logits behind those that have some.
 
-    A loss takes one or the other: the derivative by what it does not take is zero.
+    A loss is computed from one of the two, and its derivative by the other is zero.
     """
 
-    def __init__(self, function: Callable[[Any], Any]) -> None:
+    def __init__(self, function: Callable[[Tensors], Nested]) -> None:
         self._function = function
-        self._last: Any = None
+        self._last: Nested = None
 
-    def __call__(self, weights: Any) -> Tensors:
+    def __call__(self, weights: Tensors) -> Tensors:
         self._last = self._function(weights)
         parts = []
         for leaf in keras.tree.flatten(self._last):
@@ -117,11 +123,11 @@ class _Outputs:
                 parts += [leaf] if logits is None else [leaf, logits]
         return parts
 
-    def predictions(self, parts: Tensors) -> Any:
-        """Return other outputs in the structure and with the marks of those of the last call."""
+    def predictions(self, parts: Tensors) -> Nested:
+        """Return other outputs in the structure of the last call's, with its masks and logits."""
         given = iter(parts)
 
-        def other(leaf: Any) -> Any:
+        def other(leaf: tf.Tensor) -> tf.Tensor:
             if not leaf.dtype.is_floating:
                 return leaf
             copy = tf.identity(next(given))
@@ -135,7 +141,10 @@ class _Outputs:
 
 
 def _logits(output: tf.Tensor) -> tf.Tensor | None:
-    """Return from what Keras' losses compute an output's cross entropy: its mark, or its graph."""
+    """Return the logits from which Keras' losses compute a cross entropy, or None.
+
+    Keras attaches them to the output, or reads them from the graph.
+    """
     logits = getattr(output, "_keras_logits", None)
     if logits is None and tf.is_symbolic_tensor(output) and output.op.type in _ACTIVATIONS:
         (logits,) = output.op.inputs

@@ -36,6 +36,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
+from esgd_tf.landscape._batch_loss import BatchLoss
 from esgd_tf.landscape._chains import Chains, effective_sample_size, r_hat
 from esgd_tf.landscape._objective import Objective, Selection
 from esgd_tf.landscape._progress import progress_bar
@@ -259,7 +260,7 @@ def local_entropy(
     )
 
 
-def _values_and_slopes(objective: Objective, lists: Any, held: Any, *batch: Any) -> Any:
+def _values_and_slopes(f: BatchLoss, lists: Any, held: Any, *batch: Any) -> Any:
     """In a graph: return the losses of several lists of weights, and then all their gradients."""
 
     def on_a_device(lists: Any, held: Any, *batch: Any) -> Any:
@@ -267,13 +268,13 @@ def _values_and_slopes(objective: Objective, lists: Any, held: Any, *batch: Any)
         for weights in lists:
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(weights)
-                value = objective.loss_sum(weights, held, *batch)
+                value = f.loss_sum(weights, held, *batch)
             values.append(value)
             found = tape.gradient(value, weights, unconnected_gradients="zero")
             slopes += [tf.convert_to_tensor(slope) for slope in found]
         return values + slopes
 
-    return objective.run(on_a_device, lists, held, *batch)
+    return f.run(on_a_device, lists, held, *batch)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -250,7 +250,7 @@ class Measures:
             self._operator = landscape.HessianOperator(
                 self._network, self._loss, self._data["train"], batch_size=_BATCH
             )
-        return self._operator.at()  # type: ignore[return-value]
+        return self._operator.at()
 
     def _flat(self, weights: Weights) -> Any:
         self._network.set_weights(weights)
