@@ -178,7 +178,8 @@ def test_other_refusals(runs, finished, tmp_path, capsys):
     assert "no run folder" in refused(capsys, 1, tmp_path)
     (tmp_path / "file").write_text("")
     assert "is a file; name a folder" in refused(capsys, 2, runs[0], "--out", tmp_path / "file")
-    assert esgd_tf("landscape", runs[0], finished, "--interpolate", *QUICK) == 1
+    line = ("landscape", runs[0], finished, "--interpolate", *QUICK, "--out", tmp_path / "out")
+    assert esgd_tf(*line) == 1
     assert "there is no line between them" in capsys.readouterr().err
 
 
