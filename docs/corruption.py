@@ -1,4 +1,4 @@
-"""Draw docs/corruption.png: what each corruption makes of six training images.
+"""Plot docs/corruption.png: what each corruption makes of six training images.
 
     python3 docs/corruption.py
 
@@ -40,7 +40,7 @@ _SHORT = {"T-shirt/top": "T-shirt", "Ankle boot": "Boot"}
 
 
 def main() -> None:
-    """Draw and write the picture."""
+    """Plot and write the picture."""
     images = data.load("fashion_mnist_small")
     # The first images of six classes that look least alike.
     shown = np.array([np.flatnonzero(images.train_labels == k)[0] for k in (0, 1, 3, 5, 8, 9)])

@@ -93,7 +93,7 @@ def share(spectrum: FullSpectrum | SpectralDensity, magnitude: float) -> str:
 
 
 def main() -> None:
-    """Train, measure, tabulate, draw."""
+    """Train, measure, tabulate, plot."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -166,7 +166,7 @@ def main() -> None:
         f"Asymmetry of the matrix, from rounding: {exact.asymmetry:.1g} of its largest entry.",
         "",
     ]
-    draw(large, small, exact)
+    plot(large, small, exact)
     head = [
         "# The Hessian of a small LeNet on MNIST",
         "",
@@ -183,7 +183,7 @@ def main() -> None:
     print(text)
 
 
-def draw(large: SpectralDensity, small: SpectralDensity, exact: FullSpectrum) -> None:
+def plot(large: SpectralDensity, small: SpectralDensity, exact: FullSpectrum) -> None:
     """Two panels: the density of the large network; density and exact spectrum of the small."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8), layout="constrained")
     large.plot(ax=left)

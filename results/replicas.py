@@ -147,7 +147,7 @@ def table(runs: Path, dataset: str, energies: dict[str, dict[str, Any]]) -> list
     return lines
 
 
-def draw(runs: Path, datasets: Sequence[str]) -> None:
+def plot(runs: Path, datasets: Sequence[str]) -> None:
     """Test error, and distance of the replicas to the center, against gradient evaluations."""
     size = (9.5, 3.4 * len(datasets))
     figure, axes = plt.subplots(len(datasets), 2, figsize=size, layout="constrained", squeeze=False)
@@ -177,7 +177,7 @@ def draw(runs: Path, datasets: Sequence[str]) -> None:
 
 
 def main() -> None:
-    """Train, measure, tabulate, draw."""
+    """Train, measure, tabulate, plot."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -209,7 +209,7 @@ def main() -> None:
         energies = local_energies(flags.runs, dataset, flags.data_dir)
         lines += [f"## {dataset}", "", *table(flags.runs, dataset, energies), ""]
     (OUT / "table.md").write_text("\n".join(lines))
-    draw(flags.runs, flags.datasets)
+    plot(flags.runs, flags.datasets)
     print("\n".join(lines))
 
 

@@ -51,7 +51,7 @@ AMONG = 30
 def run(name: str, settings: Settings, raw_dir: str | None) -> list[dict[str, Any]]:
     """Run an experiment, unless it was run before, and return its table.
 
-    The page of one with the first seed, and a weak coupling, is drawn.
+    The page of one with the first seed, and a weak coupling, is plotted.
     """
     folder = RUNS / name
     if not is_done(folder, settings):
@@ -224,7 +224,7 @@ def between(raw_dir: str | None, quick: bool) -> list[str]:
 
 
 def main() -> None:
-    """Run, tabulate, draw."""
+    """Run, tabulate, plot."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -44,7 +44,7 @@ class Exchange:
         center: keras.Model. The model that stands for the center.
 
     Attributes:
-        state: The center as training knows it: what the next coupling draws to. A center with a
+        state: The center as training knows it: what the next coupling attracts to. A center with a
             state of its own is that of the model; else it is apart from the model, which is
             brought up to date whenever someone looks.
         optimizers: Those of the replicas of this process.

@@ -1,4 +1,4 @@
-"""How strongly replicas can be drawn to their center before a step overshoots it.
+"""How strongly replicas can be attracted to their center before a step overshoots it.
 
 With learning rate eta and the spring K gamma in the gradient of SGD, the distance d of a replica to
 the center obeys, if there were nothing but the spring,

@@ -35,7 +35,7 @@ class ReplicasOptimizer(keras.optimizers.Optimizer):
 
     Args:
         optimizers: sequence of LocalEntropy. The optimizers of the replicas.
-        coupling: Coupling. What draws the replicas together.
+        coupling: Coupling. What attracts the replicas to their center.
         center: sequence of keras.Variable. What is to be saved along: the center as training knows
             it. Defaults to ().
     """

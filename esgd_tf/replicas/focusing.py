@@ -1,6 +1,6 @@
 """Focusing: how the coupling of replicas grows while they train.
 
-Replicas that start far apart are let loose at first and drawn together at the end. With u from 0
+Replicas that start far apart are let loose at first and pulled together at the end. With u from 0
 at the first step to 1 at the last and G the total growth,
 
     exponential   gamma(u) = gamma_0 G^u

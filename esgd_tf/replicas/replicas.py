@@ -1,7 +1,7 @@
 """Replicas: several interacting copies of a network, trained as one Keras model.
 
 Every replica is a Keras model of its own, with its own optimizer and its own minibatches, and steps
-as it would alone; what is added is what draws it to the center. One training step is one gradient
+as it would alone; what is added is what attracts it to the center. One training step is one gradient
 evaluation in every replica. What is evaluated, saved for use and exported is the center.
 """
 
@@ -62,7 +62,7 @@ class Replicas(ReadableReplicas):
         build_model: callable. Returns a new, built Keras model. If it has an argument without a
             default, it is called with the number of the replica, to seed its weights by.
         replicas: int >= 1. y, how many replicas there are.
-        coupling: Coupling. What draws the replicas together, from `esgd_tf.replicas`.
+        coupling: Coupling. What attracts the replicas to their center, from `esgd_tf.replicas`.
         initialization: "independent" or "same". With "independent" every replica starts as
             `build_model` made it, with "same" all start with the weights of the first. Defaults to
             'independent'.
