@@ -1,4 +1,4 @@
-"""How replicas w^1 ... w^y of one network are attracted to each other: the rules, one function each.
+"""How replicas w^1 ... w^y of a network are attracted to each other: one function a rule.
 
     Replicated-SGD      dw^a = ∇L(w^a) + K gamma (w^a - c)             c = (1/y) Σ_a w^a
     elastic averaging   w^a  = w^a - alpha (w^a - c)                   c = c + beta (mean - c)
@@ -96,7 +96,7 @@ def norm_mean(mean: Array, norm_of_mean: Any, mean_norm: Any) -> Array:
 
 
 class Coupling:
-    """What attracts replicas to their center; the base of ReplicatedSGD, ElasticAveraging and Parle.
+    """What attracts replicas to their center: the base of ReplicatedSGD and the others.
 
     Attributes:
         every: Updates from one coupling to the next.

@@ -1,8 +1,8 @@
 """Replicas: several interacting copies of a network, trained as one Keras model.
 
 Every replica is a Keras model of its own, with its own optimizer and its own minibatches, and steps
-as it would alone; what is added is what attracts it to the center. One training step is one gradient
-evaluation in every replica. What is evaluated, saved for use and exported is the center.
+as it would alone; what is added is what attracts it to the center. One training step is one
+gradient evaluation in every replica. What is evaluated, saved for use and exported is the center.
 """
 
 from __future__ import annotations
