@@ -291,7 +291,7 @@ REFUSED = {
                 lambda x, y: (tf.ensure_shape(tf.numpy_function(jitter, [x], "float32"), (4, 3)), y)
             )
         ),
-        "shuffles anew, or draws",
+        "shuffles anew, or samples",
     ),
     "shuffling_pydataset": (lambda: Batches(shuffles=True), "shuffles"),
     "not_batched": (lambda: tf.data.Dataset.from_tensor_slices((X[:, 0], Y[:, 0])), "batch"),
@@ -363,12 +363,12 @@ class TestLayersThatDraw:
         return model
 
     def test_are_told(self):
-        with pytest.raises(ValueError, match="draws random numbers"):
+        with pytest.raises(ValueError, match="samples random numbers"):
             HessianOperator(self.model(Draws()), "mse", (X, Y))
 
     def test_are_told_by_the_tools_too(self):
         for metric in ("loss", lambda y, p: tf.reduce_mean(tf.square(y - p), -1)):
-            with pytest.raises(ValueError, match="draws random numbers"):
+            with pytest.raises(ValueError, match="samples random numbers"):
                 local_energy(self.model(Draws()), (X, Y), metric, loss="mse", samples=2)
 
     def test_dropout_and_noise_are_off(self):
