@@ -16,18 +16,13 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "catalog": ["AUGMENTATIONS", "DATASETS", "PREPROCESSINGS"],
-        "corruption": [
-            "CORRUPTIONS",
-            "Corruption",
-            "corrupt_data",
-            "corrupt_new_images",
-            "parse_corruptions",
-            "soft_labels",
-        ],
+        "corrupted_data": ["corrupt_data", "corrupt_new_images"],
+        "corruption": ["CORRUPTIONS", "Corruption", "parse_corruptions"],
         "errors": ["DataError"],
         "input_noise": ["corrupt_in_order", "input_corruption"],
         "pipeline": ["evaluation_batches", "steps_per_epoch", "training_batches"],
         "preprocessing": ["Preprocessor", "preprocessor"],
         "sources": ["ImageData", "load"],
+        "targets": ["soft_labels"],
     },
 )

@@ -58,7 +58,7 @@ def input_corruption(
     """
     check_sequence(corruptions)
     check_seed(seed)
-    noises = [c for c in corruptions if c.draws_noise]
+    noises = [c for c in corruptions if c.is_noise]
     if not noises:
         return None
 
