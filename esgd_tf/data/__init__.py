@@ -1,13 +1,12 @@
-"""Images to train on: where they come from, and how they reach the model.
+"""Data sets of images: loading, corrupting and preprocessing them, and batches to train on.
 
     data = load("fashion_mnist_small")
     prepare = preprocessor("meanstd", data)
     batches = training_batches(data.train_images, data.train_labels, batch_size=128, seed=42,
                                preprocess=prepare, augmentation="flip_crop")
 
-Nothing here imports TensorFlow before it is needed: the names of data sets, preprocessings,
-augmentations and corruptions are there for `--help` at once, and `load` says what is missing
-within seconds.
+Nothing here imports TensorFlow before it is needed: `--help` can list data sets, preprocessings,
+augmentations and corruptions at once, and `load` reports a missing data set within seconds.
 """
 
 import lazy_loader
