@@ -11,10 +11,9 @@ on CIFAR-10 without augmentation, three seeds each, eight effective epochs. A ru
     python3 train.py --preset conv-cifar10 -d DATASET -m lenet-10-20-128 -opt OPTIMIZER -e 8 \
         --lr_drops 5,7 --lr 0.05 --augmentation none -s N
 
-with the flags of `METHODS`; runs and measurements that exist are not
-repeated. Local
-energy: the increase of the test error under multiplicative noise, at the center (or anchor), 15
-samples of the noise, 1,024 test images.
+with the flags of `METHODS`; runs and measurements that exist are not repeated. Local energy: the
+increase of the test error under multiplicative noise, at the center (or anchor), 15 samples of the
+noise, 1,024 test images.
 """
 
 from __future__ import annotations

@@ -81,9 +81,9 @@ def of_kind(table: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
 def outliers(eigenvalues: np.ndarray) -> tuple[int, int]:
     """Return how many eigenvalues stand out, by two criteria.
 
-    The first counts those that are larger than the magnitude of every negative one, because the bulk
-    around zero is roughly symmetric. The second counts those above the widest gap, by ratio, among
-    the largest.
+    The first counts those that are larger than the magnitude of every negative one, because the
+    bulk around zero is roughly symmetric. The second counts those above the widest gap, by ratio,
+    among the largest.
     """
     ordered = np.sort(eigenvalues)[::-1]
     top = ordered[: AMONG + 1]
