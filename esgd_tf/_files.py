@@ -1,7 +1,7 @@
-"""Writing files and folders that are there whole or not at all, wherever a path leads.
+"""Write files and folders so that they exist whole or not at all.
 
-Everything is written under a temporary name in the same folder and renamed when it is whole. What
-a killed process left of that is swept by the next one that writes the same file.
+Everything is written under a temporary name in the same folder and renamed when it is complete.
+Temporary files of a killed process are removed by the next one that writes the same file.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def replaced_when_whole(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block succeeds.
 
     The data reaches the disk before the name does, so that a crash leaves the old file or the new
-    one, never half of one. The temporary file has the same suffix and does not survive a failure.
-    A link stays a link: what it leads to is replaced. A file that is replaced hands down its mode
-    and, as far as that is allowed, its owner. What is no file but a device or a pipe, such as
-    /dev/null or /dev/stdout, is written to.
+    one, never half of one. The temporary file has the same suffix and is removed after a failure.
+    A link stays a link, and its target is replaced. The new file takes over the mode of the
+    replaced one and, as far as that is allowed, its owner. Devices and pipes, such as /dev/null and
+    /dev/stdout, are written to and not replaced.
 
     Args:
         path: Path. The file to write or to replace.
@@ -39,7 +39,7 @@ def replaced_when_whole(path: Path) -> Iterator[Path]:
         The temporary path.
 
     Raises:
-        OSError: The file cannot be written; `filename` is `path`, which is as it was.
+        OSError: The file cannot be written. `filename` is `path`, and that file is unchanged.
     """
     if _is_stream(path):
         with _written_to(path) as partial:
@@ -68,14 +68,14 @@ def replaced_when_whole(path: Path) -> Iterator[Path]:
 def folder_when_whole(path: Path) -> Iterator[Path]:
     """Yield the path of a temporary folder beside `path`; rename it if the block succeeds.
 
-    A folder that is there already is moved aside first and removed last: a crash in between leaves
-    it whole under a name that starts with `.old-`. A link to a folder stays a link.
+    An existing folder is moved aside first and removed last, so that a crash in between leaves it
+    whole under a name that starts with `.old-`. A link to a folder stays a link.
 
     Args:
         path: Path. The folder to write or to replace.
 
     Yields:
-        The temporary path; the block makes the folder.
+        The temporary path, at which the block makes the folder.
     """
     target = Path(os.path.realpath(path))
     partial, old = _partial(target, ".partial"), _partial(target, ".old")
@@ -92,12 +92,12 @@ def folder_when_whole(path: Path) -> Iterator[Path]:
 
 
 def let_be(path: Path, other: Path) -> None:
-    """Let one name be the file that another is, at no moment without it.
+    """Make one path the same file as another, by a hard link that replaces it in one step.
 
-    For files that are never changed in place, so that one of them may have several names.
+    This is for files that are never changed in place. Where there are no hard links, it is a copy.
 
     Args:
-        path: Path. The name.
+        path: Path. The name that the file gets.
         other: Path. The file.
     """
     partial = _partial(path, ".partial")
@@ -114,7 +114,7 @@ def let_be(path: Path, other: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes left in a folder in which no other may write now.
+    """Remove the temporary files of killed processes from a folder to which no other writes now.
 
     Args:
         folder: Path. The folder; it need not exist.
@@ -128,9 +128,9 @@ def _partial(target: Path, kind: str) -> Path:
 
 
 def _is_stream(path: Path) -> bool:
-    """Whether to write to it, and not to replace it."""
+    """Return whether a path is a device or a pipe, which is written to and not replaced."""
     with contextlib.suppress(OSError):
-        # Through these, a file has been opened by whoever started the process.
+        # A path there may lead to a file, but to one that the parent process has opened.
         if os.path.abspath(path).startswith(("/dev/", "/proc/")):  # noqa: PTH100 - not resolved
             return path.exists() and not path.is_dir()
         mode = path.stat().st_mode
@@ -141,7 +141,7 @@ def _is_stream(path: Path) -> bool:
 @contextlib.contextmanager
 def _written_to(path: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
-        # What writes zip archives and pictures moves about in the file: a pipe has no places.
+        # Writers of zip archives and images seek in the file, which a pipe does not allow.
         whole = Path(folder) / path.name
         yield whole
         with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -167,13 +167,13 @@ def _take_after(partial: Path, target: Path) -> None:
 
 
 def _sweep_of_dead(target: Path) -> None:
-    """Remove what processes that are no more left while they wrote this target."""
+    """Remove the temporary files that dead processes left when they wrote this target."""
     with contextlib.suppress(OSError):
         for leftover in target.parent.glob(".*"):
             match = _LEFTOVER.fullmatch(leftover.name)
             if match is None or match[2] != target.name or _is_alive(int(match[1])):
                 continue
-            # The old folder, where nothing has taken its place yet, is all that there is.
+            # An old folder that nothing has replaced yet is the only copy.
             if not leftover.name.startswith(".old-") or target.exists():
                 _remove(leftover)
 
@@ -197,22 +197,22 @@ def _remove(leftover: Path) -> None:
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Let an OSError name the file that was asked for, and not the temporary one."""
+    """Make an OSError name the file that was asked for, and not the temporary one."""
     try:
         yield
     except OSError as error:
-        # h5py and zipfile do not say which file it was.
+        # h5py and zipfile raise errors without a file name.
         reason = error.strerror or str(error).strip().splitlines()[0]
         raise OSError(error.errno or errno.EIO, reason, str(path)) from error
 
 
 def expanded(path: str) -> str:
-    """Return a path with the home of the user for `~`.
+    """Return a path with `~` replaced by the home folder of the user.
 
     Args:
-        path: str. The path, as a user typed it.
+        path: str. The path, as the user typed it.
     """
     try:
         return str(Path(path).expanduser()) if path.startswith("~") else path
-    except RuntimeError:  # ~someone, who is unknown here
+    except RuntimeError:  # `~name` with an unknown user name
         return path

@@ -35,7 +35,7 @@ SIGMAS_SHOWN = (0.1, 0.3, 0.5)
 
 
 def train(runs: Path, raw_dir: str | None, data_dir: str) -> None:
-    """Train what is not there."""
+    """Train the runs that do not exist yet."""
     for optimizer in OPTIMIZERS:
         for seed in SEEDS:
             name = f"{optimizer}-{seed}"
@@ -51,12 +51,12 @@ def train(runs: Path, raw_dir: str | None, data_dir: str) -> None:
 
 
 def spread(values: Sequence[float], digits: int) -> str:
-    """Mean and sample standard deviation over the seeds."""
+    """Return the mean and the sample standard deviation over the seeds."""
     return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
 
 
 def row(optimizer: str, runs: Path, found: list[dict[str, Any]]) -> str:
-    """One optimizer's line of the table."""
+    """Return the row of one optimizer."""
     errors, losses = [], []
     for seed in SEEDS:
         with (runs / f"{optimizer}-{seed}" / "history.csv").open() as file:

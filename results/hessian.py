@@ -53,7 +53,7 @@ THRESHOLDS = (1e-4, 1e-3, 1e-2, 1e-1)
 
 
 def mnist(raw_dir: str | None) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """MNIST with pixels from 0 to 1."""
+    """Return MNIST with pixels from 0 to 1."""
     found = data.load("mnist", raw_dir=raw_dir)
     return {
         "train": (found.train_images.astype("float32") / 255, found.train_labels),
@@ -85,7 +85,7 @@ def trained(name: str, splits: dict[str, Any]) -> tuple[keras.Model, float, int]
 
 
 def share(spectrum: FullSpectrum | SpectralDensity, magnitude: float) -> str:
-    """The share of eigenvalues below a magnitude, in %, with its standard error if it has one."""
+    """Return the share of eigenvalues below a magnitude, in %, with any standard error."""
     found = spectrum.fraction_below(magnitude)
     if isinstance(found, tuple):
         return f"{100 * found[0]:.1f} ± {100 * found[1]:.1f}"
@@ -184,7 +184,7 @@ def main() -> None:
 
 
 def plot(large: SpectralDensity, small: SpectralDensity, exact: FullSpectrum) -> None:
-    """Two panels: the density of the large network; density and exact spectrum of the small."""
+    """Plot the density of the large network beside density and exact spectrum of the small one."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8), layout="constrained")
     large.plot(ax=left)
     left.set_title("lenet-10-20-128: 47,658 weights", fontsize="medium")

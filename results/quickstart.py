@@ -31,7 +31,7 @@ SEEDS = (1, 2, 3)
 
 
 def main() -> None:
-    """Run, tabulate, and copy the picture of the first run."""
+    """Train every optimizer and seed, tabulate, and copy the picture of the first run."""
     runs = ROOT / "runs" / "results-quickstart"
     shutil.rmtree(runs, ignore_errors=True)
     lines = [

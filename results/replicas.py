@@ -11,9 +11,9 @@ on CIFAR-10 without augmentation, three seeds each, eight effective epochs. A ru
     python3 train.py --preset conv-cifar10 -d DATASET -m lenet-10-20-128 -opt OPTIMIZER -e 8 \
         --lr_drops 5,7 --lr 0.05 --augmentation none -s N
 
-with the flags of `METHODS`; what is there already is neither trained nor measured again. Local
-energy: the increase of the test error under multiplicative noise, at the center (or anchor), 15
-draws, 1,024 test images.
+with the flags of `METHODS`; runs and measurements that exist are not repeated. Local energy: the
+increase of the test error under multiplicative noise, at the center (or anchor), 15 samples of the
+noise, 1,024 test images.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ IMAGES = 1024
 
 
 def run_name(dataset: str, method: str, seed: int) -> str:
-    """Name of a run's folder."""
+    """Return the name of a run's folder."""
     return f"{dataset}-{method.replace(' ', '').lower()}-{seed}"
 
 
 def train(runs: Path, raw_dir: str | None, data_dir: str, flags: argparse.Namespace) -> None:
-    """Train what is not there."""
+    """Train the runs that do not exist yet."""
     for seed in flags.seeds:
         for dataset in flags.datasets:
             for method, own in METHODS.items():
@@ -79,7 +79,7 @@ def train(runs: Path, raw_dir: str | None, data_dir: str, flags: argparse.Namesp
 
 
 def history(run: Path) -> list[dict[str, str]]:
-    """The rows of history.csv; none if there is none."""
+    """Return the rows of history.csv, or none if the file does not exist."""
     path = run / "history.csv"
     if not path.exists():
         return []
@@ -88,12 +88,12 @@ def history(run: Path) -> list[dict[str, str]]:
 
 
 def spread(values: Sequence[float], digits: int) -> str:
-    """Mean and sample standard deviation over the seeds."""
+    """Return the mean and the sample standard deviation over the seeds."""
     return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
 
 
 def local_energies(runs: Path, dataset: str, data_dir: str) -> dict[str, dict[str, Any]]:
-    """The local energy of every run of a data set, by the landscape command; measured once."""
+    """Return the local energy of every run of a data set; each is measured only once."""
     out = runs / f"landscape-{dataset}"
     names = [run_name(dataset, method, seed) for method in METHODS for seed in SEEDS]
     command = [sys.executable, "-m", "esgd_tf", "landscape", "--local_energy", "-N", str(IMAGES)]
@@ -106,14 +106,14 @@ def local_energies(runs: Path, dataset: str, data_dir: str) -> dict[str, dict[st
 
 
 def read_energies(out: Path) -> dict[str, dict[str, Any]]:
-    """What the landscape command left; nothing if it was not there yet."""
+    """Return what the landscape command wrote; nothing if it has not run yet."""
     path = out / "landscape.json"
     found = json.loads(path.read_text())["results"] if path.exists() else []
     return {r["label"]: r["result"] for r in found if r["measure"] == "local_energy"}
 
 
 def table(runs: Path, dataset: str, energies: dict[str, dict[str, Any]]) -> list[str]:
-    """One data set's table."""
+    """Return the table of one data set."""
     header = ["method", "gradient evaluations", "test error (%)", "test loss", "train loss"]
     header += ["mean error of the replicas (%)", "error of the ensemble (%)", "distance / 10⁻⁴"]
     header += [f"local energy, σ = {sigma:g} (% points)" for sigma in SIGMAS]
@@ -148,7 +148,7 @@ def table(runs: Path, dataset: str, energies: dict[str, dict[str, Any]]) -> list
 
 
 def plot(runs: Path, datasets: Sequence[str]) -> None:
-    """Test error, and distance of the replicas to the center, against gradient evaluations."""
+    """Plot the test error, and the replicas' distance to the center, by gradient evaluations."""
     size = (9.5, 3.4 * len(datasets))
     figure, axes = plt.subplots(len(datasets), 2, figsize=size, layout="constrained", squeeze=False)
     for row, dataset in zip(axes, datasets, strict=True):

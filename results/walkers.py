@@ -51,7 +51,7 @@ AMONG = 30
 def run(name: str, settings: Settings, raw_dir: str | None) -> list[dict[str, Any]]:
     """Run an experiment, unless it was run before, and return its table.
 
-    The page of one with the first seed, and a weak coupling, is plotted.
+    The page of the experiment with the first seed and a weak coupling is plotted.
     """
     folder = RUNS / name
     if not is_done(folder, settings):
@@ -65,7 +65,7 @@ def run(name: str, settings: Settings, raw_dir: str | None) -> list[dict[str, An
 
 
 def is_done(folder: Path, settings: Settings) -> bool:
-    """Whether an experiment of these settings came to its end there."""
+    """Return whether a folder holds a finished experiment with these settings."""
     if not (folder / "table.jsonl").exists():
         return False
     begin, *_, end = read_table(folder)
@@ -74,15 +74,16 @@ def is_done(folder: Path, settings: Settings) -> bool:
 
 
 def of_kind(table: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    """The rows of a kind."""
+    """Return the rows of one kind."""
     return [row for row in table if row["kind"] == kind]
 
 
 def outliers(eigenvalues: np.ndarray) -> tuple[int, int]:
-    """How many stand out, by two criteria.
+    """Return how many eigenvalues stand out, by two criteria.
 
-    Those larger than any negative one by magnitude, for a bulk about zero is about symmetric; and
-    those above the widest gap, by ratio, among the largest.
+    The first counts those that are larger than the magnitude of every negative one, because the
+    bulk around zero is roughly symmetric. The second counts those above the widest gap, by ratio,
+    among the largest.
     """
     ordered = np.sort(eigenvalues)[::-1]
     top = ordered[: AMONG + 1]
@@ -91,7 +92,7 @@ def outliers(eigenvalues: np.ndarray) -> tuple[int, int]:
 
 
 def spectrum(raw_dir: str | None, quick: bool) -> list[str]:
-    """Finding 1."""
+    """Tabulate and plot the first finding, on spectra of the Hessian."""
     settings = dataclasses.replace(
         BASE, n_workers=0, n_hidden=10, n_steps=200 if quick else 3000, hessian=True,
         n_eigenvalues=12, density_probes=0, full_spectrum=True, freq_h=100 if quick else 500,
@@ -167,7 +168,7 @@ def spectrum(raw_dir: str | None, quick: bool) -> list[str]:
 
 
 def between(raw_dir: str | None, quick: bool) -> list[str]:
-    """Finding 2."""
+    """Tabulate and plot the second finding, on lines between workers."""
     lines = [
         "## 2. Barriers between four workers of nn-100-2",
         "",

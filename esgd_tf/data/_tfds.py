@@ -1,4 +1,4 @@
-"""Manners for TFDS, which announces what it does."""
+"""Calling TFDS without the announcements that it prints and logs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def tfds_manners() -> Iterator[None]:
-    """Drop TFDS' announcements, which name temporary folders, and its deprecation warnings."""
+    """Silence TFDS' announcements, which name temporary folders, and its deprecation warnings."""
     absl_log = logging.getLogger("absl")
     level = absl_log.level
     absl_log.setLevel(logging.ERROR)

@@ -4,16 +4,15 @@
   (the edge itself is not repeated), cut out the image's size at a random place. The wide ResNets'
   augmentation.
 * "flip_rotate": mirror likewise, rotate about the centre by an angle uniform in +-0.05 rad with
-  bilinear interpolation. After the TF 1 port of Entropy-SGD; it cut the corners that the rotation
-  brought in away and enlarged the rest, here they are filled by reflection.
+  bilinear interpolation. This is after the TF 1 port of Entropy-SGD. That one cropped the image to
+  lose the empty corners and enlarged the rest; here the corners are filled by reflection.
 
-A whole batch at a time, and every sample a pure function of the seed.
+Each function augments a whole batch, and its random numbers are a pure function of the seed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import tensorflow as tf
 
@@ -24,11 +23,14 @@ PADDING = 4
 MAX_ANGLE = 0.05
 
 
-def augmenter(kind: str) -> Callable[[Any, Any], Any]:
+def augmenter(kind: str) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """Return the function of (images [b, h, w, c], seed [2]) that augments a batch.
 
-    Images keep their shape. "none" and "flip_crop" keep the type and only move values about;
+    Images keep their shape. "none" and "flip_crop" keep the type too, since they only move values;
     "flip_rotate" returns float32.
+
+    Args:
+        kind: str. One of `AUGMENTATIONS`.
 
     Raises:
         DataError: The kind is unknown.
@@ -41,15 +43,15 @@ def augmenter(kind: str) -> Callable[[Any, Any], Any]:
     return functions[kind]
 
 
-def _none(images: Any, seed: Any) -> Any:
+def _none(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     del seed
     return images
 
 
-def _flip_crop(images: Any, seed: Any) -> Any:
+def _flip_crop(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     batch, height, width, _ = images.shape
     samples = tf.random.stateless_uniform([3, batch], seed)
-    # Row and column of the padded image, reflected back into the image: no image is padded.
+    # Rows and columns of the padded image, mapped back into the image: nothing is padded in memory.
     rows = _offsets(samples[1])[:, None] + tf.range(height)[None, :]
     columns = _offsets(samples[2])[:, None] + tf.range(width)[None, :]
     columns = tf.where(_coins(samples[0])[:, None], columns[:, ::-1], columns)
@@ -59,13 +61,13 @@ def _flip_crop(images: Any, seed: Any) -> Any:
     return tf.gather(chosen, _reflect(columns, width), axis=2, batch_dims=1)
 
 
-def _flip_rotate(images: Any, seed: Any) -> Any:
+def _flip_rotate(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     batch, height, width, _ = images.shape
     samples = tf.random.stateless_uniform([2, batch], seed)
     angles = MAX_ANGLE * (2.0 * samples[1] - 1.0)
     cosine, sine = tf.cos(angles), tf.sin(angles)
     # The op asks where an output pixel (x, y) comes from: (a0 x + a1 y + a2, b0 x + b1 y + b2).
-    # Mirrored images run through the same formula with x' = width - 1 - x, one pass for both.
+    # A mirrored image follows the same formula with x' = width - 1 - x, so one pass serves both.
     sign = tf.where(_coins(samples[0]), -tf.ones([batch]), tf.ones([batch]))
     centre_x, centre_y = (width - 1) / 2.0, (height - 1) / 2.0
     a0, a1 = sign * cosine, -sign * sine
@@ -93,15 +95,15 @@ def _flip_rotate(images: Any, seed: Any) -> Any:
     )
 
 
-def _coins(samples: Any) -> Any:
+def _coins(samples: tf.Tensor) -> tf.Tensor:
     return samples < 0.5
 
 
-def _offsets(samples: Any) -> Any:
+def _offsets(samples: tf.Tensor) -> tf.Tensor:
     places = 2 * PADDING + 1
     return tf.cast(tf.floor(samples * places), tf.int32) - PADDING
 
 
-def _reflect(index: Any, size: int) -> Any:
+def _reflect(index: tf.Tensor, size: int) -> tf.Tensor:
     """Map -k to k and size - 1 + k to size - 1 - k."""
     return (size - 1) - tf.abs((size - 1) - tf.abs(index))

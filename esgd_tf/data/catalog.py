@@ -1,9 +1,9 @@
-"""What there is to load: names, shapes, counts, classes and archives. Imports no TensorFlow.
+"""The data sets that can be loaded: names, shapes, counts, classes and archives.
 
-The numbers are those of the published sets (home pages below); they are what archives and
-prepared records are checked against. How many images each class has is recorded too, because
-MNIST's and Fashion-MNIST's archives have the same file names and shapes: only the labels tell
-which is which.
+The numbers are those of the published sets (see their home pages below), and archives and prepared
+records are checked against them. The numbers of images in each class are recorded too, because the
+archives of MNIST and Fashion-MNIST have the same file names and shapes and differ in nothing else
+that could be checked. Nothing here imports TensorFlow.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ class IdxFiles:
     """The four gzip-compressed idx files of one MNIST-like set.
 
     Attributes:
-        train_images: File name of the training images; the other three likewise.
-        train_labels: See `train_images`.
-        test_images: See `train_images`.
-        test_labels: See `train_images`.
+        train_images: File name of the training images.
+        train_labels: File name of the training labels.
+        test_images: File name of the test images.
+        test_labels: File name of the test labels.
     """
 
     train_images: str = "train-images-idx3-ubyte.gz"
@@ -32,7 +32,7 @@ class IdxFiles:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All four names."""
+        """The four file names."""
         return (self.train_images, self.train_labels, self.test_images, self.test_labels)
 
 
@@ -41,7 +41,7 @@ class NpzFile:
     """The file in which Keras keeps a set.
 
     Attributes:
-        file: Its name.
+        file: File name.
     """
 
     file: str
@@ -52,12 +52,13 @@ class CifarArchive:
     """One tar archive of a CIFAR set.
 
     Attributes:
-        file: Name of the archive.
-        folder: The folder that its members lie in.
+        file: File name of the archive.
+        folder: The folder of its members.
         train: Members with training images, in order.
         test: Members with test images, in order.
-        names: Per label of a record, in the order of the binary records: its key in a pickled
-            batch, the member that lists its class names, the key of that list in a pickle.
+        names: Three names for each label of a record, in the order of the binary records: the
+            key of the label in a pickled batch, the member that lists its class names, and the key
+            of that list in a pickle.
         pickled: Whether members are pickles ("python version") or plain records ("binary").
     """
 
@@ -77,20 +78,22 @@ class Entry:
     """One data set of the catalog.
 
     Attributes:
-        name: What `-d` calls it; also its TFDS name.
-        version: Version under which records are stored: that of TFDS' own builder, so that
-            either reads what the other wrote.
+        name: The name for `-d`, which is also its TFDS name.
+        version: The version under which records are stored. It is that of TFDS' own builder, so
+            that TFDS and this library can read each other's records.
         image_shape: (height, width, channels).
         label_names: Class names, in the order of the labels.
         train_counts: Training images per class.
         test_counts: Test images per class.
-        description: One line.
-        homepage: Where a person finds the archives.
-        citation: BibTeX.
-        archives: The forms the set is published in; any one of them is enough.
-        probe_url: What TFDS would fetch, to find out whether it could. None: not downloadable.
-        coarse_names: Names of the coarse classes, where there are any.
-        torchvision: Where torchvision puts the archives, below its root; "" for no such place.
+        description: What the set is, in one line.
+        homepage: The web page with the archives.
+        citation: BibTeX entry.
+        archives: The archives that the set is published as; any one of them is enough.
+        probe_url: A file that TFDS would download, which is asked for first to see whether a
+            download could work. None if the set cannot be downloaded.
+        coarse_names: Names of the coarse classes; empty if there are none.
+        torchvision: The folder of the archives below torchvision's root; "" if torchvision does
+            not have them.
     """
 
     name: str
@@ -109,17 +112,17 @@ class Entry:
 
     @property
     def num_classes(self) -> int:
-        """How many classes the labels tell apart."""
+        """Number of classes."""
         return len(self.label_names)
 
     @property
     def num_train(self) -> int:
-        """Training images in all."""
+        """Number of training images."""
         return sum(self.train_counts)
 
     @property
     def num_test(self) -> int:
-        """Test images in all."""
+        """Number of test images."""
         return sum(self.test_counts)
 
 
@@ -223,8 +226,8 @@ _FASHION = Entry(
 ENTRIES: dict[str, Entry] = {
     entry.name: entry
     for entry in (
-        # 175 per class and not 200: twelve thousand images are 6.8 MB of PNG records, and the
-        # repository has room for 6.
+        # 875 + 175 images per class and not 1,000 + 200: twelve thousand images would take 6.8 MB
+        # of PNG records, and the repository has room for 6 MB.
         dataclasses.replace(
             _FASHION,
             name="fashion_mnist_small",

@@ -1,9 +1,9 @@
-"""What a prepared set says of itself, looked through before TFDS reads it.
+"""Check the JSON files that describe a prepared data set before TFDS reads them.
 
 TFDS builds the classes that `features.json` names, and imports the module of a class that it does
-not know: a folder of data would run code. So the two files are checked here first, and only the
-classes that this library writes (and TFDS' own builders of these sets) may stand in them. Imports
-no TensorFlow.
+not know, so that a folder of data could run code. The two files are therefore checked here first.
+They may name only the classes that this library and TFDS' own builders of these sets write.
+Nothing here imports TensorFlow.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from esgd_tf.data.catalog import Entry
 from esgd_tf.data.errors import DataError
@@ -28,24 +27,24 @@ _CLASSES = {
         "text_feature.Text",
     )
 }
-# Where the two forms of features.json, of today and of TFDS before 4.5, name classes; protobuf's
-# JSON takes either spelling.
+# The keys under which features.json names classes, in its present form and in that of TFDS before
+# 4.5. Protobuf's JSON accepts either spelling.
 _NAMING = ("pythonClassName", "python_class_name", "type")
-# The older form could have names read from any file.
+# With these keys of the older form, TFDS would read class names from any file.
 _REFUSED = ("names_file", "namesFile", "vocab_filename")
-# Far more than ever is needed: a description is a few kilobytes.
+# A description is a few kilobytes; this is far more than any needs.
 _LONGEST = 1 << 20
 
 
 def check_description(folder: Path, entry: Entry) -> None:
-    """Refuse a prepared set whose description names foreign classes, or another set.
+    """Refuse a prepared set whose description names unknown Python classes or another data set.
 
     Args:
-        folder: Path. Where `features.json` and `dataset_info.json` lie.
-        entry: Entry. What the data set must be.
+        folder: Path. The folder of `features.json` and `dataset_info.json`.
+        entry: Entry. The data set that the folder must hold.
 
     Raises:
-        DataError: A file is missing or damaged, or says what it must not.
+        DataError: A file is missing, damaged or refused.
     """
     features = _read(folder / "features.json", entry)
     for key, value in _pairs(features):
@@ -63,9 +62,9 @@ def check_description(folder: Path, entry: Entry) -> None:
         )
 
 
-def _read(path: Path, entry: Entry) -> dict[str, Any]:
+def _read(path: Path, entry: Entry) -> dict[str, object]:
     try:
-        if not path.is_file():  # a pipe would be waited for
+        if not path.is_file():  # reading a pipe would wait for its writer
             raise ValueError(f"{path.name} is missing or no file")
         with path.open(encoding="utf-8") as stream:
             text = stream.read(_LONGEST + 1)
@@ -88,8 +87,8 @@ def _read(path: Path, entry: Entry) -> dict[str, Any]:
     )
 
 
-def _pairs(value: Any) -> Iterator[tuple[str, Any]]:
-    """Return all keys of all objects in some JSON, with their values."""
+def _pairs(value: object) -> Iterator[tuple[str, object]]:
+    """Return all keys of all objects in a JSON value, nested ones included, with their values."""
     waiting = [value]
     while waiting:
         here = waiting.pop()

@@ -1,4 +1,4 @@
-"""The one exception of the data room, and what TensorFlow says of damaged files, in plain words."""
+"""The exception that `esgd_tf.data` raises, and plain words for TensorFlow's messages."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ __all__ = ["DataError", "plain_reason"]
 
 
 class DataError(Exception):
-    """Data that cannot be had or cannot be trusted.
+    """Data that cannot be obtained or cannot be trusted.
 
-    Its text is one sentence for the person at the command line: what was wrong, where, and what
-    to do about it. Nothing is left half-made when it is raised.
+    The message is one sentence for the person at the command line: what was wrong, where, and what
+    to do about it. No partly written file is left behind when it is raised.
     """
 
 
-# The names of nodes, and the operation, are of TensorFlow's graph and not of the file.
+# TensorFlow adds the names of graph nodes and operations, which say nothing about the file.
 _OF_THE_GRAPH = re.compile(r"\{\{.*?\}\}|\[Op:\w+\]( name:.*)?|\[\[.*?\]\]|\(original op:.*?\)")
 _PLAIN = (
     (r"truncated record at (\d+)", "it ends in the middle of the record at byte {}"),
@@ -34,11 +34,10 @@ _PLAIN = (
 
 
 def plain_reason(error: BaseException) -> str:
-    """Return what an exception says of a file, in one line and without TensorFlow's node names.
+    """Return what an exception says about a file, in one line and without TensorFlow's node names.
 
     Args:
-        error: exception. Any exception; of TensorFlow's errors the message without its trimmings is
-            taken.
+        error: exception. Any exception. Of TensorFlow's errors only the message is used.
     """
     text = str(getattr(error, "message", None) or error)
     for pattern, plain in _PLAIN:

@@ -1,4 +1,4 @@
-"""Image files as a network wants them: PNG, JPEG, BMP and the first frame of a GIF."""
+"""Read image files for a network: PNG, JPEG, BMP and the first frame of a GIF."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from esgd_tf.data.errors import DataError
 __all__ = ["ImageFile", "read_image"]
 
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF")
-# ITU-R BT.601, the grey of JPEG; the sum is 1, so that grey stays what it was.
-_LUMA = np.array([0.299, 0.587, 0.114])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +24,9 @@ class ImageFile:
     """A decoded image.
 
     Attributes:
-        pixels: float32 [h, w, c], 0 ... 255, of the size asked for.
-        original: Height and width of the image in the file, held upright.
-        resized: Whether those differ from the size asked for.
+        pixels: float32 [h, w, c] in 0 ... 255, of the requested size.
+        original: Height and width of the image in the file, after turning it upright.
+        resized: Whether those differ from the requested size.
     """
 
     pixels: NDArray[np.float32]
@@ -37,19 +35,20 @@ class ImageFile:
 
 
 def read_image(path: Path, shape: tuple[int, int, int]) -> ImageFile:
-    """Read an image file, convert it to grey or colour, and resize it where its size differs.
+    """Read an image file, convert it to grey or colour, and resize it if its size differs.
 
-    It is turned upright as its EXIF orientation says. Palettes and CMYK become colours; of 16 bits
-    the upper 8 count. An image that has the shape already comes back as it is, to the last bit.
-    Resizing is bilinear and antialiased, and does not keep the aspect ratio.
+    It is turned upright as its EXIF orientation says. Palettes and CMYK become red, green and blue,
+    colours become grey by ITU-R BT.601 (the luma of JPEG), and of 16 bits the upper 8 are used. An
+    image that has the requested shape and 8 bits keeps its pixels, to the last bit. Resizing is
+    bilinear and antialiased, and does not keep the aspect ratio.
 
     Args:
         path: Path. The file.
         shape: tuple of three ints. Height, width, and channels: 1 (grey) or 3 (red, green, blue).
 
     Raises:
-        DataError: There is no such file, it is no image, or parts of it are transparent: what is
-            to be seen behind them is not in the file.
+        DataError: The file is missing or no image, or parts of the image are transparent, so that
+            the file does not say what a viewer would see there.
     """
     if path.is_dir():
         raise DataError(f"{path} is a folder: name image files, as {path}/*.png.")
@@ -59,10 +58,8 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> ImageFile:
         raise DataError(f"There is no file {path}.") from None
     except OSError as error:
         raise DataError(f"Cannot read {path}: {error.strerror}.") from None
-    pixels = _colours(content, path)
     height, width, channels = shape
-    if channels == 1:
-        pixels = np.round(pixels @ _LUMA)[..., np.newaxis].astype(np.float32)
+    pixels = _decode(content, path, channels)
     original = pixels.shape[:2]
     resized = original != (height, width)
     if resized:
@@ -70,20 +67,20 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> ImageFile:
     return ImageFile(np.clip(pixels, 0.0, 255.0), (original[0], original[1]), resized)
 
 
-def _colours(content: bytes, path: Path) -> NDArray[np.float32]:
-    """Return an image as float32 [h, w, 3], upright."""
+def _decode(content: bytes, path: Path, channels: int) -> NDArray[np.float32]:
+    """Return an image as float32 [h, w, channels], turned upright."""
     try:
-        # Pillow warns of oddities that a viewer passes over.
+        # Pillow warns about irregularities that image viewers ignore.
         with warnings.catch_warnings(), Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             warnings.simplefilter("ignore")
             upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # grey of 16 bits; Pillow would cut it at 255
-                grey = (np.asarray(upright).astype(np.int64) >> 8).astype(np.uint8)
+            if upright.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip at 255
                 see_through = "transparency" in image.info
-                colours = Image.fromarray(grey).convert("RGB")
+                visible = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
             else:
                 see_through = bool(np.asarray(upright.convert("RGBA"))[..., 3].min() < 255)
-                colours = upright.convert("RGB")
+                visible = upright.convert("RGB")
+            pixels = np.asarray(visible.convert("L" if channels == 1 else "RGB"), np.float32)
     except Image.DecompressionBombError:
         raise DataError(f"{path} is refused: it is far too large; make it smaller first.") from None
     except Exception:
@@ -96,4 +93,4 @@ def _colours(content: bytes, path: Path) -> NDArray[np.float32]:
             f"{path} is transparent in places, and what is to be seen there is not in the file: "
             "give it a background first."
         )
-    return np.asarray(colours, np.float32)
+    return pixels.reshape(*pixels.shape[:2], channels)

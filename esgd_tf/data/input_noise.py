@@ -1,4 +1,4 @@
-"""Noise on preprocessed training inputs that a network can memorise: see `corruption`.
+"""Noise on preprocessed training inputs, which a network can memorise: see `corruption`.
 
 With x_i the preprocessed image i and z_i N(0, I) of its shape, a function of (seed, i) alone:
 
@@ -6,13 +6,12 @@ With x_i the preprocessed image i and z_i N(0, I) of its shape, a function of (s
 * "some_noise:k": x_i becomes z_i on k rows and k columns, the same ones in all images;
 * "gaussian:s": x_i becomes x_i + s z_i.
 
-It is sampled batch by batch and never stored: for CIFAR-10 it would be 600 MB.
+The noise is sampled batch by batch and never stored: for CIFAR-10 it would take 600 MB.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -28,41 +27,43 @@ from esgd_tf.data.corruption import (
     generator,
 )
 
+_Batch = tuple[tf.Tensor, tf.Tensor]
+
 
 def input_corruption(
     corruptions: Sequence[Corruption], *, seed: int = 0
-) -> Callable[[Any, Any], Any] | None:
-    """Make the function that puts noise on preprocessed training inputs.
+) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None:
+    """Return the function that puts noise on preprocessed training inputs.
 
-    It is for `training_batches(corrupt=...)`, and for `corrupt_in_order` where the training error
+    Pass it to `training_batches(corrupt=...)`, and to `corrupt_in_order` where the training error
     is measured. The noise of an image is a function of (seed, its index) alone.
 
     Args:
-        corruptions: sequence of Corruption. What to do, in this order; only the noise kinds count
-            here.
-        seed: int of 64 bits. Each kind of noise has its own random numbers under it, other ones
-            than `training_batches` has under the same seed. Defaults to 0.
+        corruptions: sequence of Corruption. What to do, in this order. The kinds that are not noise
+            are ignored here.
+        seed: int of 64 bits. Each kind of noise has its own random numbers under it, which differ
+            from those of `training_batches` under the same seed. Defaults to 0.
 
     Returns:
         A function of (images float32 [b, h, w, c], their indices in the training set, integers
             [b]) that returns images of that shape. None if no kind asks for noise.
 
     Raises:
-        DataError: As in `corrupt_data`; an image that has fewer than k rows or columns is
-            noticed when the function is called.
+        DataError: The corruptions or the seed are refused, as by `corrupt_data`. Images with fewer
+            than k rows or columns are refused when the function is called.
 
     Note:
-        Call it in tf.data or otherwise on the CPU: another device, or XLA, may round the same
-        samples in another way. Sampling takes about twice as long as it would for a whole batch
-        under one seed: 0.2 ms on one core for an image of 32 x 32 x 3.
+        Call the function in tf.data or otherwise on the CPU: another device, or XLA, may round the
+        same samples in another way. Sampling takes about twice as long as it would for a whole
+        batch under one seed: 0.2 ms on one core for an image of 32 x 32 x 3.
     """
     check_sequence(corruptions)
     check_seed(seed)
-    noises = [c for c in corruptions if c.draws_noise]
+    noises = [c for c in corruptions if c.is_noise]
     if not noises:
         return None
 
-    def corrupt(images: Any, indices: Any) -> Any:
+    def corrupt(images: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
         for corruption in noises:
             images = _with_noise(corruption, seed, images, indices)
         return images
@@ -71,7 +72,7 @@ def input_corruption(
 
 
 def corrupt_in_order(
-    batches: tf.data.Dataset, corrupt: Callable[[Any, Any], Any]
+    batches: tf.data.Dataset, corrupt: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 ) -> tf.data.Dataset:
     """Corrupt batches that hold training images 0, 1, 2, ..., as `evaluation_batches` makes them.
 
@@ -85,7 +86,7 @@ def corrupt_in_order(
     """
 
     @tf.autograph.experimental.do_not_convert
-    def one(begin: Any, batch: tuple[Any, Any]) -> tuple[Any, tuple[Any, Any]]:
+    def one(begin: tf.Tensor, batch: _Batch) -> tuple[tf.Tensor, _Batch]:
         images, labels = batch
         end = begin + tf.shape(images, out_type=tf.int64)[0]
         return end, (corrupt(images, tf.range(begin, end)), labels)
@@ -93,9 +94,11 @@ def corrupt_in_order(
     return batches.scan(tf.constant(0, tf.int64), one)
 
 
-def _with_noise(corruption: Corruption, seed: int, images: Any, indices: Any) -> Any:
+def _with_noise(
+    corruption: Corruption, seed: int, images: tf.Tensor, indices: tf.Tensor
+) -> tf.Tensor:
     shape = tuple(images.shape[1:])
-    # Negative, because those of `training_batches` are not: no sample is used twice.
+    # Negative numbers, since those of `training_batches` are not: no sample is used twice.
     places = -1 - CORRUPTIONS.index(corruption.kind) * 2**32 - tf.cast(indices, tf.int64)
     keys = tf.stack([tf.fill(tf.shape(places), tf.constant(seed, tf.int64)), places], axis=1)
     noise = tf.ensure_shape(_normals(keys, shape), images.shape)
@@ -106,10 +109,10 @@ def _with_noise(corruption: Corruption, seed: int, images: Any, indices: Any) ->
     return tf.where(_lines(int(corruption.amount), seed, shape[:2]), noise, images)
 
 
-# A graph, because eagerly `map_fn` is a loop in Python; one image at a time, because tf.random
-# takes one key a call.
+# A graph, because eagerly `map_fn` is a loop in Python. It samples one image at a time, because
+# tf.random takes one key a call.
 @tf.function(autograph=False, reduce_retracing=True)
-def _normals(keys: Any, shape: tuple[int, ...]) -> Any:
+def _normals(keys: tf.Tensor, shape: tuple[int, ...]) -> tf.Tensor:
     return tf.map_fn(
         lambda key: tf.random.stateless_normal(shape, key, alg="philox"),
         keys,
@@ -118,7 +121,7 @@ def _normals(keys: Any, shape: tuple[int, ...]) -> Any:
 
 
 def _lines(count: int, seed: int, shape: Sequence[int]) -> NDArray[np.bool_]:
-    """Return [h, w, 1], true on `count` rows and columns; those for fewer are among them."""
+    """Return [h, w, 1], true on `count` rows and columns, which include those for a lower count."""
     check_lines(count, shape)
     rng = generator(seed, "some_noise", TRAIN)
     chosen = np.zeros((*shape, 1), bool)

@@ -4,7 +4,7 @@
 
 takes about ten seconds. The folder named is that of Debian's package dataset-fashion-mnist; any
 folder with the four published idx files will do. The same images give the same records, byte for
-byte. Remove tfrecords/fashion_mnist_small/1.0.0 first: what is there already is not rebuilt.
+byte. Remove tfrecords/fashion_mnist_small/1.0.0 first: records that exist are not rebuilt.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether a download could work, found out in seconds.
+"""Find out within seconds whether a download could work.
 
 TFDS retries a failing download for minutes before it gives up. Asking first costs one request.
 """
@@ -12,9 +12,9 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-# For the whole question, name lookup included, which no socket timeout bounds.
+# The limit for the whole request. It includes the name lookup, which no socket timeout bounds.
 PATIENCE_SECONDS = 5.0
-# The server is there but does not answer this kind of request.
+# With these codes a server answers that it does not support HEAD requests.
 _NO_HEAD = (405, 501)
 
 
@@ -24,14 +24,14 @@ def host(url: str) -> str:
 
 
 def reachable(url: str, patience: float = PATIENCE_SECONDS) -> bool:
-    """Whether the server of `url` would hand it out.
+    """Return whether the server of `url` answers and would deliver it.
 
     Args:
         url: str. An address with http or https.
         patience: float > 0. Seconds to wait in all. Defaults to PATIENCE_SECONDS.
 
     Returns:
-        True if it answered in time and did not refuse.
+        True if the server answered in time and did not refuse.
     """
     answered = threading.Event()
 
@@ -46,7 +46,7 @@ def reachable(url: str, patience: float = PATIENCE_SECONDS) -> bool:
         except (OSError, ValueError, http.client.HTTPException):
             pass
 
-    # A daemon, so that a name server that never answers does not keep the program alive.
+    # A daemon thread, so that a name server that never answers does not keep the program alive.
     asker = threading.Thread(target=ask, daemon=True)
     with contextlib.suppress(RuntimeError):
         asker.start()

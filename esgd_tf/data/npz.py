@@ -1,4 +1,4 @@
-"""Opening a `.npz` file, NumPy's zip archive of arrays, that may be damaged or made to do harm."""
+"""Open a `.npz` file (NumPy's zip archive of arrays) that may be damaged or malicious."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ import numpy as np
 
 __all__ = ["open_npz"]
 
-# RuntimeError: an encrypted or oddly compressed member; MemoryError: a shape that lies.
+# RuntimeError comes from an encrypted or unusually compressed member, MemoryError from a shape
+# that is far larger than the data.
 _DAMAGE = (KeyError, EOFError, OverflowError, MemoryError, RuntimeError, struct.error, zlib.error,
            zipfile.BadZipFile)  # fmt: skip
 
 
 @contextlib.contextmanager
 def open_npz(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
-    """Give the arrays of a file by name; each is read when it is asked for. No pickle is read.
+    """Open a file whose arrays are read by name, each when it is asked for. No pickle is read.
 
     Args:
         path: Path. The file.
 
     Raises:
-        OSError: It cannot be read.
-        ValueError: It is damaged, or an array that is asked for is not there or a pickle.
+        OSError: The file cannot be read.
+        ValueError: The file is damaged, or an array that is asked for is missing or is a pickle.
     """
     try:
         stored = np.load(path, allow_pickle=False)

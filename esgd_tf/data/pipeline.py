@@ -1,25 +1,25 @@
 """Batches for training and evaluation, as tf.data pipelines.
 
 Batch k of epoch e is a pure function of (seed, e, k): its images are places k b ... (k + 1) b - 1
-of a permutation sampled from (seed, e), and its augmentation is sampled from (seed, e, k). So a run
-that starts in the middle sees what an uninterrupted one saw, with nothing to save but e and k.
+of a permutation sampled from (seed, e), and its augmentation is sampled from (seed, e, k). A run
+that is resumed therefore sees the batches of an uninterrupted one, and needs only e and k for it.
 
-The images stay in memory as bytes; each batch is one gather, one augmentation and one
-preprocessing of the whole batch, done ahead of the training step in parallel but in order.
+The images stay in memory as bytes. Each batch is gathered, augmented and preprocessed as a whole,
+ahead of the training step, in parallel but in order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from esgd_tf.data.augmentation import augmenter
 from esgd_tf.data.errors import DataError
 
-# Stands in place of a batch's number in the seed of an epoch's permutation.
+# In the seed of an epoch's permutation, this replaces the number of a batch.
 _ORDER = 2**32 - 1
 
 
@@ -31,7 +31,7 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
         batch_size: int in [1, n]. b, how many examples make a batch.
 
     Raises:
-        DataError: There is no such batch size for so many images.
+        DataError: The batch size is below 1 or above the number of examples.
     """
     if not 1 <= batch_size <= num_examples:
         raise DataError(
@@ -42,20 +42,20 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
 
 
 def training_batches(
-    images: np.ndarray,
-    labels: np.ndarray,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.integer],
     *,
     batch_size: int,
     seed: int,
-    preprocess: Callable[[Any], Any],
+    preprocess: Callable[[tf.Tensor], tf.Tensor],
     augmentation: str = "none",
-    corrupt: Callable[[Any, Any], Any] | None = None,
+    corrupt: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
     first_epoch: int = 0,
     first_batch: int = 0,
     epochs: int | None = None,
     prefetch: int | None = None,
 ) -> tf.data.Dataset:
-    """Make the shuffled batches of epochs first_epoch, first_epoch + 1, ...
+    """Return the shuffled batches of epochs first_epoch, first_epoch + 1, ...
 
     Every batch has exactly `batch_size` images, so that the training step is traced and compiled
     once: the last batch of an epoch is filled up with the first images of the SAME epoch's
@@ -69,16 +69,15 @@ def training_batches(
         preprocess: callable. What `preprocessor` returned, or any function of a batch that needs no
             autograph.
         augmentation: str. One of `AUGMENTATIONS`. It acts on raw pixels, before `preprocess`,
-            unless that says otherwise (`augment_first`): whitened images are augmented afterwards.
-            Defaults to 'none'.
+            unless `preprocess.augment_first` is False, as for whitened images. Defaults to 'none'.
         corrupt: callable. What `input_corruption` returned, or any function of (preprocessed images
-            [b, h, w, c], their indices in `images`, [b]) that returns images. With it the order is
-            `preprocess`, `corrupt`, augmentation: what is augmented is the corrupted data set, and
-            an image keeps its noise. Defaults to None, which does nothing.
+            [b, h, w, c], their indices in `images`, [b]) that returns images. It is called after
+            `preprocess` and before the augmentation, so the corrupted data set is augmented and an
+            image keeps its noise. Defaults to None, which corrupts nothing.
         first_epoch: int >= 0. The epoch to begin with. Defaults to 0.
         first_batch: int >= 0. The batch of that epoch to begin with. Defaults to 0.
-        epochs: int >= 1. How many epochs to run, the first one counted even when it is begun in the
-            middle. Defaults to None, which runs without end.
+        epochs: int >= 0. Number of epochs. The first one counts even if it begins in the middle.
+            Defaults to None, which runs without end.
         prefetch: int >= 0. Batches to keep ready. Defaults to None, which keeps as many as tf.data
             finds useful.
 
@@ -86,7 +85,7 @@ def training_batches(
         A dataset of (float32 [b, h, w, c], int32 [b]).
 
     Raises:
-        DataError: An argument makes no sense.
+        DataError: An argument is out of range, or images and labels do not fit together.
     """
     count = _check_pairs(images, labels)
     steps = steps_per_epoch(count, batch_size)
@@ -103,7 +102,7 @@ def training_batches(
     augment_first = getattr(preprocess, "augment_first", True)
     pixels, numbers = _on_cpu(images, labels)
 
-    # Traced as they stand, which is quicker: they branch on nothing that a tensor holds.
+    # Tracing without autograph is quicker. These functions have no branch on the value of a tensor.
     @tf.autograph.experimental.do_not_convert
     def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
         order = _permutation(_stateless_seed(seed, epoch, _ORDER), count)
@@ -127,7 +126,7 @@ def training_batches(
         return chosen, tf.gather(numbers, indices)
 
     last = np.iinfo(np.int64).max if epochs is None else first_epoch + epochs
-    # Nothing is left of no epochs, not even the start of one.
+    # With epochs = 0 there is no batch, even if first_batch is not 0.
     total = max(0, (last - first_epoch) * steps - first_batch) if epochs is not None else None
     dataset = tf.data.Dataset.range(first_epoch, last).flat_map(epoch_batches)
     dataset = dataset.apply(
@@ -139,14 +138,14 @@ def training_batches(
 
 
 def evaluation_batches(
-    images: np.ndarray,
-    labels: np.ndarray,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.integer],
     *,
     batch_size: int,
-    preprocess: Callable[[Any], Any],
+    preprocess: Callable[[tf.Tensor], tf.Tensor],
     prefetch: int | None = None,
 ) -> tf.data.Dataset:
-    """Make batches of all images in their order, once; the last one may be smaller.
+    """Return batches of all images in their order, once; the last one may be smaller.
 
     Args:
         images: uint8 array of shape [n, h, w, c]. The images.
@@ -176,7 +175,7 @@ def evaluation_batches(
     return _ahead(begins.map(batch, num_parallel_calls=tf.data.AUTOTUNE), prefetch)
 
 
-def _check_pairs(images: np.ndarray, labels: np.ndarray) -> int:
+def _check_pairs(images: NDArray[np.uint8], labels: NDArray[np.integer]) -> int:
     if images.ndim != 4 or labels.shape != images.shape[:1] or not len(images):
         raise DataError(
             "Images must be [n, h, w, c] and labels [n] with n at least 1, not "
@@ -185,18 +184,18 @@ def _check_pairs(images: np.ndarray, labels: np.ndarray) -> int:
     return len(images)
 
 
-def _on_cpu(images: np.ndarray, labels: np.ndarray) -> tuple[tf.Tensor, tf.Tensor]:
+def _on_cpu(images: NDArray[np.uint8], labels: NDArray[np.integer]) -> tuple[tf.Tensor, tf.Tensor]:
     # tf.data runs on the CPU; a GPU would otherwise hold the images and send each batch back.
     with tf.init_scope(), tf.device("/CPU:0"):
         return tf.constant(images), tf.constant(labels, tf.int32)
 
 
-def _stateless_seed(seed: int, epoch: Any, number: Any) -> Any:
+def _stateless_seed(seed: int, epoch: tf.Tensor, number: tf.Tensor | int) -> tf.Tensor:
     """Return the [2] seed of one use: distinct for distinct (seed, epoch, number)."""
     return tf.stack([tf.constant(seed, tf.int64), epoch * 2**32 + number])
 
 
-def _permutation(key: Any, count: int) -> Any:
+def _permutation(key: tf.Tensor, count: int) -> tf.Tensor:
     """Return a permutation of 0 ... count - 1: the order of as many random 64-bit numbers."""
     samples = tf.random.stateless_uniform([count], key, minval=None, maxval=None, dtype=tf.int64)
     return tf.argsort(samples, stable=True)
@@ -205,7 +204,8 @@ def _permutation(key: Any, count: int) -> Any:
 def _ahead(dataset: tf.data.Dataset, prefetch: int | None) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = True
-    # With several workers each takes its part of every global batch; there are no files to share.
+    # Each of several workers takes its part of every global batch, since there are no files that
+    # could be divided among them.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     buffer = tf.data.AUTOTUNE if prefetch is None else prefetch
     return dataset.prefetch(buffer).with_options(options)

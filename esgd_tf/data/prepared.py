@@ -1,4 +1,4 @@
-"""Reading prepared records with TFDS, which believes what it reads: so all of it is checked."""
+"""Read prepared records with TFDS, and check all that TFDS itself does not check."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -31,21 +30,21 @@ _AGAIN = "remove that folder and prepare the set again"
 
 
 def read(folder: Path, entry: Entry) -> tuple[Arrays, Arrays]:
-    """Read all records of a prepared set. Nothing in the folder is run, whatever it says.
+    """Read all records of a prepared set. Nothing in the folder is ever run as code.
 
     Shards may be compressed by gzip or zlib, with or without `.gz` at the end of their names; the
     order of the records is that of the uncompressed set.
 
     Args:
-        folder: Path. Where the records lie, data_dir/name/version.
-        entry: Entry. What the records must be: name, features, class names, shapes, images of each
-            class.
+        folder: Path. The folder of the records, data_dir/name/version.
+        entry: Entry. The data set that they must be, with its name, features, class names, shapes
+            and numbers of images in each class.
 
     Returns:
         (images, labels) of the train and the test split: uint8 [n, h, w, c] and int32 [n].
 
     Raises:
-        DataError: Files are missing or damaged, or it is another set.
+        DataError: Files are missing or damaged, or belong to another set.
     """
     check_description(folder, entry)
     builder = _builder(folder, folder, entry)
@@ -54,13 +53,13 @@ def read(folder: Path, entry: Entry) -> tuple[Arrays, Arrays]:
             builder = _builder(plain, folder, entry)
         train = _read_split(builder, "train", entry.num_train, folder, entry)
         test = _read_split(builder, "test", entry.num_test, folder, entry)
-    # The numbers of images of each class tell sets apart whose images have the same shape.
+    # Sets whose images have the same shape differ in the numbers of images in each class.
     check_counts(RawImages(train, test), entry, folder)
     return (train.images, train.labels), (test.images, test.labels)
 
 
-def _builder(place: Path, folder: Path, entry: Entry) -> Any:
-    """Return TFDS' builder of what lies in `place`, called `folder` where it fails."""
+def _builder(place: Path, folder: Path, entry: Entry) -> tfds.core.DatasetBuilder:
+    """Return TFDS' builder of the records in `place`; errors name `folder` instead."""
     try:
         with tfds_manners():
             builder = tfds.builder_from_directory(place)
@@ -85,7 +84,7 @@ def _builder(place: Path, folder: Path, entry: Entry) -> Any:
             f"{folder} does not hold {entry.name}: the values of its images are {kind.name} and "
             f"not uint8; {_AGAIN}."
         )
-    # Where names were not stored, TFDS gives numbers.
+    # TFDS names classes by their numbers where no names were stored.
     if classes != entry.num_classes or names not in (entry.label_names, _numbers(classes)):
         raise DataError(
             f"{folder} does not hold {entry.name}: its {classes} classes are "
@@ -100,15 +99,15 @@ def _numbers(count: int) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def _unpacked(folder: Path, builder: Any, entry: Entry) -> Iterator[Path]:
-    """Give a folder with plain shards: the set's own, or a copy for as long as it is read."""
+def _unpacked(folder: Path, builder: tfds.core.DatasetBuilder, entry: Entry) -> Iterator[Path]:
+    """Yield a folder with uncompressed shards: the set's own, or a temporary copy."""
     shards = [Path(p) for s in ("train", "test") for p in builder.info.splits[s].filepaths]
     named = {p: p if p.exists() else p.with_name(p.name + ".gz") for p in shards}
     packed = {path for path, file in named.items() if is_compressed(file)}
     if not packed:
         yield folder
         return
-    # Of PNG a record is hardly longer than its pixels.
+    # A PNG image is hardly longer than its pixels, so a longer record is refused.
     images = max(entry.num_train, entry.num_test)
     limit = images * (2 * math.prod(entry.image_shape) + 4096)
     with tempfile.TemporaryDirectory(prefix=f"{entry.name}-") as name:
@@ -124,9 +123,13 @@ def _unpacked(folder: Path, builder: Any, entry: Entry) -> Iterator[Path]:
         yield copy
 
 
-def _read_split(builder: Any, split: str, count: int, folder: Path, entry: Entry) -> RawSplit:
+def _read_split(
+    builder: tfds.core.DatasetBuilder, split: str, count: int, folder: Path, entry: Entry
+) -> RawSplit:
     images = np.empty((count, *entry.image_shape), np.uint8)
-    labels = np.empty((count,), np.int64)  # as in the records: in 32 bits 2^33 would be 0
+    labels = np.empty(
+        (count,), np.int64
+    )  # as in the records; in 32 bits a label of 2^33 would become 0
     done = 0
     try:
         with tfds_manners(), tf.device("/CPU:0"):

@@ -1,12 +1,12 @@
-"""From pixels to what the network sees: "scale", "meanstd", "gcn_zca".
+"""From pixels to the inputs of the network: "scale", "meanstd", "gcn_zca".
 
-Every statistic is fitted on the training images alone.
+All statistics are fitted to the training images alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -19,47 +19,47 @@ from esgd_tf.data.sources import ImageData
 
 
 class Preprocessor(Protocol):
-    """What `preprocessor` returns: a function of a batch, and its place in the pipeline.
+    """A function of a batch that also knows whether augmentation comes before it.
 
     Attributes:
-        augment_first: Whether augmentation acts on raw pixels, before this. A callable without
-            this attribute counts as True.
+        augment_first: Whether augmentation comes first and so acts on raw pixels. For a callable
+            without this attribute it does.
     """
 
     @property
     def augment_first(self) -> bool:
-        """See the class."""
+        """Whether augmentation comes first and so acts on raw pixels."""
 
-    def __call__(self, images: Any) -> Any:
+    def __call__(self, images: tf.Tensor | NDArray[np.generic]) -> tf.Tensor:
         """Map a batch [b, h, w, c] of pixels 0 ... 255, uint8 or float, to float32."""
 
 
-# Compared by identity: tf.function wants a callable with a hash, and arrays have none.
+# Compared by identity: tf.function needs a hashable callable, and arrays have no hash.
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Affine:
     """(x - shift) * factor, per channel; augmentation commutes with it up to rounding."""
 
-    shift: np.ndarray | np.float32
-    factor: np.ndarray | np.float32
+    shift: NDArray[np.float32] | np.float32
+    factor: NDArray[np.float32] | np.float32
     augment_first: bool = True
 
-    def __call__(self, images: Any) -> Any:
+    def __call__(self, images: tf.Tensor | NDArray[np.generic]) -> tf.Tensor:
         return (tf.cast(images, tf.float32) - self.shift) * self.factor
 
 
 class _GcnZca:
-    """See `zca`. It mixes all pixels of an image, hence comes before augmentation."""
+    """The whitening of `zca`. It mixes all pixels of an image, so it comes before augmentation."""
 
     augment_first = False
 
     def __init__(self, whitening: zca.Whitening) -> None:
-        # On the CPU, where tf.data runs, whatever else there is. As tensors, so that a traced
-        # function refers to the matrix (38 MB for CIFAR) and does not copy it into its graph.
+        # On the CPU, because tf.data runs there. As tensors, so that a traced function refers to
+        # the matrix (38 MB for CIFAR) and does not copy it into its graph.
         with tf.init_scope(), tf.device("/CPU:0"):
             self._mean = tf.constant(whitening.mean)
             self._matrix = tf.constant(whitening.matrix)
 
-    def __call__(self, images: Any) -> Any:
+    def __call__(self, images: tf.Tensor | NDArray[np.generic]) -> tf.Tensor:
         shape = tf.shape(images)
         flat = tf.reshape(tf.cast(images, tf.float32), [shape[0], self._mean.shape[0]])
         flat -= tf.reduce_mean(flat, axis=1, keepdims=True)
@@ -72,23 +72,22 @@ class _GcnZca:
 
 
 def preprocessor(kind: str, data: ImageData) -> Preprocessor:
-    """Make the preprocessing of a data set.
+    """Return the preprocessing of a data set.
 
     * "scale": pixels / 255, in [0, 1].
     * "meanstd": minus the mean, over the standard deviation, of each channel over all training
       images (for CIFAR-10: 125.3/123.0/113.9 and 63.0/62.1/66.7, the wide ResNets' numbers).
     * "gcn_zca": per-image contrast normalisation and ZCA whitening, see `esgd_tf.data.zca`.
-      Fitted once, stored beside the records, a matrix product per batch.
+      It is fitted once and stored beside the records, and costs a matrix product per batch.
 
-    "scale" and "meanstd" act per channel, so that augmentation on raw bytes before them is the
-    same and cheaper. The whitening mixes all pixels of an image and is fitted to whole, upright
-    images: it comes BEFORE augmentation, as in the original, whose loader read whitened images
-    from disk. So every image is whitened as the fit promises, and a flipped or shifted one is a
-    flipped or shifted whitened image.
+    "scale" and "meanstd" act per channel, so augmenting raw bytes before them gives the same result
+    and is cheaper. The whitening mixes all pixels of an image and is fitted to images that are not
+    augmented, so it comes BEFORE augmentation, as in the original, whose loader read whitened
+    images from disk. A flipped or shifted input is then a flipped or shifted whitened image.
 
     Args:
         kind: str. One of `PREPROCESSINGS`.
-        data: ImageData. The data set; only its training images are looked at.
+        data: ImageData. The data set. Only its training images are used.
 
     Returns:
         A function of batches, for tf.data and tf.function.
@@ -120,7 +119,7 @@ def as_affine(
         preprocess: Preprocessor. The preprocessing, from `preprocessor`.
 
     Returns:
-        Two arrays, scalar or [c]; None for a preprocessing that is no such map.
+        Two arrays, scalar or [c]. None if the preprocessing is no such map.
     """
     if isinstance(preprocess, _Affine):
         return np.asarray(preprocess.shift), np.asarray(preprocess.factor)
@@ -134,14 +133,16 @@ def as_whitening(preprocess: Preprocessor) -> tuple[NDArray[np.float32], NDArray
         preprocess: Preprocessor. The preprocessing, from `preprocessor`.
 
     Raises:
-        TypeError: It is another preprocessing.
+        TypeError: The preprocessing is not "gcn_zca".
     """
     if not isinstance(preprocess, _GcnZca):
         raise TypeError(f"{preprocess!r} is no whitening.")
     return preprocess._mean.numpy(), preprocess._matrix.numpy()
 
 
-def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def channel_statistics(
+    images: NDArray[np.uint8],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return mean and standard deviation of each channel, over all images and pixels.
 
     Args:
@@ -150,7 +151,7 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         Two float64 arrays [c], in pixel units (0 ... 255).
     """
-    # 256 counts hold all that matters, exactly, and the images are never copied as floats.
+    # The counts of the 256 values determine both exactly, and no image is copied as floats.
     counts = np.stack(
         [np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[-1])]
     )

@@ -1,8 +1,8 @@
-"""Files of TFRecords, plain or compressed as a whole by gzip or zlib.
+"""Read TFRecord files, plain or compressed as a whole by gzip or zlib.
 
-TensorFlow reads compressed files only if it is told so, and ends without a word at one that was
-cut off at its end: so they are unpacked first, by readers that check their ends and checksums, and
-a plain file is read to its last byte.
+TensorFlow must be told that a file is compressed, and it stops without an error at the end of one
+that was cut off. Compressed files are therefore unpacked first, by readers that check their ends
+and checksums, and a plain file must be used up to its last byte.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from esgd_tf.data.errors import DataError, plain_reason
 
 __all__ = ["is_compressed", "read_file", "unpack"]
 
-# Around each record: its length and two checksums.
+# Bytes around each record: its length and two checksums.
 _FRAME = 16
 _CHUNK = 1 << 20
 
@@ -32,7 +32,7 @@ def read_file(path: Path) -> Iterator[bytes]:
         path: Path. The file.
 
     Raises:
-        DataError: It is damaged, cannot be read, or is no TFRecord file.
+        DataError: The file is damaged, cannot be read, or is no TFRecord file.
     """
     with contextlib.ExitStack() as stack:
         plain = path
@@ -45,12 +45,12 @@ def read_file(path: Path) -> Iterator[bytes]:
                 content = record.numpy()
                 read += len(content) + _FRAME
                 yield content
-            # What has no size, a pipe, is taken as it comes.
+            # A pipe has no size, so what follows its last whole record cannot be seen.
             left = plain.stat().st_size - read if plain.is_file() else 0
         except (tf.errors.OpError, OSError) as error:
             raise _damaged(path, plain_reason(error)) from error
         if left:
-            # Less than the beginning of a record is no record to TensorFlow, and no error.
+            # TensorFlow ignores trailing bytes that are fewer than a record's header.
             raise _damaged(path, f"{left} bytes after its last whole record belong to none")
 
 
@@ -59,14 +59,14 @@ def _damaged(path: Path, reason: str) -> DataError:
 
 
 def is_compressed(path: Path) -> bool:
-    """Whether a file begins as gzip or zlib files do, and not with a record.
+    """Return whether a file begins as gzip or zlib files do, and not with a record.
 
     Args:
-        path: Path. The file; one that cannot be read is not compressed.
+        path: Path. The file. One that cannot be read counts as not compressed.
     """
     if _kind(path) is None:
         return False
-    # A record may begin with the same bytes, those of its length: then its checksums tell.
+    # The length of a record may begin with the same bytes. Then its checksums are right.
     try:
         for _ in tf.data.TFRecordDataset(str(path)).take(1):
             return False
@@ -76,7 +76,7 @@ def is_compressed(path: Path) -> bool:
 
 
 def _kind(path: Path) -> str | None:
-    if not path.is_file():  # nor is a pipe looked into: what is read of it is gone
+    if not path.is_file():  # bytes that are read from a pipe are lost to the next reader
         return None
     try:
         with path.open("rb") as stream:
@@ -90,15 +90,16 @@ def _kind(path: Path) -> str | None:
 
 
 def unpack(path: Path, target: Path, limit: int | None = None) -> None:
-    """Write what a compressed file holds to another file.
+    """Write the content of a compressed file to another file.
 
     Args:
         path: Path. A file for which `is_compressed` is true.
         target: Path. The file to write.
-        limit: int >= 0. The most bytes that it may hold. Defaults to None, which means any number.
+        limit: int >= 0. The most bytes that the content may have. Defaults to None, which means any
+            number.
 
     Raises:
-        DataError: It is damaged or holds more, or there is no room for what it holds.
+        DataError: The file is damaged or holds more, or there is no room for its content.
     """
     kind = _kind(path)
     chunks = _of_gzip(path) if kind == "gzip" else _of_zlib(path)

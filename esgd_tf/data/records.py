@@ -1,6 +1,6 @@
-"""TFRecord files of one's own: any with the features `image` and `label`, as TFDS writes them.
+"""Read a user's own TFRecord files, whose records have the features `image` and `label`.
 
-They may be compressed by gzip or zlib.
+That is the form in which TFDS writes images. The files may be compressed by gzip or zlib.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import glob
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -29,18 +28,18 @@ _FEATURES = {
 def read_records(
     patterns: Sequence[str], image_shape: tuple[int, ...], label_names: Sequence[str]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """Read all images and labels of some files.
+    """Read all images and labels of TFRecord files.
 
     Args:
         patterns: sequence of str. Paths, or patterns with `*` and `?`.
-        image_shape: tuple of three ints. What every image must have: height, width, channels.
+        image_shape: tuple of three ints. Height, width and channels that every image must have.
         label_names: sequence of str. One name per class; labels must be below their number.
 
     Returns:
         uint8 [n, h, w, c] and int32 [n], in the order of the files and of the records in them.
 
     Raises:
-        DataError: There is no such file, it is damaged, or a record does not fit.
+        DataError: A file is missing or damaged, or a record has another shape or label.
     """
     images, labels = [], []
     for path in _files(patterns):
@@ -67,7 +66,7 @@ def read_records(
 def _files(patterns: Sequence[str]) -> list[Path]:
     found: list[Path] = []
     for pattern in patterns:
-        # A name that exists is meant as it stands, brackets and all.
+        # A name that exists is not a pattern, even if it contains brackets.
         home = str(Path(pattern).expanduser())
         matches = [home] if Path(home).exists() else sorted(glob.glob(home))  # noqa: PTH207
         if not matches:
@@ -79,7 +78,7 @@ def _files(patterns: Sequence[str]) -> list[Path]:
     return found
 
 
-def _parse(record: bytes, where: str) -> tuple[Any, int]:
+def _parse(record: bytes, where: str) -> tuple[NDArray[np.uint8], int]:
     try:
         example = tf.io.parse_single_example(record, _FEATURES)
     except (tf.errors.OpError, ValueError):
@@ -97,7 +96,9 @@ def _parse(record: bytes, where: str) -> tuple[Any, int]:
 def _what_it_has(record: bytes) -> str:
     try:
         features = tf.train.Example.FromString(record).features.feature
-    except Exception:  # protobuf's own, which has several places
+    except (
+        Exception
+    ):  # protobuf's own exception, which different versions define in different modules
         return "it is no tf.train.Example"
     if not features:
         return "it has none at all"

@@ -1,20 +1,20 @@
-"""Loading a data set by name: prepared records, else archives, else a download.
+"""Load a data set by name, from prepared records, archives or a download.
 
 `load` looks in this order and takes the first that it finds:
 
 1. records prepared under `data_dir` (by this module, or by TFDS itself);
-2. for the embedded set, the records that come with the repository;
+2. for `fashion_mnist_small`, the records that come with the repository;
 3. the original archives in `raw_dir`, from which it prepares the records;
 4. TFDS' own download, if its host answers within seconds.
 
-Archives are looked for in `raw_dir/<name>/` first (`raw_dir/<name-with-hyphens>/` is as good),
-then in `raw_dir` itself; packed or unpacked, under the names of the home pages or of Keras, so
-that `~/.keras/datasets` is a `raw_dir`, and a root of torchvision, too. MNIST and Fashion-MNIST
-have the same file names, so idx files directly in `raw_dir` count only for the set whose labels
-they hold: the numbers of images per class tell.
+Archives are looked for in `raw_dir/<name>/` or `raw_dir/<name-with-hyphens>/` first, then in
+`raw_dir` itself. They may be packed or unpacked, under the names of the home pages or of Keras, so
+`raw_dir` may be `~/.keras/datasets` or a root folder of torchvision. MNIST and Fashion-MNIST have
+the same file names, so idx files directly in `raw_dir` are used only for the set whose numbers of
+images per class they have.
 
-Nothing here imports TensorFlow before records are read or written: what is missing is said in
-seconds.
+Nothing here imports TensorFlow before records are read or written, so a missing data set is
+reported within seconds.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ class ImageData:
         train_labels: int32 [n].
         test_images: uint8 [m, h, w, c].
         test_labels: int32 [m].
-        num_classes: Labels lie in 0 ... num_classes - 1.
+        num_classes: The number of classes; labels are in 0 ... num_classes - 1.
         label_names: One name per class.
-        folder: Where the records lie; preprocessing statistics are stored beside them.
+        folder: The folder of the records; preprocessing statistics are stored beside them.
     """
 
     name: str
@@ -81,24 +81,23 @@ def load(
     raw_dir: str | Path | None = None,
     download: bool = True,
 ) -> ImageData:
-    """Load a data set, preparing its records first where there are none.
+    """Load a data set. If it has no records yet, they are prepared first.
 
     Args:
         name: str. One of `DATASETS`.
         data_dir: str or Path. The TFDS folder of prepared records. "tfrecords" is the folder of
-            that name in this repository, from whatever folder the program was started; only where
-            the package was installed without the repository is it ./tfrecords. Defaults to
-            DEFAULT_DATA_DIR.
+            that name in this repository, whatever the working directory. If the package was
+            installed without the repository, it is ./tfrecords. Defaults to DEFAULT_DATA_DIR.
         raw_dir: str or Path. The folder with the original archives, used if nothing is prepared.
             Defaults to None, which means that there is none.
         download: bool. Whether TFDS may download the data set if there are no archives either.
             Defaults to True.
 
     Returns:
-        All images and labels, in the order of the records: the same every time.
+        All images and labels, in the order of the records, which is always the same.
 
     Raises:
-        DataError: The set is unknown, damaged, or not to be had; its text says what to do.
+        DataError: The set is unknown, damaged or not available. The message says what to do.
     """
     if name not in ENTRIES:
         raise DataError(f"There is no data set {name!r}; choose one of {', '.join(DATASETS)}.")
@@ -131,7 +130,11 @@ def _storage() -> ModuleType:
 
 
 def resolve(data_dir: str | Path) -> Path:
-    """Return the absolute folder that a `data_dir` means; see `load` for the default."""
+    """Return the absolute path of a data folder.
+
+    Args:
+        data_dir: str or Path. The folder, as for `load`.
+    """
     home = _CHECKOUT / DEFAULT_DATA_DIR
     if str(data_dir) == DEFAULT_DATA_DIR and home.is_dir():
         return home
@@ -139,7 +142,7 @@ def resolve(data_dir: str | Path) -> Path:
 
 
 def _find_prepared(data_dir: Path, entry: Entry) -> Path | None:
-    """Return the folder of the prepared version: ours, else the newest that there is."""
+    """Return the folder of the version that this library writes, or else of the newest version."""
     parent = data_dir / entry.name
     try:
         versions = [p for p in parent.iterdir() if re.fullmatch(r"\d+\.\d+\.\d+", p.name)]
@@ -178,12 +181,12 @@ def _prepare(entry: Entry, data_dir: Path, raw_dir: str | Path | None, download:
         host = network.host(entry.probe_url)
         raise DataError(f"{lacking}, and {host} does not answer: {what_to_do}.")
     with staging.exclusive(data_dir, entry.name):
-        # Another process may have been at it while this one waited.
+        # Another process may have prepared the set while this one waited for the lock.
         return _find_prepared(data_dir, entry) or _storage().download(entry, data_dir)
 
 
 def _find_archive(entry: Entry, raw_dir: Path) -> tuple[Path, Archive] | None:
-    """Return an archive and where it lies: a file, or the folder with its files."""
+    """Return the path of an archive (a file, or the folder with its files) and its description."""
     if not raw_dir.is_dir():
         raise DataError(f"--raw_dir {raw_dir} is not a folder; name the one with the archives.")
     own = [entry.name, entry.name.replace("_", "-"), *filter(None, [entry.torchvision])]
@@ -228,18 +231,18 @@ def _build(entry: Entry, source: Entry, data_dir: Path, place: Path, archive: Ar
 
 
 def build(raw: RawImages, entry: Entry, data_dir: Path) -> Path:
-    """Write a data set's records so that either all of them are there or none.
+    """Write the records of a data set, either all of them or none.
 
     Args:
         raw: RawImages. The images.
-        entry: Entry. What the images are.
+        entry: Entry. The data set that they belong to.
         data_dir: Path. The TFDS folder to write under.
 
     Returns:
         The folder of the finished records, data_dir/name/version.
 
     Raises:
-        DataError: The records cannot be written, or something else lies in their place.
+        DataError: The records cannot be written, or something else is in their place.
     """
     final = data_dir / entry.name / entry.version
     if final.is_dir() and any(final.iterdir()) and not staging.is_whole(final):

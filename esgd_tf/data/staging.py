@@ -1,8 +1,8 @@
-"""Building records so that a build that dies leaves nothing that looks whole.
+"""Build a folder of records so that an interrupted build never looks finished.
 
-Records are written into a temporary sibling folder and renamed into place when they are all
-there. Builders of the same set take turns on a file lock; the lock goes with the process that
-holds it, however that ends, so whoever holds it may clear away what dead builders left.
+Records are written into a temporary folder beside their place and renamed when they are complete.
+Builders of the same set take turns on a file lock, which the system releases when the process that
+holds it ends in any way. Whoever holds the lock may therefore remove what dead builders left.
 """
 
 from __future__ import annotations
@@ -21,32 +21,35 @@ from filelock import FileLock
 from esgd_tf.data.errors import DataError
 
 _LOG = logging.getLogger(__name__)
-# What file systems say that have no locks.
+# The errors of file systems that have no locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 # TFDS writes this file last.
 _LAST_FILE = "dataset_info.json"
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a folder holds a finished TFDS data set."""
+    """Return whether a folder holds a finished TFDS data set."""
     return (folder / _LAST_FILE).is_file()
 
 
 @contextlib.contextmanager
 def exclusive(data_dir: Path, name: str) -> Iterator[None]:
-    """Hold the right to build one set under `data_dir`, and clear away dead builds of it.
+    """Hold the lock for building one set under `data_dir`, and remove dead builds of it.
 
-    Where the file system has no locks, goes on without one: temporary names are unique, and
-    the first to finish wins.
+    Where the file system has no locks, the block runs without one: temporary names are unique, and
+    the first builder to finish wins.
 
     Args:
-        data_dir: Path. The TFDS folder, made if need be.
+        data_dir: Path. The TFDS folder, which is made if it does not exist.
         name: str. The name of the data set.
 
     Raises:
-        DataError: The folder cannot be written to.
+        DataError: The folder cannot be written to, or its lock file is a link.
     """
-    lock = FileLock(data_dir / f".{name}.lock", fallback_to_soft=False)
+    path = data_dir / f".{name}.lock"
+    if path.is_symlink():
+        raise DataError(f"{path} is a link, which no lock may be: remove it.")
+    lock = FileLock(path, fallback_to_soft=False)
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -68,10 +71,10 @@ def exclusive(data_dir: Path, name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def temporary_folder(data_dir: Path, name: str) -> Iterator[Path]:
-    """Make a folder beside the records, and remove it whatever happens.
+    """Make a folder beside the records, and remove it when the block ends, even by an error.
 
     Args:
-        data_dir: Path. The TFDS folder, made if need be.
+        data_dir: Path. The TFDS folder, which is made if it does not exist.
         name: str. The name of the data set to be built there.
 
     Raises:
@@ -94,12 +97,16 @@ def temporary_folder(data_dir: Path, name: str) -> Iterator[Path]:
 def publish(staged: Path, final: Path) -> None:
     """Rename a finished folder into place; if another builder was faster, keep its work.
 
+    Args:
+        staged: Path. The finished folder.
+        final: Path. Its place.
+
     Raises:
-        DataError: Something else lies in its place.
+        DataError: Something else is in its place.
         OSError: The rename failed for another reason.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
-    # What mkdtemp made is the owner's alone; records may be everybody's.
+    # mkdtemp makes a folder that only the owner can read, but everybody may read records.
     umask = os.umask(0)
     os.umask(umask)
     staged.chmod(0o777 & ~umask)

@@ -1,15 +1,14 @@
-"""Records on disk: written with TFDS, and read by `prepared`.
+"""Write a data set as TFDS records, or let TFDS download it; `prepared` reads the records.
 
-A set lies in data_dir/name/version, as TFDS lays it out, with the features and the version of
-TFDS' own builder of that name: `tfds.load("cifar10", data_dir=...)` reads what is written here,
-and what it wrote is read here.
+The records of a set are in data_dir/name/version, as TFDS arranges them, with the features and the
+version of TFDS' own builder of that name. `tfds.load("cifar10", data_dir=...)` can therefore read
+what is written here, and this library can read what TFDS wrote.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
@@ -21,20 +20,20 @@ from esgd_tf.data.errors import DataError, plain_reason
 
 
 def write(raw: RawImages, entry: Entry, data_dir: Path) -> Path:
-    """Store a set as TFDS records. Shows TFDS' progress bars on standard error.
+    """Store a set as TFDS records. TFDS shows progress bars on standard error.
 
     Args:
         raw: RawImages. The images.
-        entry: Entry. What the images are.
-        data_dir: Path. The TFDS folder to write under; nothing prepared may lie there.
+        entry: Entry. The data set that they belong to.
+        data_dir: Path. The TFDS folder to write under. It must not hold this set already.
 
     Returns:
         The folder of the records, data_dir/name/version.
 
     Raises:
-        OSError: They cannot be written.
+        OSError: The records cannot be written.
     """
-    features: dict[str, Any] = {
+    features: dict[str, tfds.features.FeatureConnector] = {
         "image": tfds.features.Image(shape=entry.image_shape),
         "label": tfds.features.ClassLabel(names=list(entry.label_names)),
     }
@@ -58,12 +57,12 @@ def write(raw: RawImages, entry: Entry, data_dir: Path) -> Path:
                 citation=entry.citation,
             )
         except Exception as error:
-            # TFDS dresses up what TensorFlow's file system layer raised in exceptions of its own.
+            # TFDS wraps the errors of TensorFlow's file system layer in exceptions of its own.
             cause: BaseException | None = error
             while cause is not None and not isinstance(cause, OSError | tf.errors.OpError):
                 cause = cause.__cause__
             if isinstance(cause, tf.errors.OpError):
-                # "PATH; No space left on device", and the path is a temporary one.
+                # The message is "PATH; No space left on device", with a temporary path.
                 raise OSError(plain_reason(cause).rpartition("; ")[2]) from error
             if cause is not None and cause is not error:
                 raise cause from error
@@ -72,11 +71,11 @@ def write(raw: RawImages, entry: Entry, data_dir: Path) -> Path:
 
 
 def _examples(
-    split: RawSplit, name: str, features: dict[str, Any]
-) -> Iterator[tuple[int, dict[str, Any]]]:
+    split: RawSplit, name: str, features: dict[str, tfds.features.FeatureConnector]
+) -> Iterator[tuple[int, dict[str, object]]]:
     # TFDS orders records by a hash of the key: the number of the image, as in its own builders.
     for i, (image, label) in enumerate(zip(split.images, split.labels, strict=True)):
-        example = {"image": image, "label": int(label)}
+        example: dict[str, object] = {"image": image, "label": int(label)}
         if "id" in features:
             example["id"] = f"{name}_{i:05d}"
         if split.coarse_labels is not None:
@@ -89,20 +88,20 @@ def download(entry: Entry, data_dir: Path) -> Path:
 
     Args:
         entry: Entry. What to download.
-        data_dir: Path. The TFDS folder to write under; archives are kept in its folder `downloads`.
+        data_dir: Path. The TFDS folder to write under. Archives are kept in its folder `downloads`.
 
     Returns:
         The folder of the records.
 
     Raises:
-        DataError: It did not work.
+        DataError: The download or the preparation failed.
     """
     try:
         with tfds_manners():
             builder = tfds.builder(entry.name, data_dir=str(data_dir))
             builder.download_and_prepare()
     except Exception as error:
-        # A download fails in as many ways as there are layers: sockets, HTTP, checksums, disks.
+        # Sockets, HTTP, checksums and disks each fail with exceptions of their own.
         raise DataError(
             f"TFDS could not download {entry.name} into {data_dir} "
             f"({plain_reason(error)}); get the archives by hand from {entry.homepage} and name "

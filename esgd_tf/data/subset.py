@@ -1,4 +1,4 @@
-"""The embedded set: a stratified subset of Fashion-MNIST.
+"""The data set in the repository: a stratified subset of Fashion-MNIST.
 
 `python3 -m esgd_tf.data.make_fashion_mnist_small` wrote the records in the repository with
 `stratified`; `load` uses the same function where it has the full archives but not the records.
@@ -11,7 +11,7 @@ import numpy as np
 from esgd_tf.data.archives.raw import RawImages, RawSplit
 from esgd_tf.data.catalog import Entry
 
-# Which set each subset is taken from.
+# The full data set that each subset is taken from.
 SUBSETS = {"fashion_mnist_small": "fashion_mnist"}
 _SEED = 20161104
 
@@ -25,16 +25,16 @@ def stratified(raw: RawImages, entry: Entry) -> RawImages:
             class.
 
     Returns:
-        The sampled images in their original order, always the same ones.
+        The sampled images in their original order. They are the same in every call.
     """
     rng = np.random.Generator(np.random.PCG64(_SEED))
     return RawImages(
-        train=_draw(raw.train, entry.train_counts, rng),
-        test=_draw(raw.test, entry.test_counts, rng),
+        train=_sampled(raw.train, entry.train_counts, rng),
+        test=_sampled(raw.test, entry.test_counts, rng),
     )
 
 
-def _draw(split: RawSplit, counts: tuple[int, ...], rng: np.random.Generator) -> RawSplit:
+def _sampled(split: RawSplit, counts: tuple[int, ...], rng: np.random.Generator) -> RawSplit:
     chosen = [
         rng.permutation(np.flatnonzero(split.labels == label))[:count]
         for label, count in enumerate(counts)

@@ -10,11 +10,10 @@ C = U diag(S^2) U^T (again n - 1),
 the smallest change that makes the training pixels uncorrelated with variance 1.
 
 Note:
-    Directions in which the training images do not vary at all (S = 0 up to rounding: the sum of
-    all values, which the contrast normalisation takes away, and MNIST's empty corners) are set
-    to 0 here. The original multiplies the rounding error there by 1e5, and would do the same to a
-    test image with ink where no training image has any. Where the training images vary, the two
-    agree.
+    Directions in which the training images do not vary at all (S = 0 up to rounding) are set to 0
+    here. Such are the sum of all values, which the contrast normalisation removes, and the empty
+    corners of MNIST. The original multiplies the rounding error there by 1e5, and also any ink of
+    a test image where no training image has ink. In all other directions the two agree.
 """
 
 from __future__ import annotations
@@ -69,7 +68,7 @@ def normalize_contrast(images: NDArray[np.generic]) -> NDArray[np.float64]:
 
 
 def fit(images: NDArray[np.generic]) -> Whitening:
-    """Fit the whitening to training images. Takes half a minute for CIFAR's 3,072 values.
+    """Fit the whitening to training images. For CIFAR's 3,072 values this takes half a minute.
 
     Args:
         images: array of shape [n, h, w, c] with n >= 2. The images.
@@ -94,7 +93,7 @@ def fit(images: NDArray[np.generic]) -> Whitening:
         covariance += centred.T @ centred
     covariance /= count - 1
     eigenvalues, vectors = np.linalg.eigh(covariance)
-    # The usual bound on what rounding makes of an eigenvalue 0.
+    # The usual bound on the rounding error of an eigenvalue that is 0.
     varies = eigenvalues > eigenvalues[-1] * size * np.finfo(np.float64).eps
     inverse = np.zeros(size)
     inverse[varies] = 1.0 / (np.sqrt(eigenvalues[varies]) + _REGULARIZER)
@@ -103,14 +102,14 @@ def fit(images: NDArray[np.generic]) -> Whitening:
 
 
 def fitted(images: NDArray[np.generic], folder: Path) -> Whitening:
-    """Return the whitening stored beside the records, fitted and stored if there is none.
+    """Return the whitening that is stored beside the records, after fitting it if there is none.
 
-    What is stored is used only if it was fitted to these very images and is whole; a folder that
-    cannot be written to costs the time of a fit, nothing else.
+    A stored whitening is used only if it is undamaged and was fitted to exactly these images. In a
+    folder that cannot be written to, the whitening is fitted anew every time.
 
     Args:
         images: array of shape [n, h, w, c]. The training images.
-        folder: Path. Where the records lie.
+        folder: Path. The folder of the records.
     """
     print_of_images = _fingerprint(images)
     path = folder / _FILE

@@ -2,7 +2,7 @@
 
 * ``build(name, input_shape, num_classes)`` makes a functional Keras model that returns logits.
 * ``names()`` and ``check_name(name)`` list and check names without loading TensorFlow.
-* ``register(name)`` adds an architecture of your own.
+* ``register(name)`` adds a new architecture.
 * ``BatchNormalization`` is Keras' layer on TensorFlow's fused kernel.
 """
 

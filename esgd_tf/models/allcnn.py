@@ -1,7 +1,7 @@
 """allcnn: All-CNN-C with batch normalisation, the CIFAR-10 network of the Entropy-SGD paper.
 
 Nine convolutions, each with bias, batch normalisation and ReLU (the last 1x1 one too), then the
-average over the image. Two convolutions of stride 2 stand where others pool. 1,667,166 trainable
+average over the image. Two convolutions of stride 2 replace pooling layers. 1,667,166 trainable
 parameters for 3 channels and 10 classes.
 
 Sources: Springenberg et al., arXiv 1412.6806 (All-CNN-C); Chaudhari et al., arXiv 1611.01838,
@@ -34,23 +34,23 @@ _CONVOLUTIONS = (
 def allcnn(
     input_shape: InputShape, num_classes: int, *, dropout: float | None, seed: int | None
 ) -> keras.Model:
-    """Builds allcnn, for 32x32 colour images or any others from 8x8 up.
+    """Build allcnn, for 32x32 colour images or any others from 8x8 up.
 
     Args:
         input_shape: tuple of three ints. Height, width, channels. The mean over the last feature
-            map takes any size; for 32x32 it is the 8x8 pool of the original.
+            map accepts any size; for 32x32 it equals the 8x8 pooling of the original.
         num_classes: int >= 1. The width of the logits.
         dropout: float in [0, 1). Rate after each convolution of stride 2, times 0.4 on the input.
-            None is 0.5 (so 0.2 on the input), as in the paper and in the released code.
-        seed: int. The seed of weights and dropout; None leaves them to Keras. Weights and biases
+            None means 0.5 (so 0.2 on the input), as in the paper and in the released code.
+        seed: int. The seed of weights and dropout. None lets Keras choose it. Weights and biases
             start uniform on +-1/sqrt(fan_in) (Torch's default).
 
     Returns:
-        The model, from ``[batch, *input_shape]`` to logits ``[batch, num_classes]``. A ReLU
-        stands before the mean, so they are not negative.
+        The model, from ``[batch, *input_shape]`` to logits ``[batch, num_classes]``. The mean
+        is taken after a ReLU, so they are not negative.
 
     Raises:
-        ValueError: If an image side is below 8 pixels.
+        ValueError: If height or width is below 8 pixels.
     """
     from esgd_tf.models import _layers as nn  # noqa: PLC0415 - loads TensorFlow
 

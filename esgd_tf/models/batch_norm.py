@@ -1,7 +1,7 @@
 """Batch normalisation on TensorFlow's fused kernel.
 
-Keras 3 writes batch normalisation out as mean, variance, scale and shift: some ten passes over
-the activations in a training step. TensorFlow has one kernel for the forward pass and one for
+Keras 3 computes batch normalisation as mean, variance, scale and shift, which are some ten passes
+over the activations in a training step. TensorFlow has one kernel for the forward pass and one for
 the backward pass. This layer calls them and leaves everything else to Keras' layer.
 
 Source of the algorithm: Ioffe and Szegedy, arXiv 1502.03167.
@@ -22,9 +22,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
     Outputs, gradients and moving statistics are those of Keras' layer up to float rounding;
     both average the *biased* variance of the batch. (PyTorch averages the unbiased one.)
 
-    The kernel serves training steps on channels-last inputs of rank 2 and 4 in float32, bfloat16
-    and float16; statistics are always float32. Anything else (inference, float64, other ranks
-    and axes, masks, ``renorm``, ``synchronized``, ``fused=False``) is Keras' code, unchanged.
+    The kernel is used for training steps on channels-last inputs of rank 2 and 4 in float32,
+    bfloat16 and float16; statistics are always float32. Everything else (inference, float64, other
+    ranks and axes, masks, ``renorm``, ``synchronized``, ``fused=False``) is computed by Keras'
+    code.
 
     Note:
         The fused kernel can be differentiated once. For second derivatives, such as
@@ -33,12 +34,12 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     Args:
         momentum: float in [0, 1]. The weight of the OLD moving statistics. It is read at each call
-            (each trace, in a ``tf.function``), so it may be changed for a while; 0.9 is Torch's
-            0.1, which weighs the new ones. Defaults to 0.9.
-        epsilon: float > 0. What is added to the variance; as in Torch. Defaults to 1e-05.
-        fused: bool. Whether to use the fused kernel where it applies; it is read at each call too.
+            (at each trace, in a ``tf.function``), so it may be changed between calls. 0.9 here is
+            0.1 in Torch, which gives the weight of the new statistics. Defaults to 0.9.
+        epsilon: float > 0. Added to the variance, with the default of Torch. Defaults to 1e-05.
+        fused: bool. Whether to use the fused kernel where it applies. It is read at each call too.
             Defaults to True.
-        **kwargs: As for ``keras.layers.BatchNormalization``.
+        **kwargs: Passed to ``keras.layers.BatchNormalization``.
     """
 
     def __init__(
@@ -50,16 +51,16 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def call(
         self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """Normalises ``[batch, ..., channels]`` and, in training, moves the statistics."""
-        if training and self.trainable and mask is None and self._kernel_serves(inputs):
+        """Normalise ``[batch, ..., channels]`` and, in training, update the moving statistics."""
+        if training and self.trainable and mask is None and self._uses_kernel(inputs):
             return self._fused_training_call(inputs)
         return super().call(inputs, training=training, mask=mask)
 
     def get_config(self) -> dict[str, Any]:
-        """Keras' configuration of the layer, with ``fused``."""
+        """Return Keras' configuration of the layer, with ``fused``."""
         return {**super().get_config(), "fused": self.fused}
 
-    def _kernel_serves(self, inputs: tf.Tensor) -> bool:
+    def _uses_kernel(self, inputs: tf.Tensor) -> bool:
         rank = inputs.shape.rank
         return (
             self.fused
@@ -86,13 +87,13 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )
         # The kernel returns the unbiased variance; Keras averages the biased one.
         count = tf.cast(tf.size(inputs) // channels, tf.float32)
-        self._move(self.moving_mean, mean)
-        self._move(self.moving_variance, variance * ((count - 1.0) / count))
+        self._update(self.moving_mean, mean)
+        self._update(self.moving_variance, variance * ((count - 1.0) / count))
         if inputs.shape.rank == 2:
             outputs = tf.reshape(outputs, [-1, channels])
         return tf.cast(outputs, self.compute_dtype)
 
-    def _move(self, statistic: keras.Variable, batch: tf.Tensor) -> None:
+    def _update(self, statistic: keras.Variable, batch: tf.Tensor) -> None:
         old = tf.cast(statistic, tf.float32)
         new = old * self.momentum + batch * (1.0 - self.momentum)
         statistic.assign(tf.cast(new, statistic.dtype))

@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 def mnistconv(
     input_shape: InputShape, num_classes: int, *, dropout: float | None, seed: int | None
 ) -> keras.Model:
-    """Builds mnistconv, for 28x28 grey images or any others from 22x22 up.
+    """Build mnistconv, for 28x28 grey images or any others from 22x22 up.
 
     Args:
         input_shape: tuple of three ints. Height, width, channels.
         num_classes: int >= 1. The width of the logits.
-        dropout: float in [0, 1). Rate after each of the three hidden blocks. None is 0.5, as in the
-            released code; the paper's Entropy-SGD runs used 0.25.
-        seed: int. The seed of weights and dropout; None leaves them to Keras. Weights and biases
+        dropout: float in [0, 1). Rate after each of the three hidden blocks. None means 0.5, as in
+            the released code; the paper's Entropy-SGD runs used 0.25.
+        seed: int. The seed of weights and dropout. None lets Keras choose it. Weights and biases
             start uniform on +-1/sqrt(fan_in) (Torch's default).
 
     Returns:
         The model, from ``[batch, *input_shape]`` to logits ``[batch, num_classes]``.
 
     Raises:
-        ValueError: If an image side is below 22 pixels: nothing would be left to pool.
+        ValueError: If height or width is below 22 pixels, which leaves nothing to pool.
     """
     from esgd_tf.models import _layers as nn  # noqa: PLC0415 - loads TensorFlow
 
@@ -47,8 +47,8 @@ def mnistconv(
     for i, (filters, pool) in enumerate(((20, 3), (50, 2)), start=1):
         x = nn.torch_conv(x, filters, 5, seeds, name=f"conv_{i}")
         x = nn.batch_norm(x, name=f"bn_{i}")
-        # max commutes with ReLU, gradients included, so ReLU may come after the pool, where
-        # there are 9 (then 4) times fewer numbers.
+        # max commutes with ReLU, gradients included. After the pool, ReLU has 9 (then 4) times
+        # fewer numbers to compute.
         x = nn.keras.layers.MaxPooling2D(pool, name=f"pool_{i}")(x)
         x = nn.relu(x, name=f"relu_{i}")
         x = nn.drop(x, rate, seeds, name=f"drop_{i}")

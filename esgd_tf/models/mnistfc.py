@@ -1,8 +1,8 @@
 """mnistfc: the fully connected network of the Entropy-SGD paper.
 
 Two hidden layers of 1024 units, each followed by batch normalisation, ReLU and dropout, as in
-the authors' PyTorch code. (The experiments of the paper ran without batch normalisation: its
-code gained it later.) 1,867,786 trainable parameters for 28x28x1 and 10 classes.
+the authors' PyTorch code. (The experiments of the paper ran without batch normalisation, which
+was added to the code later.) 1,867,786 trainable parameters for 28x28x1 and 10 classes.
 
 Source: Chaudhari et al., arXiv 1611.01838, and the PyTorch code they released.
 """
@@ -23,14 +23,15 @@ _WIDTH = 1024
 def mnistfc(
     input_shape: InputShape, num_classes: int, *, dropout: float | None, seed: int | None
 ) -> keras.Model:
-    """Builds mnistfc for images of any size, which it flattens.
+    """Build mnistfc for images of any size, which it flattens.
 
     Args:
         input_shape: tuple of three ints. Height, width, channels.
         num_classes: int >= 1. The width of the logits.
-        dropout: float in [0, 1). Rate after each hidden layer, times 0.4 on the input. None is 0.5
-            (so 0.2 on the input), as in the released code; the paper's Entropy-SGD runs used 0.15.
-        seed: int. The seed of weights and dropout; None leaves them to Keras. Weights and biases
+        dropout: float in [0, 1). Rate after each hidden layer, times 0.4 on the input. None means
+            0.5 (so 0.2 on the input), as in the released code; the paper's Entropy-SGD runs used
+            0.15.
+        seed: int. The seed of weights and dropout. None lets Keras choose it. Weights and biases
             start uniform on +-1/sqrt(fan_in) (Torch's default).
 
     Returns:

@@ -1,8 +1,8 @@
-"""nn-H-L: a fully connected network of L hidden layers of H ReLU units, without anything else.
+"""nn-H-L: a fully connected network of L hidden layers of H ReLU units and nothing else.
 
-nn-100-2 is the network of the walkers and of the Hessian papers of Sagun et al.: 89,610 parameters
-for 28x28x1 and 10 classes. Its loss is a function of the weights alone, and smooth but for the
-kinks of the ReLU, which is what measurements of its curvature want.
+nn-100-2 is the network of the walkers experiment and of the Hessian papers of Sagun et al.: 89,610
+parameters for 28x28x1 and 10 classes. Its loss is a function of the weights alone, and smooth
+except for the kinks of the ReLU, as measurements of its curvature require.
 
 Source: elementary-walkers, load-model.lua (`nn`).
 """
@@ -34,16 +34,16 @@ def nn(
     hidden: int,
     layers: int,
 ) -> keras.Model:
-    """Builds the network for images of any size, which it flattens.
+    """Build the network for images of any size, which it flattens.
 
     Args:
         input_shape: tuple of three ints. Height, width, channels.
         num_classes: int >= 1. The width of the logits.
-        dropout: float in [0, 1). Rate after each hidden layer. None is 0.
-        seed: int. The seed of weights and dropout; None leaves them to Keras. Weights and biases
+        dropout: float in [0, 1). Rate after each hidden layer. None means 0.
+        seed: int. The seed of weights and dropout. None lets Keras choose it. Weights and biases
             start uniform on +-1/sqrt(fan_in) (Torch's default).
         hidden: int >= 1. Units of each hidden layer.
-        layers: int >= 1. How many hidden layers there are.
+        layers: int >= 1. Number of hidden layers.
 
     Returns:
         The model, from ``[batch, *input_shape]`` to logits ``[batch, num_classes]``.

@@ -1,10 +1,10 @@
 """Architectures by name.
 
-Nothing here loads TensorFlow, and neither does importing an architecture's file: it loads Keras
-inside its function. So the command line can list and check names at once.
+Nothing here loads TensorFlow, and neither does importing an architecture's module, which loads
+Keras inside its function. So the command line can list and check names at once.
 
-Every file beside this one whose name has no leading underscore is read for architectures when a
-name is first looked up. An architecture elsewhere is known from when its file is imported::
+Every module of this package whose name has no leading underscore is imported when a name is first
+looked up. An architecture in another package is known once its module is imported::
 
     from esgd_tf.models import register
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 InputShape = tuple[int, int, int]
 _Builder = TypeVar("_Builder", bound=Callable[..., "keras.Model"])
 
-# These files of the package hold no architecture; the second would load TensorFlow.
+# These modules of the package hold no architecture; the second would load TensorFlow.
 _NOT_ARCHITECTURES = frozenset({"registry", "batch_norm"})
 
 
@@ -51,23 +51,23 @@ def register(
     examples: tuple[str, ...] = (),
     check: Callable[..., None] | None = None,
 ) -> Callable[[_Builder], _Builder]:
-    """Makes the decorated function the architecture of a name.
+    """Make the decorated function the architecture of a name.
 
     The function is called as ``f(input_shape, num_classes, dropout=, seed=)`` and returns a
     Keras model that ends in logits. In a pattern each ``{field}`` stands for a whole number,
-    which reaches the function as one more keyword: ``"wrn-{depth}-{width}"`` gives
+    which is passed to the function as one more keyword: ``"wrn-{depth}-{width}"`` gives
     ``depth=28, width=10`` for the name ``"wrn-28-10"``.
 
     Args:
         name_or_pattern: str. The name, or a pattern with fields.
-        examples: tuple of str. For a pattern, the names of it that ``names()`` lists. Defaults to
-            ().
+        examples: tuple of str. For a pattern, the matching names that ``names()`` lists. Defaults
+            to ().
         check: callable. Called with the fields as keywords before anything is built; raises
             ValueError with one clear sentence when their values make no network. Defaults to None,
             which checks nothing.
 
     Returns:
-        The decorator, which gives the function back unchanged.
+        The decorator, which returns the function unchanged.
 
     Raises:
         ValueError: If another function already has this name or pattern.
@@ -81,7 +81,7 @@ def register(
 
     def decorator(builder: _Builder) -> _Builder:
         old = _entries.get(name_or_pattern)
-        # A notebook cell or a reloaded module defines the same function again: that is no clash.
+        # A notebook cell or a reloaded module defines the same function again, which is allowed.
         if old is not None and _origin(old.builder) != _origin(builder):
             raise ValueError(
                 f"The model name {name_or_pattern!r} is taken by {'.'.join(_origin(old.builder))}."
@@ -94,18 +94,22 @@ def register(
 
 
 def names() -> tuple[str, ...]:
-    """Names that ``build`` accepts, sorted.
+    """Return names that ``build`` accepts, sorted.
 
     Of a pattern only its examples are listed. The patterns of this package are ``lenet-A-B-H``,
-    a LeNet without batch normalisation of A and B filters and H hidden units, and ``wrn-D-K``,
-    a wide residual network of depth D = 6n + 4 and widening factor K, such as ``wrn-28-10``.
+    a LeNet without batch normalisation of A and B filters and H hidden units; ``nn-H-L``, a fully
+    connected network of L hidden layers of H units; and ``wrn-D-K``, a wide residual network of
+    depth D = 6n + 4 and widening factor K, such as ``wrn-28-10``.
     """
     _discover()
     return tuple(sorted(name for entry in _entries.values() for name in entry.examples))
 
 
 def check_name(name: str) -> None:
-    """Checks that ``build`` knows this name.
+    """Check that ``build`` knows a name.
+
+    Args:
+        name: str. The name.
 
     Raises:
         ValueError: If no architecture has this name, or its numbers make no network.
@@ -122,20 +126,21 @@ def build(
     seed: int | None = None,
     sync_bn: bool = False,
 ) -> keras.Model:
-    """Builds the network of a name, with logits as its output.
+    """Build the network of a name, with logits as its output.
 
     Args:
-        name: str. One of ``names()``, or any ``wrn-D-K`` or ``lenet-A-B-H``.
+        name: str. One of ``names()``, or any ``lenet-A-B-H``, ``nn-H-L`` or ``wrn-D-K``.
         input_shape: tuple of three ints. Height, width and channels of one image.
         num_classes: int >= 1. Number of classes, the width of the logits.
         dropout: float in [0, 1). Rate of the hidden dropout layers; an architecture that also drops
             inputs does so at 0.4 times this rate (0.2 at 0.5, as published). Defaults to None,
-            which is the architecture's own: 0.5 for mnistfc, mnistconv and allcnn as in the
-            released code of Entropy-SGD, 0 for wrn-D-K and lenet-A-B-H.
-        seed: int. Makes the initial weights and the dropout masks reproducible. Defaults to None,
-            which leaves them to Keras (so ``keras.utils.set_random_seed`` governs them).
-        sync_bn: bool. Whether batch normalisation sees, under tf.distribute, the batch of all
-            replicas. Otherwise each replica normalises its own part. Defaults to False.
+            which means the architecture's own: 0.5 for mnistfc, mnistconv and allcnn as in the
+            released code of Entropy-SGD, 0 for the others.
+        seed: int. The seed of the initial weights and the dropout masks. Defaults to None, which
+            lets Keras choose them (as ``keras.utils.set_random_seed`` determines).
+        sync_bn: bool. Whether batch normalisation under tf.distribute uses the statistics of the
+            batch of all replicas. Otherwise each replica normalises its own part. Defaults to
+            False.
 
     Returns:
         A functional model from ``[batch, height, width, channels]`` to
@@ -168,7 +173,7 @@ def build(
 
 @functools.cache
 def _discover() -> None:
-    """Imports the files of this package, so that their architectures register themselves."""
+    """Import the modules of this package, so that their architectures register themselves."""
     for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
         if not module.name.startswith("_") and module.name not in _NOT_ARCHITECTURES:
             importlib.import_module(f"{__package__}.{module.name}")
@@ -176,7 +181,7 @@ def _discover() -> None:
 
 def _find(name: str) -> tuple[_Entry, dict[str, int]]:
     _discover()
-    # Names before patterns, so that a name of one's own may be more special than a pattern.
+    # Names before patterns, so that a registered name may be a special case of a pattern.
     for entry in sorted(_entries.values(), key=lambda entry: entry.regex.groups):
         match = entry.regex.fullmatch(name)
         if match:

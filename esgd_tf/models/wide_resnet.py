@@ -40,14 +40,14 @@ def wide_resnet(
     depth: int,
     width: int,
 ) -> keras.Model:
-    """Builds wrn-<depth>-<width>, for 32x32 colour images or any others from 8x8 up.
+    """Build wrn-<depth>-<width>, for 32x32 colour images or any others from 8x8 up.
 
     Args:
         input_shape: tuple of three ints. Height, width, channels.
         num_classes: int >= 1. The width of the logits.
-        dropout: float in [0, 1). Rate between the two convolutions of each block. None is 0; the
+        dropout: float in [0, 1). Rate between the two convolutions of each block. None means 0; the
             paper's variant with dropout used 0.3.
-        seed: int. The seed of weights and dropout; None leaves them to Keras. Convolutions start
+        seed: int. The seed of weights and dropout. None lets Keras choose it. Convolutions start
             normal with variance 2 / (size * size * filters) (MSR by fan-out), the last layer
             uniform on +-1/sqrt(fan_in) with bias 0, as in the released code.
         depth: int of the form 6n + 4. Number of convolutions in the longest path, plus the last
@@ -58,7 +58,7 @@ def wide_resnet(
         The model, from ``[batch, *input_shape]`` to logits ``[batch, num_classes]``.
 
     Raises:
-        ValueError: If an image side is below 8 pixels.
+        ValueError: If height or width is below 8 pixels.
     """
     from esgd_tf.models import _layers as nn  # noqa: PLC0415 - loads TensorFlow
 

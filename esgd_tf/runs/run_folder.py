@@ -122,6 +122,9 @@ class RunFolder:
             raise RunFolderError(
                 f"Another training is writing to {folder}: wait for it, or {otherwise}."
             ) from None
+        except OSError as error:
+            # The error of a file system without locks has no file name.
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         self._locks.append(lock)
 
     def _require_own_checkpoints(self, *, is_new: bool) -> None:

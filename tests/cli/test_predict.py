@@ -186,6 +186,55 @@ def test_every_kind_of_pixels_comes_out_right(tmp_path, mode):
     np.testing.assert_allclose(found, seen, atol=3 if mode in ("CMYK", "YCbCr") else 0)
 
 
+def png(samples, kind, depth, *chunks):
+    """A PNG of rows of packed samples, so that kinds can be made that Pillow does not write."""
+    height, width = samples.shape[:2]
+    bits = np.unpackbits(samples.astype(">u2").view(np.uint8).reshape(height, -1, 2), axis=-1)
+    rows = np.packbits(bits[..., 16 - depth :].reshape(height, -1), axis=1)
+    header = np.array([width, height], ">u4").tobytes() + bytes([depth, kind, 0, 0, 0])
+    body = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    file = b"\x89PNG\r\n\x1a\n"
+    for name, content in ((b"IHDR", header), *chunks, (b"IDAT", body), (b"IEND", b"")):
+        file += len(content).to_bytes(4, "big") + name + content
+        file += zlib.crc32(name + content).to_bytes(4, "big")
+    return file
+
+
+PALETTE = (b"PLTE", bytes([10, 20, 30, 200, 100, 50, 0, 0, 255]))
+OPAQUE = (b"tRNS", b"\xff\xff\xff")
+
+
+@pytest.mark.parametrize(
+    ("samples", "kind", "depth", "chunks", "seen"),
+    [
+        # Of 16 bits the upper 8, without rounding: 0x00ff is black, and 0x12ff the grey 0x12.
+        ([0x0000, 0x00FF, 0x12FF, 0x8000, 0xFFFF], 0, 16, (), [0, 0, 0x12, 0x80, 255]),
+        ([[0x00FF, 0x8001, 0xFF00]], 2, 16, (), [[0, 0x80, 255]]),
+        ([[0x12FF, 0xFFFF], [0x8000, 0xFFFF]], 4, 16, (), [0x12, 0x80]),
+        ([[0x12FF, 0x8000, 0x00FF, 0xFFFF]], 6, 16, (), [[0x12, 0x80, 0]]),
+        # Grey of less than 8 bits is stretched over 0 ... 255.
+        ([0, 1], 0, 1, (), [0, 255]),
+        ([0, 1, 2, 3], 0, 2, (), [0, 85, 170, 255]),
+        ([0, 7, 15], 0, 4, (), [0, 119, 255]),
+        ([[77, 255], [3, 255]], 4, 8, (), [77, 3]),
+        ([0, 1, 2], 3, 2, (PALETTE,), [[10, 20, 30], [200, 100, 50], [0, 0, 255]]),
+        ([2, 0], 3, 8, (PALETTE, OPAQUE), [[0, 0, 255], [10, 20, 30]]),
+    ],
+    ids=["16 grey", "16 colour", "16 grey alpha", "16 colour alpha", "1 bit", "2 bits", "4 bits",
+         "grey alpha", "palette", "opaque palette"],
+)  # fmt: skip
+def test_known_pixels_of_every_kind_of_png(tmp_path, samples, kind, depth, chunks, seen):
+    (tmp_path / "a.png").write_bytes(png(np.array([samples]), kind, depth, *chunks))
+    seen = np.array([seen])
+    colour = seen if seen.ndim == 3 else np.repeat(seen[..., np.newaxis], 3, axis=-1)
+    found = read_image(tmp_path / "a.png", colour.shape)
+    np.testing.assert_array_equal(found.pixels, colour)
+    assert found.pixels.dtype == np.float32
+    grey = read_image(tmp_path / "a.png", (*colour.shape[:2], 1)).pixels
+    # ITU-R BT.601, which leaves grey as it is.
+    np.testing.assert_array_equal(grey[..., 0], np.round(colour @ [0.299, 0.587, 0.114]))
+
+
 @pytest.mark.parametrize("form", ["rgba", "grey", "palette", "colour key", "gif", "16 grey"])
 def test_transparent_images_are_refused(tmp_path, form):
     """What lies under the transparent parts is seen by nobody; a network would see it."""

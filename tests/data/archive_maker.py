@@ -33,7 +33,7 @@ def tiny_entries():
 
 
 def images_of(entry, seed=0):
-    """Draw random images with the entry's counts, in random order."""
+    """Sample random images with the entry's counts, in random order."""
     rng = np.random.default_rng([seed, len(entry.name)])
     splits = []
     for counts in (entry.train_counts, entry.test_counts):

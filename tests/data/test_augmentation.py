@@ -41,7 +41,7 @@ def test_flip_crop_gives_true_crops_of_padded_images():
     tops, lefts, flips = (set(part) for part in zip(*seen, strict=True))
     assert tops == lefts == set(range(9))
     assert flips == {False, True}
-    # Independent draws: far more combinations than one draw for all three would give.
+    # Independent samples: far more combinations than one sample for all three would give.
     assert len(seen) > 120
 
 
@@ -106,7 +106,7 @@ def test_shape_type_and_determinism(kind, dtype):
         np.testing.assert_array_equal(first, images)
     else:
         assert not np.array_equal(first, other)
-        # Images of one batch get draws of their own.
+        # Images of one batch get samples of their own.
         assert len({image.tobytes() for image in first.numpy() - images.numpy()}) > 1
 
 

@@ -42,13 +42,13 @@ def pairs():
 # ---- one by one ---------------------------------------------------------------------------------
 
 
-def _assert_standard_normal(draws):
-    draws = np.sort(draws.ravel())
-    count = len(draws)
-    assert abs(draws.mean()) < 4 / count**0.5
-    assert abs(draws.var() - 1) < 4 * (2 / count) ** 0.5
+def _assert_standard_normal(samples):
+    samples = np.sort(samples.ravel())
+    count = len(samples)
+    assert abs(samples.mean()) < 4 / count**0.5
+    assert abs(samples.var() - 1) < 4 * (2 / count) ** 0.5
     # Kolmogorov and Smirnov: beyond 1.95 / sqrt(n) once in a thousand.
-    below = 0.5 * (1 + tf.math.erf(draws / 2**0.5).numpy())
+    below = 0.5 * (1 + tf.math.erf(samples / 2**0.5).numpy())
     assert np.abs(below - (np.arange(count) + 0.5) / count).max() < 1.95 / count**0.5
 
 
@@ -84,7 +84,7 @@ def test_some_noise_is_on_so_many_rows_and_columns(count):
         _assert_standard_normal(made[touched])
 
 
-def test_lines_are_drawn():
+def test_lines_are_sampled():
     """Over some seeds, every row and every column is chosen about equally often."""
     count = 40
     made = np.stack([_on(1, "some_noise:2", seed=s, value=9.0)[0, :, :, 0] for s in range(count)])
@@ -132,15 +132,15 @@ def test_noise_of_an_image_is_its_own(text):
     assert len({image.tobytes() for image in whole}) == N
     for seed in (1, -1, 2**62, 2**32):
         assert not np.array_equal(_on(N, text, seed=seed), whole)
-    # Two images side by side in one call do not share their draws either.
+    # Two images side by side in one call do not share their samples either.
     assert abs(np.corrcoef(_on(400, "all_noise").reshape(2, -1))[0, 1]) < 4 / 12000**0.5
 
 
-def test_kinds_draw_apart():
-    draws = [_on(200, text).ravel() for text in ("all_noise", "gaussian:1")]
-    assert abs(np.corrcoef(draws)[0, 1]) < 4 / 12000**0.5
+def test_each_kind_has_its_own_random_numbers():
+    samples = [_on(200, text).ravel() for text in ("all_noise", "gaussian:1")]
+    assert abs(np.corrcoef(samples)[0, 1]) < 4 / 12000**0.5
     lines = _on(200, "some_noise:5").ravel()
-    for other in draws:
+    for other in samples:
         assert abs(np.corrcoef(lines, other)[0, 1]) < 4 / 12000**0.5
 
 
@@ -234,14 +234,14 @@ def test_the_corrupted_data_set_is_augmented(augment_first):
     assert seen <= crops
 
 
-def test_draws_are_not_those_of_the_pipeline():
-    """Under the same seed, the noise of image k is not what batch k of an epoch draws from."""
+def test_its_random_numbers_are_not_those_of_the_pipeline():
+    """Under the same seed, the noise of image k is not what batch k of an epoch samples from."""
     for index in range(5):
         noise = _on(1, "all_noise", seed=7, first=index).ravel()
         for epoch in range(9):
             seed = tf.constant([7, epoch * 2**32 + index], tf.int64)
-            draws = tf.random.stateless_normal([H * W * C], seed, alg="philox").numpy()
-            assert not np.isclose(noise, draws).any()
+            samples = tf.random.stateless_normal([H * W * C], seed, alg="philox").numpy()
+            assert not np.isclose(noise, samples).any()
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 23, 100])

@@ -131,7 +131,7 @@ def test_same_image_is_augmented_anew_in_every_epoch(pairs):
     assert len(seen) > 20
 
 
-def test_batches_of_one_epoch_get_other_draws():
+def test_batches_of_one_epoch_get_other_samples():
     image = np.arange(36, dtype=np.uint8).reshape(1, 6, 6, 1)
     same = (np.repeat(image, 40, axis=0), np.zeros(40, np.int32))
     seen = {

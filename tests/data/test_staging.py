@@ -161,6 +161,15 @@ def test_without_locks_the_first_to_finish_wins(tiny, tmp_path, monkeypatch):
     assert {i.tobytes() for i in data.train_images} == {i.tobytes() for i in first.train.images}
 
 
+def test_a_lock_that_is_a_link_is_refused_and_its_target_kept(tmp_path):
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / ".mnist.lock").symlink_to(tmp_path / "precious")
+    refused = pytest.raises(DataError, match=r"\.mnist\.lock is a link, which no lock may be: rem")
+    with refused, staging.exclusive(tmp_path, "mnist"):
+        pass
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
 def test_only_dead_builds_of_the_same_set_are_cleared(tmp_path):
     mine, small = tmp_path / ".building-mnist.x", tmp_path / ".building-mnist_small.x"
     mine.mkdir()

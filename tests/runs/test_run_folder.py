@@ -1,5 +1,6 @@
 """Run folders: their lock, whose checkpoints lie in them, and files that were tampered with."""
 
+import errno
 import json
 import os
 import zipfile
@@ -113,6 +114,20 @@ def test_the_lock_does_not_empty_what_a_link_leads_to(tmp_path):
     with pytest.raises(RunFolderError, match=r"\.lock is a link"):
         begun(tmp_path / "a")
     assert (tmp_path / "precious").read_text() == "precious"
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EACCES, errno.EIO])
+def test_a_lock_that_cannot_be_taken_is_named(tmp_path, monkeypatch, number):
+    """On a network file system without locks, or where another user's file is in the place."""
+
+    def refuse(self):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("filelock.FileLock._acquire", refuse)
+    with pytest.raises(OSError, match=os.strerror(number)) as error:
+        begun(tmp_path / "a")
+    assert error.value.errno == number
+    assert error.value.filename == str(tmp_path / "a" / ".lock")
 
 
 @pytest.mark.parametrize("text", ["{", "[" * 100_000 + "]" * 100_000, '{"a": ' * 10_000, "\xff"])

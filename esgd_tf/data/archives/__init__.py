@@ -1,4 +1,4 @@
-"""Readers of the original archives: each checks everything before it believes anything."""
+"""Readers of the original archives. Each checks all that it reads before it returns anything."""
 
 from esgd_tf.data.archives.cifar import read_cifar
 from esgd_tf.data.archives.idx import find_idx, read_idx

@@ -1,8 +1,9 @@
-"""CIFAR-10 and CIFAR-100, python and binary version, as tar archives or unpacked.
+"""Read CIFAR-10 and CIFAR-100, python and binary version, as tar archives or unpacked.
 
-A record is its label bytes (CIFAR-100: coarse, then fine) and 3,072 pixel bytes: the red plane,
-the green, the blue, each row by row. The python version holds the same rows as pickled arrays.
-`members` reads the files of an archive or folder; here it is found out whether they can be true.
+A record is its label bytes (for CIFAR-100 the coarse one, then the fine one) and 3,072 pixel bytes:
+the red plane, the green and the blue, each row by row. The python version holds the same rows as
+pickled arrays. `members` reads the files of an archive or folder; this module decodes and checks
+them.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ def read_cifar(path: Path, archive: CifarArchive, entry: Entry) -> RawImages:
     """Read one archive.
 
     Args:
-        path: Path. The tar archive, or the folder with what was in it.
-        archive: CifarArchive. How the archive is laid out.
-        entry: Entry. What the archive must hold.
+        path: Path. The tar archive, or the folder that it was unpacked to.
+        archive: CifarArchive. The names of the files in the archive.
+        entry: Entry. The data set that the archive must hold.
 
     Returns:
         Both splits, in the archive's order.
 
     Raises:
-        DataError: The archive is damaged, hostile, or another set's.
+        DataError: The archive is damaged or malicious, or holds another set.
     """
     members = read_members(path, archive, entry)
     _check_names(members, path, archive, entry)
@@ -134,7 +135,8 @@ def _pickled(content: bytes, path: Path, archive: CifarArchive, name: str, pixel
     columns: list[NDArray[np.integer]] = []
     for key, _, _ in archive.names:
         labels = batch.get(key, ())
-        # `bool` is an `int` to Python, and so is a number too big for any label.
+        # type(x), because True is an instance of int; the bound, because a large integer may not
+        # fit an array.
         whole = isinstance(labels, list) and all(type(x) is int and abs(x) < 1000 for x in labels)
         if not whole or len(labels) != len(rows):
             raise DataError(

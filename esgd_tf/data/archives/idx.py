@@ -1,9 +1,9 @@
-"""The idx files of MNIST and of the sets made in its image.
+"""Read the idx files of MNIST and of the sets that were made after its model.
 
 An idx file is two zero bytes, a type byte (8: unsigned byte), the number of dimensions, each
-dimension as a big-endian 32-bit integer, and the values. The published ones are gzip-compressed;
-unpacked ones are as good, and so are names with a dot in them (`train-images.idx3-ubyte`), which
-some programs make.
+dimension as a big-endian 32-bit integer, and the values. The published files are gzip-compressed.
+Unpacked files are read too, and names with a dot (`train-images.idx3-ubyte`), which some programs
+make.
 """
 
 from __future__ import annotations
@@ -26,15 +26,18 @@ _UNSIGNED_BYTE = 8
 
 
 def find_idx(folder: Path, name: str) -> Path | None:
-    """Return the file of a published name, or under one that it gets when it is unpacked.
+    """Return the file of a published name, or of one of the names that it has after unpacking.
 
     Args:
-        folder: Path. Where to look.
-        name: str. The file's name as published, with `.gz`.
+        folder: Path. The folder to look in.
+        name: str. The published name of the file, with `.gz`.
+
+    Returns:
+        The path; None if there is no such file.
     """
     plain = name.removesuffix(".gz")
     dotted = plain.replace("-idx", ".idx")
-    # Some programs unpack a file into a folder of its name.
+    # Some programs unpack a file into a folder with its name.
     names = (name, plain, f"{dotted}.gz", dotted, f"{plain}/{plain}", f"{dotted}/{dotted}")
     return next((folder / n for n in names if (folder / n).is_file()), None)
 
@@ -43,15 +46,15 @@ def read_idx(folder: Path, files: IdxFiles, entry: Entry) -> RawImages:
     """Read the four files of an MNIST-like set.
 
     Args:
-        folder: Path. Where the files lie.
-        files: IdxFiles. The files' names.
-        entry: Entry. What the files must hold.
+        folder: Path. The folder of the files.
+        files: IdxFiles. The published names of the files.
+        entry: Entry. The data set that the files must hold.
 
     Returns:
         Both splits, in the files' order.
 
     Raises:
-        DataError: A file is missing, damaged, or another set's.
+        DataError: A file is missing or damaged, or belongs to another set.
     """
     splits = []
     for images, labels, count in (
@@ -72,11 +75,11 @@ def read_idx(folder: Path, files: IdxFiles, entry: Entry) -> RawImages:
 
 
 def read_idx_labels(path: Path, count: int) -> NDArray[np.uint8]:
-    """Read one file of labels, uint8 [count], unchecked in range.
+    """Read one file of labels, uint8 [count], without checking their range.
 
     Args:
         path: Path. The file.
-        count: int >= 0. How many labels there must be.
+        count: int >= 0. The number of labels that the file must have.
 
     Raises:
         DataError: The file is missing or damaged.
@@ -91,7 +94,7 @@ def _place(folder: Path, name: str) -> Path:
 def _opened(path: Path) -> IO[bytes] | gzip.GzipFile:
     with path.open("rb") as stream:
         start = stream.read(2)
-    # Programs that unpack what they download leave its name.
+    # A program that unpacks what it downloads may leave the suffix .gz in the name.
     plain = start == b"\0\0" or (path.suffix != ".gz" and start != b"\x1f\x8b")
     return path.open("rb") if plain else gzip.open(path, "rb")
 
@@ -101,8 +104,8 @@ def _read(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     length = math.prod(shape)
     try:
         with _opened(path) as stream:
-            # One byte more than there should be: enough to see that there is more, and no
-            # compressed bomb is ever unpacked.
+            # One byte more than the file should have shows that it is too long. A decompression
+            # bomb is therefore never unpacked.
             content = stream.read(len(header) + length + 1)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path} is not a whole gzip file ({error}); download it again.") from error

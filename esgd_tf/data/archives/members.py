@@ -1,7 +1,7 @@
-"""The files of a CIFAR archive, from the archive or from the folder that it was unpacked to.
+"""Read the files of a CIFAR archive, from the archive or from the folder that it was unpacked to.
 
-Members are read by their expected names, never written to disk: what else an archive contains,
-whatever it is called, is not looked at.
+Members are read by their expected names and never written to disk. All other members of an archive
+are ignored.
 """
 
 from __future__ import annotations
@@ -20,17 +20,20 @@ from esgd_tf.data.errors import DataError
 
 __all__ = ["find_cifar", "read_members"]
 
-# Lists of names and of file names, beside the pixels.
+# Bytes that an archive may have beside pixels and labels, for lists of names and of file names.
 _SLACK = 16 << 20
 
 
 def find_cifar(folder: Path, archive: CifarArchive) -> Path | None:
-    """Return where an archive lies in a folder: the tar file, or else its files; None if nowhere.
+    """Return the path of an archive in a folder: the tar file, or the folder with its files.
 
     Args:
-        folder: Path. Where to look: what lies in it under the names of the home page or of Keras,
-            or the folder with the files itself.
-        archive: CifarArchive. What to look for.
+        folder: Path. The folder to look in. It may hold the archive under the names of the home
+            page or of Keras, or be the folder with the files itself.
+        archive: CifarArchive. The archive to look for.
+
+    Returns:
+        The path; None if the archive is not there.
     """
     inner = archive.folder
     files = (archive.file, archive.file.removesuffix(".gz"), f"{inner}.tar.gz", f"{inner}.tar",
@@ -39,7 +42,8 @@ def find_cifar(folder: Path, archive: CifarArchive) -> Path | None:
         if (folder / name).is_file():
             return folder / name
     places = (folder / inner, folder / f"{inner}-target" / inner, folder / inner / inner, folder)
-    # One file may be missing, and is then named; a file called `train` alone says nothing.
+    # Two files are enough, so that an error can name a missing one. A single file called `train`
+    # may be anything.
     wanted = _wanted(archive)
     return next((p for p in places if sum((p / w).is_file() for w in wanted) > 1), None)
 
@@ -54,14 +58,14 @@ def read_members(path: Path, archive: CifarArchive, entry: Entry) -> dict[str, b
 
     Args:
         path: Path. The tar archive, compressed by gzip or not, or the folder with the files.
-        archive: CifarArchive. How the archive is laid out.
-        entry: Entry. What the archive must hold: nothing is read that is much bigger.
+        archive: CifarArchive. The names of the files in the archive.
+        entry: Entry. The data set that the archive must hold. Nothing much larger is read.
 
     Returns:
-        By name, without the folder.
+        The content of each file, by its name without the folder.
 
     Raises:
-        DataError: It is damaged, incomplete, or bigger than it may be.
+        DataError: The archive is damaged, incomplete, or larger than it may be.
     """
     limit = max(entry.num_train, entry.num_test) * (math.prod(entry.image_shape) + 64) + _SLACK
     wanted = _wanted(archive)
@@ -100,7 +104,7 @@ def _from_folder(
 
 
 class _Bounded:
-    """A stream that ends a decompression bomb instead of unpacking it."""
+    """A stream that refuses to unpack more than a given number of bytes."""
 
     def __init__(self, stream: IO[bytes] | gzip.GzipFile, limit: int, path: Path) -> None:
         self._stream = stream
@@ -108,7 +112,7 @@ class _Bounded:
         self._path = path
 
     def read(self, size: int) -> bytes:
-        """Read on, as long as the archive is not bigger than any archive of this set."""
+        """Read up to `size` bytes, or raise DataError if the limit is exceeded."""
         content = self._stream.read(min(size, self._left + 1))
         self._left -= len(content)
         if self._left < 0:
@@ -124,7 +128,7 @@ def _from_tar(
 ) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     try:
-        # Read as a stream: one pass over the compressed bytes.
+        # Read as a stream, in one pass over the compressed bytes.
         with (
             _opened(path) as compressed,
             tqdm(total=len(wanted), desc=f"Reading {path.name}", unit="file", leave=False) as bar,
@@ -149,7 +153,7 @@ def _from_tar(
                     )
                 found[base] = content.read()
                 bar.update()
-            # To the end: only there stands the checksum of it all.
+            # Read to the end, because the checksum of the whole stream stands there.
             while stream.read(1 << 20):
                 pass
     except (tarfile.TarError, EOFError, ValueError, zlib.error) as error:

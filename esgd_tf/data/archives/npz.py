@@ -1,6 +1,6 @@
-"""The `.npz` file in which Keras keeps MNIST: x_train, y_train, x_test, y_test.
+"""Read the `.npz` file in which Keras stores MNIST, with x_train, y_train, x_test and y_test.
 
-It is a zip archive of NumPy's own files; an array of objects in it would be a pickle, and is
+It is a zip archive of NumPy's own files. An array of objects in it would be a pickle and is
 refused.
 """
 
@@ -29,14 +29,14 @@ def read_npz(path: Path, entry: Entry) -> RawImages:
 
     Args:
         path: Path. The file.
-        entry: Entry. What the file must hold. Images may lack the last dimension where it is 1, and
-            labels may have one more: both are found.
+        entry: Entry. The data set that the file must hold. Images may lack the last dimension
+            where it is 1, and labels may have one more of size 1: both occur.
 
     Returns:
         Both splits, in the file's order.
 
     Raises:
-        DataError: The file is damaged, or another set's.
+        DataError: The file is damaged or holds another set.
     """
     splits = []
     try:
@@ -74,7 +74,7 @@ def _array(path: Path, stored: np.lib.npyio.NpzFile, name: str, length: int) -> 
     with zipfile.ZipFile(path) as archive:
         if f"{name}.npy" not in archive.namelist():
             raise ValueError(f"it has no {name}")
-        # Before a bomb is unpacked.
+        # The size is checked before unpacking, in case of a decompression bomb.
         if archive.getinfo(f"{name}.npy").file_size > length + _HEADER:
             raise ValueError(f"its {name} is bigger than it may be")
     return stored[name]

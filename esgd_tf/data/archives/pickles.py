@@ -1,10 +1,10 @@
-"""Reading the pickled CIFAR batches without giving a pickle the power to run anything.
+"""Read the pickled CIFAR batches without letting a pickle run any code.
 
 The published batches are dictionaries of byte strings, lists of integers and one uint8 array,
 pickled by Python 2. An array's pickle names three globals (`_reconstruct`, `ndarray`, `dtype`),
-and byte strings pickled by Python 3 name a fourth (`_codecs.encode`). Each of the four is
-answered with a function of our own that accepts only what those pickles say; every other global
-is refused, so that no code and no allocation of a size of the pickle's choosing can be had.
+and byte strings pickled by Python 3 name a fourth (`_codecs.encode`). Each of the four is replaced
+by a function of this module that accepts only the arguments that those pickles have. Every other
+global is refused, so a pickle can neither run code nor allocate memory of a size of its choice.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _latin1_bytes(text: object, encoding: object = "latin1") -> bytes:
 
 
 def _empty_array(kind: object, shape: object, code: object) -> np.ndarray:
-    # What pickled arrays begin as; their content then comes as a string of matching length.
+    # A pickled array begins empty; its content follows as a string of matching length.
     if kind is not _ArrayType or shape != (0,) or code not in (b"b", "b"):
         raise RefusedPickleError("it makes an array in an unusual way")
     return np.empty((0,), np.uint8)
@@ -41,7 +41,7 @@ def _empty_array(kind: object, shape: object, code: object) -> np.ndarray:
 def _byte_type(code: object, *flags: object) -> np.dtype:
     if code not in ("u1", b"u1") or any(flag not in (0, 1) for flag in flags):
         raise RefusedPickleError(f"it holds an array of type {code!r} and not of bytes")
-    # A copy: the pickle goes on to set the state of what it got.
+    # A copy, because the pickle then sets the state of the object that it received.
     return np.dtype("u1", copy=True)
 
 
@@ -56,7 +56,7 @@ _ALLOWED: dict[tuple[str, str], Callable[..., Any] | type] = {
 
 class _CifarUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        """Return our own stand-in for one of the four known globals."""
+        """Return the replacement of one of the four known globals."""
         try:
             return _ALLOWED[module, name]
         except KeyError:
@@ -70,7 +70,7 @@ def safe_loads(content: bytes) -> dict[str, Any]:
         content: bytes. The pickle.
 
     Returns:
-        Its dictionary, with byte-string keys made text. Values are as pickled.
+        Its dictionary, with byte-string keys decoded to str. Values are as pickled.
 
     Raises:
         RefusedPickleError: The pickle is damaged, is no dictionary, or asks for a global that
@@ -81,7 +81,7 @@ def safe_loads(content: bytes) -> dict[str, Any]:
     except RefusedPickleError:
         raise
     except Exception as error:
-        # A damaged pickle fails in nearly any way: the machine it programs just goes astray.
+        # A damaged pickle is a damaged program and can fail with nearly any exception.
         raise RefusedPickleError(f"it is damaged ({type(error).__name__})") from error
     if not isinstance(batch, dict):
         raise RefusedPickleError("it is not a dictionary")

@@ -1,4 +1,4 @@
-"""What an archive yields, and the checks that every archive must pass."""
+"""The images and labels of an archive, and the checks that every archive must pass."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from esgd_tf.data.errors import DataError
 
 @dataclasses.dataclass(frozen=True)
 class RawSplit:
-    """One split as it lies in an archive.
+    """The training or the test images of an archive, with their labels.
 
     Attributes:
         images: uint8 [n, h, w, c].
@@ -43,7 +43,7 @@ def check_labels(
     *,
     then: str = "download the file again",
 ) -> NDArray[np.int32]:
-    """Return the labels as int32 [n], or say which one is none.
+    """Return the labels as int32 [n] after checking their range.
 
     Args:
         labels: NumPy array of integers of any dtype, of shape [n]. The labels.
@@ -68,8 +68,13 @@ def check_labels(
 def check_counts(raw: RawImages, entry: Entry, path: Path) -> None:
     """Check that every class has as many images as in the published set.
 
+    Args:
+        raw: RawImages. The images.
+        entry: Entry. The data set that they must be.
+        path: Path. The file or folder that they came from.
+
     Raises:
-        DataError: Another set lies under this set's file names, or labels are damaged.
+        DataError: The files are those of another set, or labels are damaged.
     """
     for split, expected in (("train", entry.train_counts), ("test", entry.test_counts)):
         labels = getattr(raw, split).labels
