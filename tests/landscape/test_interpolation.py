@@ -398,7 +398,7 @@ class TestResult:
         found = self.found()
         ax = found.plot(label="linear")
         for line, split in zip(ax.get_lines(), ("train", "test"), strict=False):
-            assert line.get_label() == f"linear {split}"
+            assert line.get_label() == f"linear, {split}"
             np.testing.assert_array_equal(line.get_ydata(), found.values[split]["loss"])
         assert ax.get_ylabel() == "loss"
         assert found.plot(ax, metric="error") is ax

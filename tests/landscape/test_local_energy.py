@@ -242,7 +242,7 @@ class TestArgumentsAndResult:
         ax = found.plot(label="here")
         assert ax.get_xlabel() == "σ of multiplicative noise"
         assert ax.get_ylabel() == "increase of error (% points)"
-        assert [t.get_text() for t in ax.get_legend().get_texts()] == ["here train", "here test"]
+        assert [t.get_text() for t in ax.get_legend().get_texts()] == ["here, train", "here, test"]
         drawn = ax.containers[0].lines[0].get_ydata()
         np.testing.assert_allclose(drawn, 100 * found.increase["train"]["error"])
         assert found.plot(ax) is ax

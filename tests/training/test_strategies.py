@@ -5,13 +5,13 @@ import json
 import pytest
 import tensorflow as tf
 
-from esgd_tf.cli import flags
+from esgd_tf.runs import experiment
 from esgd_tf.training import strategies
 from esgd_tf.training.strategies import Processes, StrategyError, make_strategy, split_device
 
 
 def test_names_are_those_of_the_flag():
-    assert strategies.STRATEGIES == flags.STRATEGIES
+    assert strategies.STRATEGIES == experiment.STRATEGIES
 
 
 @pytest.mark.parametrize("kind", ["auto", "none"])
