@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,13 +42,21 @@ def real(
     raise ValueError(f"`{name}` must be {', '.join(wanted)}; got {value!r}.")
 
 
-def integer(name: str, value: Any, *, at_least: int, below: int | None = None) -> int:
+def integer(
+    name: str, value: Any, *, at_least: int, at_most: int | None = None, below: int | None = None
+) -> int:
     """Return `value` as an int, or raise a ValueError that names the argument and its range."""
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
         number = int(value)
-        if number >= at_least and (below is None or number < below):
+        if (
+            number >= at_least
+            and (at_most is None or number <= at_most)
+            and (below is None or number < below)
+        ):
             return number
     wanted = f"an integer of at least {at_least}"
+    if at_most is not None:
+        wanted += f" and at most {at_most:,}"
     if below is not None:
         wanted += f" and below {below}"
     raise ValueError(f"`{name}` must be {wanted}; got {value!r}.")
@@ -59,6 +67,15 @@ def boolean(name: str, value: Any) -> bool:
     if isinstance(value, bool | np.bool_):
         return bool(value)
     raise ValueError(f"`{name}` must be True or False; got {value!r}.")
+
+
+def choice(name: str, value: Any, choices: Sequence[str | None]) -> None:
+    """Raise a ValueError that names the argument and the choices unless `value` is one of them."""
+    # An array is no choice, and would compare entry by entry.
+    if not (value is None or isinstance(value, str)) or value not in choices:
+        *others, last = (str(one) for one in choices)
+        wanted = f"{', '.join(others)} or {last}"
+        raise ValueError(f"`{name}` must be {wanted}; got {value!r}.")
 
 
 def keras_options(options: Mapping[str, Any]) -> None:

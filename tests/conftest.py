@@ -1,5 +1,6 @@
 """What every test shares: two logical CPUs, and a fresh Keras for each test."""
 
+import gc
 import os
 import signal
 import stat
@@ -12,6 +13,10 @@ import pytest
 import tensorflow as tf
 
 from tests import tiers
+
+# A full collection of what graphs leave behind takes seconds, and Python's own schedule has dozens
+# of them in a run: a fifth of the time of some files. Rarer ones cost some hundred megabytes.
+gc.set_threshold(700, 10, 100)
 
 # TensorFlow can be told only once, and before it looks at its devices.
 for _cpu in tf.config.list_physical_devices("CPU"):

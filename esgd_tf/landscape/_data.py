@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from esgd_tf import _keras
+from esgd_tf import _checks, _keras
 from esgd_tf.landscape._batch import KINDS, as_arrays, first_line, leaves, mapped, rows_of, triple
 from esgd_tf.landscape._types import Batch, Data
 
@@ -91,8 +91,7 @@ class FixedData:
 
     def _slice(self) -> None:
         size = _DEFAULT_BATCH_SIZE if self.batch_size is None else self.batch_size
-        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
-            raise ValueError(f"`batch_size` must be a positive integer; got {size!r}.")
+        size = _checks.integer("batch_size", size, at_least=1)
         arrays = tuple(as_arrays(part) for part in self._parts())
         lengths = {int(a.shape[0]) if len(a.shape) else 0 for a in leaves(arrays)}
         if len(lengths) != 1:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from esgd_tf import _checks
 from esgd_tf.landscape._progress import progress_bar
 from esgd_tf.landscape._result import Result, Row, axes
 from esgd_tf.landscape._vectors import finite, random_signs, student_factor
@@ -68,9 +69,7 @@ def estimate_diagonal(
     operator: CurvatureOperator, num_probes: int, *, seed: int, progress: bool | None
 ) -> DiagonalEstimate:
     """See `CurvatureOperator.diagonal_estimate`."""
-    integer = isinstance(num_probes, int | np.integer) and not isinstance(num_probes, bool)
-    if not integer or num_probes < 2:
-        raise ValueError(f"`num_probes` must be an integer of at least 2; got {num_probes!r}.")
+    num_probes = _checks.integer("num_probes", num_probes, at_least=2)
     rng = np.random.default_rng(seed)
     # Welford's sums of squared deviations from the mean. Sums of squares of the numbers themselves
     # would differ by rounding only where the diagonal dominates.

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from esgd_tf import _checks
 from esgd_tf.landscape._objective import Objective
 from esgd_tf.landscape._types import Tensors
 from esgd_tf.landscape._vectors import student_factor
@@ -83,8 +84,6 @@ def pairs(values: Array) -> Array:
 
 def checked_samples(samples: int, noise: str) -> int:
     """Return the number of samples, made even, or raise a ValueError."""
-    if isinstance(samples, bool) or not isinstance(samples, int | np.integer) or samples < 2:
-        raise ValueError(f"`samples` must be an integer of at least 2; got {samples!r}.")
-    if noise not in ("multiplicative", "additive"):
-        raise ValueError(f"`noise` must be multiplicative or additive; got {noise!r}.")
-    return int(samples) + int(samples) % 2
+    samples = _checks.integer("samples", samples, at_least=2)
+    _checks.choice("noise", noise, ("multiplicative", "additive"))
+    return samples + samples % 2

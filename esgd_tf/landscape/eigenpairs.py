@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from esgd_tf import _checks
 from esgd_tf.landscape import _memory
 from esgd_tf.landscape._complement import Found, complete
 from esgd_tf.landscape._progress import progress_bar
@@ -189,19 +190,14 @@ def eigenpairs(
 def _check_arguments(
     n: int, k: Any, which: str, tol: float, method: str, max_matvecs: int | None
 ) -> None:
-    if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= n:
-        raise ValueError(f"`k` must be an integer from 1 to {n:,}; got {k!r}.")
-    if which not in ("LA", "SA", "LM", "BE"):
-        raise ValueError(f"`which` must be LA, SA, LM or BE; got {which!r}.")
-    if not tol >= 0:
-        raise ValueError(f"`tol` must not be negative; got {tol}.")
-    if method not in ("lanczos", "lobpcg"):
-        raise ValueError(f"`method` must be lanczos or lobpcg; got {method!r}.")
+    _checks.integer("k", k, at_least=1, at_most=n)
+    _checks.choice("which", which, ("LA", "SA", "LM", "BE"))
+    _checks.real("tol", tol, at_least=0)
+    _checks.choice("method", method, ("lanczos", "lobpcg"))
     if method == "lobpcg" and which not in ("LA", "SA"):
         raise ValueError(f"LOBPCG finds LA or SA only; for {which} use method='lanczos'.")
-    integer = isinstance(max_matvecs, int | np.integer) and not isinstance(max_matvecs, bool)
-    if max_matvecs is not None and not (integer and max_matvecs >= 1):
-        raise ValueError(f"`max_matvecs` must be a positive integer or None; got {max_matvecs!r}.")
+    if max_matvecs is not None:
+        _checks.integer("max_matvecs", max_matvecs, at_least=1)
 
 
 def _basis_size(n: int, k: int, which: str, max_matvecs: int | None) -> int:

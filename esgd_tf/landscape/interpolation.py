@@ -24,6 +24,7 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
+from esgd_tf import _checks
 from esgd_tf.landscape._metrics import Metric
 from esgd_tf.landscape._progress import progress_bar
 from esgd_tf.landscape._result import STYLES, Result, Row, axes
@@ -156,8 +157,7 @@ def interpolate(
     c = np.linspace(-1.0, 2.0, 31) if coefficients is None else np.asarray(coefficients, np.float64)
     if c.ndim != 1 or len(c) == 0 or not np.all(np.isfinite(c)):
         raise ValueError("`coefficients` must be a list of finite numbers.")
-    if kind not in ("linear", "spherical"):
-        raise ValueError(f"`kind` must be linear or spherical; got {kind!r}.")
+    _checks.choice("kind", kind, ("linear", "spherical"))
     surface = Surface(model, loss, data, metric, batch_size, reestimate, gradient_norm)
     return along(surface, weights_a, weights_b, c, kind, progress)
 

@@ -19,6 +19,7 @@ import dataclasses
 import numpy as np
 from numpy.typing import ArrayLike
 
+from esgd_tf import _checks
 from esgd_tf.landscape.full_spectrum import FullSpectrum
 from esgd_tf.landscape.local_entropy import LocalEntropyEstimate, checked_gammas
 from esgd_tf.landscape.operator import CurvatureOperator
@@ -70,12 +71,9 @@ def laplace_local_entropy(
         MemoryError: As in `spectral_density`.
     """
     gammas = checked_gammas(gammas)
-    beta = float(inverse_temperature)
-    if not (np.isfinite(beta) and beta > 0):
-        raise ValueError(f"`inverse_temperature` must be positive; got {inverse_temperature}.")
+    beta = _checks.real("inverse_temperature", inverse_temperature, above=0)
     n = operator.shape[0]
-    if isinstance(num_steps, bool) or not isinstance(num_steps, int | np.integer) or num_steps < 1:
-        raise ValueError(f"`num_steps` must be a positive integer; got {num_steps!r}.")
+    num_steps = _checks.integer("num_steps", num_steps, at_least=1)
     if spectrum is None:
         spectrum = spectral_density(operator, num_probes, num_steps, seed=seed, progress=progress)
     of = spectrum.size if isinstance(spectrum, SpectralDensity) else len(spectrum.eigenvalues)

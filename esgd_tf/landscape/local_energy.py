@@ -28,6 +28,7 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
+from esgd_tf import _checks
 from esgd_tf.landscape._metrics import Metric, measured, named_metrics, splits_of
 from esgd_tf.landscape._noise import (
     Array,
@@ -293,9 +294,9 @@ def pac_bayes_sigma(
     """
     from scipy.optimize import brentq
 
-    for name, number in (("bound", bound), ("max_sigma", max_sigma), ("rtol", rtol)):
-        if not (np.isfinite(number) and number > 0):
-            raise ValueError(f"`{name}` must be a positive number; got {number}.")
+    bound = _checks.real("bound", bound, above=0)
+    max_sigma = _checks.real("max_sigma", max_sigma, above=0)
+    rtol = _checks.real("rtol", rtol, above=0)
     samples = checked_samples(samples, noise)
     metrics = named_metrics(metric)
     if len(metrics) != 1:

@@ -36,6 +36,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
+from esgd_tf import _checks
 from esgd_tf.landscape._batch_loss import BatchLoss
 from esgd_tf.landscape._chains import Chains, effective_sample_size, r_hat
 from esgd_tf.landscape._objective import Objective, Selection
@@ -189,14 +190,10 @@ def local_entropy(
         ValueError: An argument is out of range, or the loss is not finite at these weights.
     """
     gammas = checked_gammas(gammas)
-    for name, number, least in (("chains", chains, 2), ("samples", samples, 8)):
-        if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < least:
-            raise ValueError(f"`{name}` must be an integer of at least {least}; got {number!r}.")
-    if isinstance(burn_in, bool) or not isinstance(burn_in, int | np.integer) or burn_in < 0:
-        raise ValueError(f"`burn_in` must be an integer >= 0; got {burn_in!r}.")
-    beta = float(inverse_temperature)
-    if not (np.isfinite(beta) and beta > 0):
-        raise ValueError(f"`inverse_temperature` must be positive; got {inverse_temperature}.")
+    chains = _checks.integer("chains", chains, at_least=2)
+    samples = _checks.integer("samples", samples, at_least=8)
+    burn_in = _checks.integer("burn_in", burn_in, at_least=0)
+    beta = _checks.real("inverse_temperature", inverse_temperature, above=0)
     objective = Objective(model, loss, data, batch_size=batch_size, variables=variables)
     value = objective.finite_start()
     n = objective.size

@@ -19,6 +19,7 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
+from esgd_tf import _checks
 from esgd_tf.landscape._metrics import Metric
 from esgd_tf.landscape._objective import Objective
 from esgd_tf.landscape._progress import progress_bar
@@ -193,10 +194,8 @@ def plane(
     Raises:
         ValueError: An argument is out of range, or "pca" has too short a trajectory.
     """
-    if isinstance(points, bool) or not isinstance(points, int | np.integer) or points < 2:
-        raise ValueError(f"`points` must be an integer of at least 2; got {points!r}.")
-    if normalization not in ("auto", "filter", "layer", None):
-        raise ValueError(f"`normalization` must be filter, layer or None; got {normalization!r}.")
+    points = _checks.integer("points", points, at_least=2)
+    _checks.choice("normalization", normalization, ("auto", "filter", "layer", None))
     surface = Surface(model, loss, data, metric, batch_size, reestimate)
     objective = surface.first
     w, others, name = surface.parts(model if center is None else center)

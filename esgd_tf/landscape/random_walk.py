@@ -21,6 +21,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from esgd_tf import _checks
 from esgd_tf.landscape._objective import Objective, Selection
 from esgd_tf.landscape._progress import progress_bar
 from esgd_tf.landscape._result import Result, Row, axes
@@ -134,13 +135,10 @@ def random_walk(
     Raises:
         ValueError: An argument is out of range, or the model is outside the excursion set.
     """
-    if kind not in ("free", "rejecting"):
-        raise ValueError(f"`kind` must be free or rejecting; got {kind!r}.")
-    if not (np.isfinite(step_size) and step_size > 0):
-        raise ValueError(f"`step_size` must be positive; got {step_size}.")
-    for name, number in (("max_steps", max_steps), ("walks", walks)):
-        if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
-            raise ValueError(f"`{name}` must be a positive integer; got {number!r}.")
+    _checks.choice("kind", kind, ("free", "rejecting"))
+    step_size = _checks.real("step_size", step_size, above=0)
+    max_steps = _checks.integer("max_steps", max_steps, at_least=1)
+    walks = _checks.integer("walks", walks, at_least=1)
     objective = Objective(model, loss, data, batch_size=batch_size, variables=variables)
     begin = objective.finite_start()
     if not begin <= threshold:

@@ -34,6 +34,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from esgd_tf import _checks
 from esgd_tf.landscape._metrics import splits_of
 from esgd_tf.landscape._objective import Objective, Selection
 from esgd_tf.landscape._progress import progress_bar
@@ -142,17 +143,12 @@ def sharpness(
         ValueError: An argument is out of range, or the loss or its gradient is not finite at these
             weights or on the way.
     """
-    if kind not in _RADIUS:
-        raise ValueError(f"`kind` must be one of {', '.join(_RADIUS)}; got {kind!r}.")
-    radius = _RADIUS[kind] if radius is None else radius
+    _checks.choice("kind", kind, tuple(_RADIUS))
+    radius = _checks.real("radius", _RADIUS[kind] if radius is None else radius, above=0)
+    step_size = _checks.real("step_size", step_size, above=0)
     steps = _STEPS.get(kind, 1) if max_steps is None else max_steps
-    for name, number in (("radius", radius), ("step_size", step_size)):
-        if not (np.isfinite(number) and number > 0):
-            raise ValueError(f"`{name}` must be a positive number; got {number}.")
-    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
-        raise ValueError(f"`max_steps` must be a positive integer; got {steps!r}.")
-    if not (np.isfinite(eta) and eta >= 0):
-        raise ValueError(f"`eta` must not be negative; got {eta}.")
+    steps = _checks.integer("max_steps", steps, at_least=1)
+    eta = _checks.real("eta", eta, at_least=0)
     objective = Objective(model, loss, data, batch_size=batch_size, variables=variables)
     before = objective.finite_start()
     start = objective.flatten(objective.start)

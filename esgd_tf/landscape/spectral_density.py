@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from esgd_tf import _checks, _density
 from esgd_tf.landscape import _memory
 from esgd_tf.landscape._progress import progress_bar
 from esgd_tf.landscape._result import Result, Row, axes
@@ -88,14 +89,10 @@ class SpectralDensity(Result):
         Returns:
             (density [g], standard error [g]); the error is NaN with one probe.
         """
-        grid = np.asarray(grid, np.float64)
         if bandwidth is None:
-            bandwidth = 0.01 * (self.largest - self.smallest) or 1e-3
-        if not bandwidth > 0:
-            raise ValueError(f"`bandwidth` must be positive; got {bandwidth}.")
-        z = (grid[:, None] - self.nodes) / bandwidth
-        bells = np.exp(-0.5 * z**2) / (bandwidth * np.sqrt(2 * np.pi))
-        return self._mean_over_probes(bells)
+            bandwidth = _density.bandwidth_for(self.nodes)
+        bandwidth = _checks.real("bandwidth", bandwidth, above=0)
+        return self._mean_over_probes(_density.bells(self.nodes, grid, bandwidth))
 
     def mean(self, function: Any) -> tuple[float, float]:
         """Return the mean of function(λ) over all eigenvalues, and its standard error.
@@ -145,10 +142,9 @@ class SpectralDensity(Result):
     ) -> Axes:
         """Plot the smoothed density on a logarithmic scale, with two standard errors."""
         ax = axes(ax)
-        margin = 0.05 * (self.largest - self.smallest) or 1e-2
-        grid = np.linspace(self.smallest - margin, self.largest + margin, 1000)
+        grid = _density.grid_for(self.nodes)
         value, error = self.density(grid, bandwidth)
-        floor = 0.1 / self.size / max(self.largest - self.smallest, 1e-12)
+        floor = _density.floor_for(self.nodes, self.size)
         (line,) = ax.plot(grid, np.maximum(value, floor), lw=1, color=color, label=label)
         if self.num_probes > 1:
             low, high = np.maximum(value - 2 * error, floor), np.maximum(value + 2 * error, floor)
@@ -187,9 +183,8 @@ def spectral_density(
         MemoryError: The vectors of a single probe do not fit into the memory that is free.
     """
     n = operator.shape[0]
-    for name, value in (("num_probes", num_probes), ("num_steps", num_steps)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"`{name}` must be a positive integer; got {value!r}.")
+    num_probes = _checks.integer("num_probes", num_probes, at_least=1)
+    num_steps = _checks.integer("num_steps", num_steps, at_least=1)
     before = operator.matvecs
     rng = np.random.default_rng(seed)
     steps, rules = min(num_steps, n), []

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from esgd_tf import _checks
 from esgd_tf.landscape import _memory
 from esgd_tf.landscape._progress import progress_bar
 from esgd_tf.landscape._result import Result, Row, axes
@@ -93,10 +94,8 @@ def trace(
         ValueError: `num_matvecs` is out of range, or a product is not finite.
         MemoryError: The sketch, n s numbers, does not fit into the memory that is free.
     """
-    integer = isinstance(num_matvecs, int | np.integer) and not isinstance(num_matvecs, bool)
-    if not integer or num_matvecs < 6:
-        raise ValueError(f"`num_matvecs` must be an integer of at least 6; got {num_matvecs!r}.")
-    n, total, before = operator.shape[0], int(num_matvecs), operator.matvecs
+    total = _checks.integer("num_matvecs", num_matvecs, at_least=6)
+    n, before = operator.shape[0], operator.matvecs
     rng = np.random.default_rng(seed)
     exact = total >= n
     size = 0 if exact else max(min(total // 3, (total - _FEWEST_SAMPLES) // 2), 0)

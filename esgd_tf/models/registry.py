@@ -25,6 +25,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from esgd_tf import _checks
+
 if TYPE_CHECKING:
     import keras
 
@@ -154,14 +156,13 @@ def build(
     shape = tuple(input_shape)
     if len(shape) != 3 or not all(isinstance(n, numbers.Integral) and n >= 1 for n in shape):
         raise ValueError(
-            f"input_shape must be (height, width, channels) of one image, in whole numbers "
-            f"of at least 1, but it is {input_shape!r}."
+            f"`input_shape` must be (height, width, channels) of one image, in whole numbers "
+            f"of at least 1; got {input_shape!r}."
         )
-    if not isinstance(num_classes, numbers.Integral) or num_classes < 1:
-        raise ValueError(f"num_classes must be a whole number of at least 1, not {num_classes!r}.")
-    if dropout is not None and not 0.0 <= dropout < 1.0:
-        raise ValueError(f"dropout must lie in [0, 1), but it is {dropout!r}.")
-    model = entry.builder(shape, int(num_classes), dropout=dropout, seed=seed, **fields)
+    num_classes = _checks.integer("num_classes", num_classes, at_least=1)
+    if dropout is not None:
+        dropout = _checks.real("dropout", dropout, at_least=0, below=1)
+    model = entry.builder(shape, num_classes, dropout=dropout, seed=seed, **fields)
     if sync_bn:
         from esgd_tf import _keras  # noqa: PLC0415 - loads TensorFlow, as the builder has done
 

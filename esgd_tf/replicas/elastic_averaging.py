@@ -64,8 +64,7 @@ class ElasticAveraging(Coupling):
                 f"`alpha` must be at most 1: beyond, the pull overshoots; got {alpha}."
             )
         self.every = _checks.integer("every", every, at_least=1)
-        if center not in ("moving", "norm_mean"):
-            raise ValueError(f"`center` must be moving or norm_mean; got {center!r}.")
+        _checks.choice("center", center, ("moving", "norm_mean"))
         if center == "norm_mean" and center_rate is not None:
             raise ValueError("`center_rate` has no meaning for center='norm_mean': leave it out.")
         if center_rate is not None:

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from esgd_tf import _checks
 from esgd_tf.replicas._arrival import after_arrival
 from esgd_tf.replicas._exchange import mean_of
 
@@ -98,8 +99,7 @@ class Ensemble(keras.Model):
         if not members:
             raise ValueError("An ensemble needs at least one member.")
         for one in [kind] if isinstance(kind, str) else kind:
-            if one not in KINDS:
-                raise ValueError(f"`kind` must be logits, binary_logits or mean; got {one!r}.")
+            _checks.choice("kind", one, KINDS)
         self.members = list(members)
         self.kind = kind if isinstance(kind, str) else list(kind)
         if hasattr(members[0], "output_names"):

@@ -84,8 +84,7 @@ class Focusing(CouplingSchedule):
         self.steps = _checks.integer("steps", steps, at_least=1)
         self.gamma = None if gamma is None else _checks.real("gamma", gamma, at_least=0)
         self.growth = _checks.real("growth", growth, at_least=1)
-        if kind not in KINDS:
-            raise ValueError(f"`kind` must be one of {', '.join(KINDS)}; got {kind!r}.")
+        _checks.choice("kind", kind, KINDS)
         self.kind = kind
         self.interval = _checks.integer("interval", interval, at_least=1)
         self.maximum = None if maximum is None else _checks.real("maximum", maximum, at_least=0)

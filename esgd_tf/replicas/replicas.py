@@ -95,10 +95,7 @@ class Replicas(ReadableReplicas):
                 "`coupling` must be one of esgd_tf.replicas, such as ReplicatedSGD(gamma=0.01); "
                 f"got {coupling!r}."
             )
-        if initialization not in INITIALIZATIONS:
-            raise ValueError(
-                f"`initialization` must be independent or same; got {initialization!r}."
-            )
+        _checks.choice("initialization", initialization, INITIALIZATIONS)
         if tf.distribute.has_strategy():
             raise ValueError(
                 "Make Replicas outside of `strategy.scope()` and give it the strategy: replicas "

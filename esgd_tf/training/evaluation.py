@@ -121,8 +121,7 @@ def evaluate_at(
     Raises:
         ValueError: `where` is none of the three, or `optimizer` is no `LocalEntropy`.
     """
-    if where not in PLACES:
-        raise ValueError(f"`where` must be one of {', '.join(PLACES)}; got {where!r}.")
+    _checks.choice("where", where, PLACES)
     optimizers = _wanted(model, optimizer)
     if not optimizers and not _finding.has_replicas(model):
         warn(_nothing_to_move(model))

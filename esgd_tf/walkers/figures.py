@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from esgd_tf import _density
 from esgd_tf.runs.figures import literal, new_figure
 from esgd_tf.runs.run_folder import RunFolderError, replaced_when_whole
 from esgd_tf.walkers.records import read_table
@@ -222,7 +223,7 @@ def _spectra(axis: Any, rows: Rows) -> None:
     axis.legend(fontsize="x-small", loc="upper center", ncols=4)
 
 
-def _density(axis: Any, rows: Rows) -> None:
+def _plot_density(axis: Any, rows: Rows) -> None:
     last = max(row["step"] for row in rows)
     rows = [row for row in rows if row["step"] == last and row["worker"] <= _NAMED]
     exact = {row["worker"] for row in rows if row["kind"] == "full_spectrum"}
@@ -236,13 +237,11 @@ def _density(axis: Any, rows: Rows) -> None:
                 label=f"{label}, all", log=True,
             )  # fmt: skip
             continue
-        nodes = np.array(row["density"]["nodes"])
-        weights = np.array(row["density"]["weights"])
-        wide = 0.01 * np.ptp(nodes) or 1e-3
-        grid = np.linspace(nodes.min() - 4 * wide, nodes.max() + 4 * wide, 600)
-        bells = np.exp(-0.5 * ((grid[:, None] - nodes) / wide) ** 2) / (wide * math.sqrt(2 * np.pi))
-        floor = 0.1 / (row["density"]["size"] * np.ptp(grid))
-        axis.plot(grid, np.maximum(bells @ weights, floor), color=color, lw=1.1, label=label)
+        nodes, weights = row["density"]["nodes"], row["density"]["weights"]
+        grid = _density.grid_for(nodes)
+        density = _density.bells(nodes, grid, _density.bandwidth_for(nodes)) @ np.array(weights)
+        floor = _density.floor_for(nodes, row["density"]["size"])
+        axis.plot(grid, np.maximum(density, floor), color=color, lw=1.1, label=label)
     axis.set_yscale("log")
     _finish(axis, f"density of eigenvalues at step {last}", "eigenvalue", "density")
 
@@ -296,7 +295,7 @@ _PANELS: tuple[tuple[str, Callable[[Any, Rows], None]], ...] = (
     ("line", _barriers),
     ("line", _lines),
     ("spectrum", _spectra),
-    ("density", _density),
+    ("density", _plot_density),
     ("sharpness", _sharpness),
     ("walk", _walks),
 )
