@@ -14,9 +14,9 @@ import tensorflow as tf
 
 from tests import tiers
 
-# A full collection of what graphs leave behind takes seconds, and Python's own schedule has dozens
-# of them in a run: a fifth of the time of some files. Rarer ones cost some hundred megabytes.
-gc.set_threshold(700, 10, 100)
+# A full collection of what graphs leave behind takes up to ten seconds, and Python's own schedule
+# has dozens of them in a run, a fifth of its time. Without them a process grows to XXX.
+gc.set_threshold(700, 10, 1_000_000)
 
 # TensorFlow can be told only once, and before it looks at its devices.
 for _cpu in tf.config.list_physical_devices("CPU"):
@@ -37,6 +37,11 @@ def pytest_collection_modifyitems(config, items):
     )
     config.hook.pytest_deselected(items=[item for item in items if item in left_out])
     items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_sessionfinish():
+    # pytest ends with five full collections.
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

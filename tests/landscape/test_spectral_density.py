@@ -100,7 +100,7 @@ class TestDensity:
         found.plot()
 
     def test_bad_bandwidth(self):
-        with pytest.raises(ValueError, match="`bandwidth` must be positive"):
+        with pytest.raises(ValueError, match="`bandwidth` must be a finite number, above 0"):
             spectral_density(hessian(), 2, 2).density([0.0], 0.0)
 
     def test_result(self):
