@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from esgd_tf import _density
 from esgd_tf.runs.figures import literal, new_figure
 from esgd_tf.runs.run_folder import RunFolderError, replaced_when_whole
 from esgd_tf.walkers.records import read_table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["figure_page"]
 
@@ -77,14 +80,14 @@ def _title(folder: Path, rows: Rows) -> str:
     )
 
 
-def _scale(axis: Any, values: Sequence[float]) -> None:
+def _scale(axis: Axes, values: Sequence[float]) -> None:
     """Make the axis of losses logarithmic where they differ by much."""
     seen = [v for v in values if v and math.isfinite(v) and v > 0]
     if seen and max(seen) > 5 * min(seen):
         axis.set_yscale("log")
 
 
-def _ticks(axis: Any, steps: Sequence[int], aside: float = 0.0) -> None:
+def _ticks(axis: Axes, steps: Sequence[int], aside: float = 0.0) -> None:
     """Put ticks where something was measured, if that is at few steps."""
     few = sorted(set(steps))
     if len(few) <= 5:
@@ -99,7 +102,7 @@ def _color(k: int) -> str:
     return "black" if k == 0 else colors[(k - 1) % len(colors)]
 
 
-def _finish(axis: Any, title: str, x: str, y: str, *, legend: bool = True) -> None:
+def _finish(axis: Axes, title: str, x: str, y: str, *, legend: bool = True) -> None:
     axis.set_title(title, fontsize="medium")
     axis.set(xlabel=x, ylabel=y)
     axis.grid(alpha=0.3)
@@ -107,7 +110,7 @@ def _finish(axis: Any, title: str, x: str, y: str, *, legend: bool = True) -> No
         axis.legend(fontsize="x-small")
 
 
-def _losses(axis: Any, rows: Rows) -> None:
+def _losses(axis: Axes, rows: Rows) -> None:
     workers = sorted({row["worker"] for row in rows})
     for k in workers:
         own = [row for row in rows if row["worker"] == k]
@@ -123,7 +126,7 @@ def _losses(axis: Any, rows: Rows) -> None:
     _finish(axis, "loss: train (line), test (dashes)", "minibatch steps", "nats")
 
 
-def _distances(axis: Any, rows: Rows) -> None:
+def _distances(axis: Axes, rows: Rows) -> None:
     steps = [row["step"] for row in rows]
     all_pairs = np.array([row["distances"] for row in rows], dtype=float)  # None is NaN
     count = all_pairs.shape[1]
@@ -148,7 +151,7 @@ def _is_main(row: Row) -> bool:
     return row.get("line") == row.get("main_line")
 
 
-def _barriers(axis: Any, rows: Rows) -> None:
+def _barriers(axis: Axes, rows: Rows) -> None:
     rows = _last(rows)
     count = 1 + max(row["i"] for row in rows)
     heights = np.full((count, count), np.nan)
@@ -177,7 +180,7 @@ def _barriers(axis: Any, rows: Rows) -> None:
     axis.grid(visible=False)
 
 
-def _lines(axis: Any, rows: Rows) -> None:
+def _lines(axis: Axes, rows: Rows) -> None:
     rows = _last(rows)
     pairs = sorted(rows, key=lambda row: (row["j"], row["i"]))
     shown = pairs[:_NAMED]
@@ -198,7 +201,7 @@ def _lines(axis: Any, rows: Rows) -> None:
     )  # fmt: skip
 
 
-def _spectra(axis: Any, rows: Rows) -> None:
+def _spectra(axis: Axes, rows: Rows) -> None:
     steps = sorted({row["step"] for row in rows})
     gap = min(np.diff(steps), default=1)
     workers = sorted({row["worker"] for row in rows})
@@ -223,7 +226,7 @@ def _spectra(axis: Any, rows: Rows) -> None:
     axis.legend(fontsize="x-small", loc="upper center", ncols=4)
 
 
-def _plot_density(axis: Any, rows: Rows) -> None:
+def _plot_density(axis: Axes, rows: Rows) -> None:
     last = max(row["step"] for row in rows)
     rows = [row for row in rows if row["step"] == last and row["worker"] <= _NAMED]
     exact = {row["worker"] for row in rows if row["kind"] == "full_spectrum"}
@@ -246,7 +249,7 @@ def _plot_density(axis: Any, rows: Rows) -> None:
     _finish(axis, f"density of eigenvalues at step {last}", "eigenvalue", "density")
 
 
-def _sharpness(axis: Any, rows: Rows) -> None:
+def _sharpness(axis: Axes, rows: Rows) -> None:
     for k in sorted({row["worker"] for row in rows}):
         own = [row for row in rows if row["worker"] == k]
         for split, style in (("train", ".-"), ("test", ".--")):
@@ -260,7 +263,7 @@ def _sharpness(axis: Any, rows: Rows) -> None:
     _finish(axis, title, "minibatch steps", scale, legend=few)
 
 
-def _walks(axis: Any, rows: Rows) -> None:
+def _walks(axis: Axes, rows: Rows) -> None:
     for n, row in enumerate(rows):
         label = f"{row['worker']} at {row['step']}" if n < _NAMED else None
         age = 0.4 + 0.6 * (n + 1) / len(rows)
@@ -271,7 +274,7 @@ def _walks(axis: Any, rows: Rows) -> None:
     _finish(axis, "random walks: worker at step", "steps of the walk", "rise of the loss (nats)")
 
 
-def _mark_changes(axis: Any, rows: Rows) -> None:
+def _mark_changes(axis: Axes, rows: Rows) -> None:
     """Mark, on the first panel, where hyperparameters were changed."""
     changes: dict[int, list[str]] = {}
     for row in rows:
@@ -289,7 +292,7 @@ def _or_nan(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-_PANELS: tuple[tuple[str, Callable[[Any, Rows], None]], ...] = (
+_PANELS: tuple[tuple[str, Callable[[Axes, Rows], None]], ...] = (
     ("stats", _losses),
     ("distances", _distances),
     ("line", _barriers),
