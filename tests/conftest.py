@@ -14,10 +14,6 @@ import tensorflow as tf
 
 from tests import tiers
 
-# A full collection of what graphs leave behind takes up to ten seconds, and Python's own schedule
-# has dozens of them in a run, a fifth of its time. Without them a process grows to XXX.
-gc.set_threshold(700, 10, 1_000_000)
-
 # TensorFlow can be told only once, and before it looks at its devices.
 for _cpu in tf.config.list_physical_devices("CPU"):
     tf.config.set_logical_device_configuration(_cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
@@ -39,9 +35,23 @@ def pytest_collection_modifyitems(config, items):
     items[:] = [item for item in items if item not in left_out]
 
 
-def pytest_sessionfinish():
-    # pytest ends with five full collections.
+def pytest_collection_finish():
+    """Have full collections pass over what is there for good."""
     gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def full_collections():
+    """Collect what a module's graphs leave behind after it, and not in between.
+
+    On Python's own schedule there are dozens of full collections in a run, and the time of one grows
+    with the square of what it frees: 84 s were seen.
+    """
+    thresholds = gc.get_threshold()
+    gc.set_threshold(*thresholds[:2], 1_000_000)
+    yield
+    gc.set_threshold(*thresholds)
+    gc.collect()
 
 
 @pytest.fixture(autouse=True, scope="session")
