@@ -1,4 +1,4 @@
-"""`python3 -m esgd_tf COMMAND ...`: what can be done with the runs of train.py."""
+"""`esgd-tf COMMAND ...`, which is `python3 -m esgd_tf COMMAND ...` too."""
 
 import sys
 
@@ -9,12 +9,22 @@ def _call() -> int:
     return main()
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Run the command of the command line, and return its exit status."""
     try:
-        from esgd_tf.cli.door import enter
+        from esgd_tf._extras import MissingExtraError, require  # noqa: PLC0415
 
-        status = enter("esgd_tf", _call)
+        try:
+            require("The command line", "commands", "absl")
+            from esgd_tf.cli.door import enter  # noqa: PLC0415
+        except MissingExtraError as error:
+            print(f"esgd_tf: {error}", file=sys.stderr)
+            return 1
+        return enter("esgd_tf", _call)
     except KeyboardInterrupt:  # before the door was there
         print("esgd_tf: Stopped; nothing half-written is left.", file=sys.stderr)
-        status = 130
-    sys.exit(status)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

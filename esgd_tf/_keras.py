@@ -15,6 +15,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from esgd_tf._extras import require
+
+require("esgd_tf", "tensorflow", "tensorflow", "keras")
+
 import keras
 import tensorflow as tf
 

@@ -18,6 +18,7 @@ __all__ = ["COMMANDS", "help_text", "main"]
 
 # Name, module, what it does: in the order of a run's life.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "train": ("esgd_tf.cli.presets", "train a network: what train.py is in a clone"),
     "launch": ("esgd_tf.cli.launch", "start several workers of a training on this machine"),
     "evaluate": ("esgd_tf.cli.evaluate", "accuracy, loss and calibration of a run"),
     "predict": ("esgd_tf.cli.predict", "classify image files with a run's network"),
@@ -64,15 +65,13 @@ def help_text() -> str:
     width = max(map(len, COMMANDS))
     return "\n".join(
         [
-            "What can be done with the runs of train.py.",
+            "Trains networks, and looks at what training gave.",
             "",
-            "  python3 -m esgd_tf COMMAND ...",
-            "  python3 -m esgd_tf COMMAND --help",
+            "  esgd-tf COMMAND ...             or: python3 -m esgd_tf COMMAND ...",
+            "  esgd-tf COMMAND --help",
             "",
             "Commands:",
             *(f"  {name:<{width}}  {summary}" for name, (_, summary) in COMMANDS.items()),
-            "",
-            "Training itself: python3 train.py --help",
         ]
     )
 

@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
+from esgd_tf._extras import MissingExtraError
 from esgd_tf.cli.parsers import FlagError
 from esgd_tf.cli.startup import one_sentence, plain_warnings, say
 from esgd_tf.cli.streams import OutputError, standard_streams
@@ -36,7 +37,14 @@ __all__ = [
 FAILED, BAD_FLAGS, STOPPED = 1, 2, 130
 
 # Their messages are sentences for users.
-_FORESEEN = (DataError, RunFolderError, CheckpointError, StrategyError, ClusterError)
+_FORESEEN = (
+    DataError,
+    RunFolderError,
+    CheckpointError,
+    StrategyError,
+    ClusterError,
+    MissingExtraError,
+)
 
 
 def asks_for_traceback(argv: Sequence[str]) -> bool:

@@ -36,13 +36,19 @@ _PATIENCE = 10.0
 _STOPPED = "Stopped before the training began; nothing was written."
 
 
-def main(presets: Mapping[str, Mapping[str, Experiment]], argv: Sequence[str] | None = None) -> int:
+def main(
+    presets: Mapping[str, Mapping[str, Experiment]],
+    argv: Sequence[str] | None = None,
+    *,
+    name: str = "train.py",
+) -> int:
     """Run train.py.
 
     Args:
         presets: mapping of experiments by preset and optimizer. `PRESETS` of config.py.
         argv: sequence of str. The command line, like `sys.argv`. Defaults to None, which takes that
             of the process.
+        name: str. What the messages call the command. Defaults to "train.py".
 
     Returns:
         The exit status: 0; 2 for bad flags; 1 for anything else that failed; 128 + the signal's
@@ -50,16 +56,16 @@ def main(presets: Mapping[str, Mapping[str, Experiment]], argv: Sequence[str] | 
     """
     argv = sys.argv if argv is None else argv
     return enter(
-        "train.py",
-        lambda: _call(presets, argv),
-        see="train.py --help",
+        name,
+        lambda: _call(name, presets, argv),
+        see=f"{name} --help",
         debug=asks_for_traceback(argv),
         outlives_output=not {"-h", "-help", "--help", "--presets", "-presets"} & set(argv[1:]),
         stopped=_STOPPED,
     )
 
 
-def _call(presets: Mapping[str, Mapping[str, Experiment]], argv: Sequence[str]) -> int:
+def _call(name: str, presets: Mapping[str, Mapping[str, Experiment]], argv: Sequence[str]) -> int:
     fv = define_flags()
     if {"-h", "-help", "--help"} & set(argv[1:]):
         parse(fv, argv[:1])
@@ -69,10 +75,10 @@ def _call(presets: Mapping[str, Mapping[str, Experiment]], argv: Sequence[str]) 
     if fv.presets:
         print(_preset_table(presets))
         return 0
-    return _train(fv, presets)
+    return _train(name, fv, presets)
 
 
-def _train(fv: Any, presets: Mapping[str, Mapping[str, Experiment]]) -> int:
+def _train(name: str, fv: Any, presets: Mapping[str, Mapping[str, Experiment]]) -> int:
     task = read_task(os.environ) if fv.strategy in ("auto", "multi_worker") else None
     is_chief = task is None or task.is_chief
     path, checkpoint, settings, seen = _what_to_run(fv, presets, is_chief=is_chief)
@@ -80,18 +86,24 @@ def _train(fv: Any, presets: Mapping[str, Mapping[str, Experiment]]) -> int:
         require_writable(path)
         print(settings_table(settings), flush=True)
     # From here on TensorFlow is needed.
-    with _patience_for(task), without_startup_messages():
+    with _patience_for(name, task), without_startup_messages():
         strategy = _strategy(settings.run)
 
         from esgd_tf.runs import training_run  # noqa: F401 - has messages of its own
     with contextlib.ExitStack() as place:
         if is_chief and fv.name is None and seen == (None,) * len(seen):
             path = place.enter_context(reserved(path))
-        return _run(fv, path, checkpoint, settings, strategy, seen)
+        return _run(name, fv, path, checkpoint, settings, strategy, seen)
 
 
 def _run(
-    fv: Any, path: Path, checkpoint: Path | None, settings: Settings, strategy: Any, seen: State
+    name: str,
+    fv: Any,
+    path: Path,
+    checkpoint: Path | None,
+    settings: Settings,
+    strategy: Any,
+    seen: State,
 ) -> int:
     """Train, and turn what only a training can run into a sentence and an exit status."""
     import tensorflow as tf
@@ -115,28 +127,29 @@ def _run(
     except Interrupted as stopped:
         return 128 + stopped.signal_number
     except KeyboardInterrupt:
-        return _fail("Stopped at once. The checkpoint of the last full epoch is kept.", 130)
+        return _fail(name, "Stopped at once. The checkpoint of the last full epoch is kept.", 130)
     except NotFiniteError as error:
-        return _fail(str(error))
+        return _fail(name, str(error))
     except tf.errors.OpError as error:
         # Memory is one's own; what else fails between workers is mostly a worker that has gone.
         if not is_multi_worker(strategy) or isinstance(error, tf.errors.ResourceExhaustedError):
             raise
         return _fail(
+            name,
             "Lost the connection to another worker, which may say why. The last checkpoint is "
-            "kept: start all workers again with -rl."
+            "kept: start all workers again with -rl.",
         )
 
 
-def _patience_for(task: Task | None) -> contextlib.AbstractContextManager[None]:
+def _patience_for(name: str, task: Task | None) -> contextlib.AbstractContextManager[None]:
     """Let a worker say after a while that it waits for the others."""
     if task is None or task.count < 2:
         return contextlib.nullcontext()
     return waiting(
         _PATIENCE,
-        f"train.py: Worker {task.index} of {task.count} waits for the others: are all of them "
+        f"{name}: Worker {task.index} of {task.count} waits for the others: are all of them "
         f"started, at the addresses that {task.source} names?",
-        f"train.py: {_STOPPED}",
+        f"{name}: {_STOPPED}",
     )
 
 
@@ -215,6 +228,6 @@ def _preset_table(presets: Mapping[str, Mapping[str, Experiment]]) -> str:
     return "\n".join(rows())
 
 
-def _fail(message: str, status: int = FAILED) -> int:
-    say(f"train.py: {message}")
+def _fail(name: str, message: str, status: int = FAILED) -> int:
+    say(f"{name}: {message}")
     return status

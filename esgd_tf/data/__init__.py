@@ -11,6 +11,10 @@ augmentations and corruptions at once, and `load` reports a missing data set wit
 
 import lazy_loader
 
+from esgd_tf._extras import require
+
+require("esgd_tf.data", "data", "tensorflow_datasets", "filelock", "PIL", "tqdm")
+
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={

@@ -3,7 +3,7 @@
 `load` looks in this order and takes the first that it finds:
 
 1. records prepared under `data_dir` (by this module, or by TFDS itself);
-2. for `fashion_mnist_small`, the records that come with the repository;
+2. for `fashion_mnist_small`, the records that come with the repository, and with the package;
 3. the original archives in `raw_dir`, from which it prepares the records;
 4. TFDS' own download, if its host answers within seconds.
 
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 DEFAULT_DATA_DIR = "tfrecords"
 # esgd_tf/data/sources.py lies two folders below the repository's root.
 _CHECKOUT = Path(__file__).resolve().parents[2]
+# Where a wheel carries the embedded data set.
+_CARRIED = Path(__file__).resolve().parents[1] / "_tfrecords"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +107,8 @@ def load(
     target = resolve(data_dir)
     folder = _find_prepared(target, entry)
     if folder is None and name in SUBSETS:
-        folder = _find_prepared(_CHECKOUT / DEFAULT_DATA_DIR, entry)
+        home = _CARRIED if _CARRIED.is_dir() else _CHECKOUT / DEFAULT_DATA_DIR
+        folder = _find_prepared(home, entry)
     if folder is None:
         folder = _prepare(entry, target, raw_dir, download)
     from esgd_tf.data import prepared  # noqa: PLC0415 - imports TensorFlow, which takes seconds

@@ -5,6 +5,10 @@ data; leaves the model as it found it, bit for bit; is deterministic under its s
 frozen result with `.to_dict()` and `.plot()`, and with its uncertainty where it is an estimate.
 """
 
+from esgd_tf._extras import require
+
+require("esgd_tf.landscape", "landscape", "scipy", "tqdm")
+
 from esgd_tf.landscape._diagonal import DiagonalEstimate
 from esgd_tf.landscape._result import Result, Row
 from esgd_tf.landscape.eigenpairs import Eigenpairs, eigenpairs

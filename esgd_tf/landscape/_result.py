@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from esgd_tf._extras import require
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -112,6 +114,7 @@ def _plain(value: Any) -> Any:
 def axes(ax: Axes | None) -> Axes:
     """Return `ax`, or new axes on a figure of their own."""
     if ax is None:
+        require("A plot", "landscape", "matplotlib")
         import matplotlib.pyplot as plt
 
         _, ax = plt.subplots(figsize=(6, 4), layout="constrained")

@@ -5,6 +5,10 @@ Imported when first used: the checks of a run folder must not wait for TensorFlo
 
 import lazy_loader
 
+from esgd_tf._extras import require
+
+require("esgd_tf.runs", "all", "filelock", "matplotlib", "scipy", "tensorboard", "tqdm")
+
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 
 import keras
@@ -13,7 +14,7 @@ from esgd_tf.runs.run_folder import RunFolder
 from esgd_tf.runs.trained import trained
 from esgd_tf.training.strategies import Processes
 
-__all__ = ["go_on_with", "has_had_enough", "on_what", "what"]
+__all__ = ["go_on_with", "has_had_enough", "on_what", "train_command", "what"]
 
 
 def what(model: keras.Model, images: int, steps: int) -> str:
@@ -59,6 +60,16 @@ def has_had_enough(path: Path, done: float, experiment: Experiment) -> str:
     return f"{path} has had {had}: give more by -e to go on."
 
 
+def train_command() -> list[str]:
+    """Return the words by which training was called: in a clone, or from an installed package."""
+    called = Path(sys.argv[0]).name
+    if called in ("esgd-tf", "esgd-tf.exe"):
+        return ["esgd-tf", "train"]
+    if called == "__main__.py":  # python3 -m esgd_tf
+        return ["python3", "-m", "esgd_tf", "train"]
+    return ["python3", "train.py"]
+
+
 def go_on_with(
     folder: RunFolder,
     checkpoint_dir: Path | None,
@@ -77,7 +88,7 @@ def go_on_with(
         raw_dir: str. The folder with their archives; None for none.
         download: bool. Whether a data set may be downloaded.
     """
-    words = ["python3", "train.py", "-rl", "--logdir", str(folder.path.parent)]
+    words = [*train_command(), "-rl", "--logdir", str(folder.path.parent)]
     words += ["-n", folder.path.name]
     if checkpoint_dir is not None:
         words += ["--checkpoint_dir", str(checkpoint_dir)]

@@ -10,6 +10,10 @@ Imported when first used: the flags of the command line must not wait for Tensor
 
 import lazy_loader
 
+from esgd_tf._extras import require
+
+require("esgd_tf.walkers", "all", "filelock", "matplotlib", "scipy", "tensorflow_datasets")
+
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
