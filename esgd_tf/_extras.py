@@ -31,7 +31,8 @@ def require(part: str, extra: str, *modules: str) -> None:
     """
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
-        names = " and ".join(_DISTRIBUTIONS.get(name, name) for name in missing)
+        *others, last = (_DISTRIBUTIONS.get(name, name) for name in missing)
+        names = f"{', '.join(others)} and {last}" if others else last
         verb = "is" if len(missing) == 1 else "are"
         raise MissingExtraError(
             f"{part} needs {names}, which {verb} not installed: "
