@@ -2,6 +2,9 @@
 
 import sys
 
+_NEEDS = ("absl", "filelock", "PIL", "matplotlib", "scipy", "tensorboard", "tensorflow",
+          "tensorflow_datasets", "tqdm")  # fmt: skip
+
 
 def _call() -> int:
     from esgd_tf.cli.commands import main  # noqa: PLC0415 - behind the door
@@ -15,7 +18,7 @@ def main() -> int:
         from esgd_tf._extras import MissingExtraError, require  # noqa: PLC0415
 
         try:
-            require("The command line", "commands", "absl")
+            require("The command line", "all", *_NEEDS)
             from esgd_tf.cli.door import enter  # noqa: PLC0415
         except MissingExtraError as error:
             print(f"esgd_tf: {error}", file=sys.stderr)

@@ -16,6 +16,7 @@ from absl import flags
 from esgd_tf.cli.parsers import FlagError, PathParser, SwitchParser, parse_flags, parser_of
 from esgd_tf.runs.experiment import GROUPS, Experiment, RunSettings
 from esgd_tf.runs.setting import Setting, Switch, Text, setting, setting_of, settings_of
+from esgd_tf.runs.train_command import train_command
 
 __all__ = ["FlagError", "define_flags", "define_switch", "flag_help", "help_text", "parse"]
 
@@ -174,11 +175,12 @@ def help_text(
         defaults: mapping from str. The values of the default preset by flag.
         experiment: type. The dataclass that `define_flags` was given. Defaults to Experiment.
     """
+    command = " ".join(train_command())
     lines = [
         "Trains a Keras model with Entropy-SGD, or with what it is compared to.",
         "",
-        "  python3 train.py --preset quickstart -opt entropy-sgd -L 20",
-        "  python3 train.py -opt entropy-sgd -L 20        (CIFAR-10, wrn-28-10)",
+        f"  {command} --preset quickstart -opt entropy-sgd -L 20",
+        f"  {command} -opt entropy-sgd -L 20        (CIFAR-10, wrn-28-10)",
     ]
     for title in GROUPS:
         lines += ["", f"{title}:"]

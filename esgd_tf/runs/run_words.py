@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 
 import keras
@@ -11,10 +10,11 @@ import tensorflow as tf
 
 from esgd_tf.runs.experiment import Experiment
 from esgd_tf.runs.run_folder import RunFolder
+from esgd_tf.runs.train_command import train_command
 from esgd_tf.runs.trained import trained
 from esgd_tf.training.strategies import Processes
 
-__all__ = ["go_on_with", "has_had_enough", "on_what", "train_command", "what"]
+__all__ = ["go_on_with", "has_had_enough", "on_what", "what"]
 
 
 def what(model: keras.Model, images: int, steps: int) -> str:
@@ -58,16 +58,6 @@ def has_had_enough(path: Path, done: float, experiment: Experiment) -> str:
         f"its {asked}" if done == experiment.epochs else f"{done:g} epochs, and -e asks for {asked}"
     )
     return f"{path} has had {had}: give more by -e to go on."
-
-
-def train_command() -> list[str]:
-    """Return the words by which training was called: in a clone, or from an installed package."""
-    called = Path(sys.argv[0]).name
-    if called in ("esgd-tf", "esgd-tf.exe"):
-        return ["esgd-tf", "train"]
-    if called == "__main__.py":  # python3 -m esgd_tf
-        return ["python3", "-m", "esgd_tf", "train"]
-    return ["python3", "train.py"]
 
 
 def go_on_with(

@@ -74,7 +74,7 @@ def test_the_version(capsys):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([], "name a command: launch, evaluate"),
+        ([], "name a command: train, launch, evaluate"),
         (["evalute"], "did you mean evaluate"),
         (["dance"], "there is no command 'dance'"),
         (["--split"], "there is no command '--split'"),
