@@ -41,8 +41,8 @@ def extras():
 def test_each_missing_package_is_brought_by_the_extra_that_is_named(monkeypatch):
     asked = []
     for path in (ROOT / "esgd_tf").rglob("*.py"):
-        for words in re.findall(r"^ *require\((.*)\)$", path.read_text(), re.MULTILINE):
-            words = words.replace("*_NEEDS", ",".join(_NEEDS))
+        for call in re.findall(r"^ *require\((.*)\)$", path.read_text(), re.MULTILINE):
+            words = call.replace("*_NEEDS", ",".join(_NEEDS))
             asked.append([word.strip('" ') for word in words.split(",")])
     assert len(asked) >= 7
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
