@@ -1,8 +1,8 @@
 """What happens between two steps: measurements, changes, questions, and the end.
 
-After so many steps, in this order: what is due is measured; changes from the schedule, the control
-file and the prompt hold from the next step on; the run ends where a bound was reached; the state is
-saved where something was measured or somebody changed something.
+After each step, in this order: the measurements that are due are taken; changes from the schedule,
+the control file and the prompt take effect from the next step on; the run ends if a stopping
+criterion is met; the state is saved if something was measured or changed.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ Row = dict[str, Any]
 
 
 class Conductor:
-    """Measures, changes and ends a run.
+    """Takes measurements, applies changes of hyperparameters, and ends the run.
 
     Args:
         settings: Settings. The experiment.
-        workers: Workers. Whom to conduct.
-        measures: Measures. How to measure them.
-        records: Records. Where to write. Defaults to None, which writes nothing.
-        control: ControlFile. The file to look at. Defaults to None, which looks at none.
-        prompt: Prompt. Whom to ask. Defaults to None, which asks nobody.
+        workers: Workers. The workers of the run.
+        measures: Measures. Computes the measurements.
+        records: Records. Where results are written. Defaults to None, which writes nothing.
+        control: ControlFile. The file in which a user may edit hyperparameters. Defaults to None,
+            which reads no file.
+        prompt: Prompt. Asks the user for changes. Defaults to None, which does not ask.
         say: callable. Prints a line. Defaults to print.
     """
 
@@ -66,30 +67,30 @@ class Conductor:
 
     @property
     def held(self) -> Row:
-        """What is in force, by the names of `control.HELD`."""
+        """The current value of each hyperparameter, by the names of `control.HELD`."""
         w = self._workers
         return {"lr": w.lr, "momentum": w.momentum, "alpha": w.alpha, "n_steps": self.n_steps}
 
     @property
     def is_over(self) -> bool:
-        """Whether no step is to follow."""
+        """Whether the run has ended."""
         return bool(self.ended_by) or self._workers.steps >= self.n_steps
 
     def begin(self) -> None:
-        """Do what comes before the first step."""
+        """Measure and save what is due before the first step."""
         if self._control is not None:
             self._control.write(self.held)
         self._tell_what_never_comes(0)
         self.after_step()
 
     def resume(self, extra: Row, added: Sequence[tuple[int, str, Any]] = ()) -> None:
-        """Go on from what `extra` returned, the workers being in that state already.
+        """Continue from what `extra` returned; the workers must already be in that state.
 
         Args:
             extra: dict. What `extra` returned.
-            added: sequence of (step, name, value). What the schedule has that it had not before.
-                What is for the step at hand is applied now; the workers have passed the others
-                already. Defaults to ().
+            added: sequence of (step, name, value). Entries of the schedule that are new since the
+                run was saved. Those for the current step are applied now; those for earlier steps
+                come too late. Defaults to ().
         """
         self.n_steps = extra["n_steps"]
         self._rounds.walks, self._rounds.measured = extra["walks"], dict(extra["measured"])
@@ -104,16 +105,16 @@ class Conductor:
         self._go_on()
         if self._control is not None:
             self._control.write(self.held)
-        # It may have other steps or another schedule now.
+        # The number of steps or the schedule may have been changed.
         self._save()
 
     def extra(self) -> Row:
-        """Return what `resume` needs beside the state of the workers."""
+        """Return the state that `resume` needs in addition to that of the workers."""
         rounds = self._rounds
         return {"n_steps": self.n_steps, "measured": rounds.measured, "walks": rounds.walks}
 
     def after_step(self) -> None:
-        """Do what is due after the steps taken so far."""
+        """Measure, change and save what is due after the steps taken so far."""
         step = self._workers.steps
         stats = self._rounds.measure(step, self.n_steps)
         self._changes(step)
@@ -131,7 +132,7 @@ class Conductor:
             self._save()
 
     def _go_on(self) -> None:
-        """Move those who walked: now it is known that there is a next step."""
+        """Move workers to where their random walks ended, since training goes on."""
         moves, self._rounds.moves = self._rounds.moves, {}
         if self.is_over:
             return
@@ -209,7 +210,7 @@ class Conductor:
         self._add([{"kind": "complaint", "step": step, "text": sentence}])
 
     def _tell_what_never_comes(self, step: int) -> None:
-        """Say, once for each, which changes of the schedule lie beyond the end of the run."""
+        """Warn, once for each, of scheduled changes that lie beyond the end of the run."""
         end = step if self.ended_by else self.n_steps
         late = self._schedule.newly_late(step, end)
         if late:
@@ -236,7 +237,7 @@ class Conductor:
 
 
 class ConductorCallback(keras.callbacks.Callback):
-    """Lets a conductor act after each step of `fit`.
+    """Calls a conductor after each step of `fit`.
 
     Args:
         conductor: Conductor. The conductor.
@@ -248,7 +249,7 @@ class ConductorCallback(keras.callbacks.Callback):
         self._conductor, self._workers = conductor, workers
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Count the step, and conduct."""
+        """Count the step, and call the conductor."""
         del batch, logs
         self._workers.advance()
         self._conductor.after_step()

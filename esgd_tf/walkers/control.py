@@ -1,11 +1,11 @@
-"""Hyperparameters that change while workers train: what can change, and schedules of it.
+"""Hyperparameters that can change during a run, and schedules of such changes.
 
-A change is (step, name, value): from after so many steps on, the value holds.
+A change is (step, name, value): after that many steps, the value takes effect.
 
     lr, momentum, alpha     as in `Settings`
-    n_steps                 the steps in all: fewer or more are to go
-    walk                    the number of a worker: a random walk from it is measured, once
-    quit                    true: the run ends here, with its last measurements
+    n_steps                 the total number of steps of the run
+    walk                    the number of a worker, from which one random walk is measured
+    quit                    true: the run ends after its final measurements
 
 No TensorFlow here.
 """
@@ -23,18 +23,18 @@ from esgd_tf.walkers.settings import MOST, highest_alpha
 
 __all__ = ["HELD", "NAMES", "Change", "ControlError", "checked", "parsed", "read_schedule"]
 
-#: What has a value at every time; "walk" and "quit" are asked for once.
+#: Names with a value at every step; "walk" and "quit" are requests that act once.
 HELD = ("lr", "momentum", "alpha", "n_steps")
 NAMES = (*HELD, "walk", "quit")
 
 
 class ControlError(ValueError):
-    """A change makes no sense; the message is one sentence without its full stop."""
+    """A change is invalid; the message is one sentence without its full stop."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """One change.
+    """One change of a hyperparameter.
 
     Attributes:
         name: One of `NAMES`.
@@ -48,12 +48,12 @@ class Change:
 
 
 def checked(name: str, value: Any, *, n_workers: int, coupling: str = "elastic") -> Any:
-    """Return the value of a change, of the type that it must have.
+    """Check the value of a change and convert it to the right type.
 
     Args:
         name: str. One of `NAMES`.
-        value: float, bool, or str. A number, a truth value, or the text of one.
-        n_workers: int >= 0. n; there are workers 0 ... n.
+        value: float, bool or str. A number, a boolean, or the text of either.
+        n_workers: int >= 0. The number n of stochastic workers; workers are numbered 0 ... n.
         coupling: str. The coupling of the workers, which decides how large alpha may be. Defaults
             to 'elastic'.
 
@@ -100,7 +100,7 @@ def read_schedule(path: str | Path) -> tuple[tuple[int, str, Any], ...]:
         The changes by step; of one step, in the order of the file.
 
     Raises:
-        ControlError: The file is missing, or an entry makes no sense; names its place.
+        ControlError: The file is missing or an entry is invalid; the message says which entry.
     """
     path = Path(path).expanduser()
     try:
@@ -120,7 +120,7 @@ def read_schedule(path: str | Path) -> tuple[tuple[int, str, Any], ...]:
                 raise ControlError(f"step must be at most {MOST}, not {step}")
             if name not in NAMES:
                 raise ControlError(f"there is no {name!r}; there are {', '.join(NAMES)}")
-            # Which workers and coupling there are is known later, and checked then.
+            # Checks that depend on the workers and the coupling follow later, when these are known.
             good = checked(name, value, n_workers=10**9, coupling="rsgd")
         except ControlError as error:
             raise ControlError(f"{path}, {place}: {error}") from None
@@ -129,13 +129,13 @@ def read_schedule(path: str | Path) -> tuple[tuple[int, str, Any], ...]:
 
 
 def parsed(text: str) -> Any:
-    """Return what some JSON says.
+    """Parse a JSON text.
 
     Args:
         text: str. The JSON.
 
     Raises:
-        ValueError: It is none, or is nested deeper than anything that can be meant.
+        ValueError: The text is not valid JSON, or is nested too deeply.
     """
     try:
         return json.loads(text)

@@ -1,4 +1,4 @@
-"""A file that shows the hyperparameters in force, and may be edited. No TensorFlow here."""
+"""A JSON file that shows the current hyperparameters and may be edited. No TensorFlow here."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["ControlFile"]
 
 
 class ControlFile:
-    """A JSON file that says what is in force and may be edited while the run goes on.
+    """A JSON file that shows the current hyperparameters and may be edited during the run.
 
-    What somebody writes into it differs from what was last written or read, and only that counts:
-    the run may change a value too, without undoing an edit of another.
+    Only the values that differ from those last written or read count as edits, so that the run may
+    change one value without undoing a user's edit of another.
 
     Args:
         path: Path. The file.
-        n_workers: int >= 0. n; there are workers 0 ... n.
+        n_workers: int >= 0. The number n of stochastic workers; workers are numbered 0 ... n.
         coupling: str. The coupling of the workers; see `checked`.
     """
 
@@ -32,10 +32,10 @@ class ControlFile:
         self._text = ""
 
     def write(self, held: Mapping[str, Any]) -> None:
-        """Write the values that are in force, unless somebody has just edited the file.
+        """Write the current values, unless the file has been edited since it was last read.
 
         Args:
-            held: mapping of values by name. What is in force, by the names in `HELD`.
+            held: mapping of values by name. The current values, by the names in `HELD`.
         """
         if self._signature is not None and self._look() != self._signature:
             return  # read first
@@ -48,10 +48,10 @@ class ControlFile:
         self._text, self._signature = text, self._look()
 
     def shows(self, held: Mapping[str, Any]) -> bool:
-        """Whether the file says what is in force, and asks for nothing more; bad content does.
+        """Whether the file holds the current values and no request; invalid content counts as one.
 
         Args:
-            held: mapping of values by name. What is in force, as for `write`.
+            held: mapping of values by name. The current values, as for `write`.
         """
         try:
             found = parsed(self._text)
@@ -61,10 +61,10 @@ class ControlFile:
         return not isinstance(found, dict) or found == asked
 
     def read(self) -> tuple[list[Change], list[str]]:
-        """Return what has been changed in the file since the last look, and complaints.
+        """Return the edits since the file was last read, and sentences about invalid content.
 
-        It costs one system call where nothing has changed. Bad content gives one complaint, and
-        changes nothing, until the file changes again.
+        An unchanged file costs one system call. Invalid content gives one sentence and changes
+        nothing until the file changes again.
         """
         signature = self._look()
         if signature == self._signature:
@@ -92,10 +92,10 @@ class ControlFile:
         return changes, ["; ".join(complaints)] if complaints else []
 
     def _content(self) -> dict[str, Any]:
-        """Return what the file holds; nothing where it holds what it did before.
+        """Return the content of the file, or nothing if it is unchanged.
 
         Raises:
-            ControlError: It cannot be read or makes no sense.
+            ControlError: The file cannot be read or its content is invalid.
         """
         if self._signature is None:
             raise ControlError("is gone: it comes back with the next change")

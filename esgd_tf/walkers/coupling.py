@@ -1,4 +1,4 @@
-"""A coupling whose strength can be set while workers train."""
+"""A coupling whose strength can be changed during training."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ __all__ = ["Adjustable", "make_coupling"]
 
 
 class _Held(CouplingSchedule):
-    """The strength that a variable holds: a traced step reads it anew each time."""
+    """The strength, held in a variable, so that a traced step reads its current value."""
 
     def __init__(self, value: float) -> None:
         self.variable = tf.Variable(value, dtype=tf.float64, trainable=False)
 
     def __call__(self, step: Any, gamma_zero: Any) -> tf.Tensor:
-        """Return it."""
+        """Return the strength."""
         del step, gamma_zero
         return tf.identity(self.variable)
 
 
 class Adjustable(Coupling):
-    """Another coupling, with a strength of one's own in place of its.
+    """A coupling whose strength is replaced by one that can be changed.
 
     Args:
-        coupling: Coupling. What says how the workers are attracted to their center.
+        coupling: Coupling. The rule by which the workers are attracted to their center.
         strength: float >= 0. How strong the attraction is at the start.
     """
 
@@ -47,17 +47,17 @@ class Adjustable(Coupling):
 
     @property
     def center_step(self) -> tf.Tensor:
-        """Return beta = n alpha for the alpha in force."""
+        """Return beta = n alpha for the current alpha."""
         return tf.identity(self._held.variable) * self._workers
 
     @property
     def strength(self) -> CouplingSchedule:
-        """What the variable holds."""
+        """The variable's value."""
         return self._held
 
     @property
     def value(self) -> float:
-        """The strength now in force; may be set."""
+        """The current strength; may be set."""
         return float(self._held.variable.numpy())
 
     @value.setter
@@ -65,7 +65,7 @@ class Adjustable(Coupling):
         self._held.variable.assign(value)
 
     def factor(self, gamma: tf.Tensor) -> tf.Tensor:
-        """Return what (w^a - c) is multiplied by."""
+        """Return the factor of (w^a - c)."""
         return self.inner.factor(gamma)
 
     def inner_optimizer(
@@ -91,10 +91,10 @@ class Adjustable(Coupling):
 def make_coupling(settings: Settings) -> Adjustable:
     """Return the coupling of an experiment.
 
-    "elastic", the walkers' own: after each step w^a moves by alpha of its way to the center of
-    before the step, which is the mean of the workers rescaled to their mean norm. "rsgd": alpha is
-    gamma. "easgd": the center moves too, by beta = n alpha of its way to the mean. "parle": alpha
-    is rho, which does not grow here.
+    "elastic", that of the original walkers code: after each step w^a moves by the fraction alpha of
+    its way to the center before the step, the mean of the workers rescaled to their mean norm.
+    "rsgd": alpha is gamma. "easgd": the center moves too, by the fraction beta = n alpha of its way
+    to the mean. "parle": alpha is rho, which does not grow here.
 
     Args:
         settings: Settings. The name, the strength, and the inner loop of Parle.

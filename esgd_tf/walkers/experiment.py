@@ -1,4 +1,4 @@
-"""One experiment: its workers, trained, measured and written down."""
+"""One experiment: trains the workers, takes the measurements and writes the results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["Experiment"]
 
 
 class Experiment:
-    """Workers on a loss landscape.
+    """One or more coupled networks on a loss landscape.
 
     Example:
         >>> experiment = Experiment(Settings(n_workers=3, alpha=0.1, hessian=True), "runs/three")
@@ -34,10 +34,10 @@ class Experiment:
         >>> network = experiment.network(0)                     # the center
 
     Args:
-        settings: Settings. What to do.
-        folder: str or Path. Where to write. Defaults to None, which writes nothing, and cannot be
-            resumed.
-        problem: Problem. What to train on. Defaults to None, which takes what the settings name.
+        settings: Settings. The settings of the experiment.
+        folder: str or Path. Where results are written. Defaults to None, which writes nothing and
+            cannot be resumed.
+        problem: Problem. The data. Defaults to None, which loads those that the settings name.
         build: callable. Returns a new network for a seed. Defaults to None, which builds what the
             settings name.
         loss: callable. A function of (y, outputs) that gives each example's loss. Defaults to
@@ -45,15 +45,15 @@ class Experiment:
         metric: callable. A function of (y, outputs) that gives 1 for each example that is wrong.
             Defaults to error.
         resume: bool. Whether to go on from the state in the folder. Defaults to False.
-        n_steps: int >= 1. The steps in all of a run that goes on, if they are to be others.
-            Defaults to None, which keeps them.
-        ask_every: int >= 0. Steps from one question of a prompt on the standard input to the next;
-            0 for none. Defaults to 0.
+        n_steps: int >= 1. A new total number of steps for a run that is resumed. Defaults to None,
+            which keeps the old one.
+        ask_every: int >= 0. The number of steps between prompts on the standard input; 0 for no
+            prompt. Defaults to 0.
         say: callable. Prints a line. Defaults to None, which prints nothing.
 
     Raises:
-        RunFolderError: There is nothing to go on from.
-        CheckpointError: The state is that of another experiment.
+        RunFolderError: The folder holds no state to resume from.
+        CheckpointError: The state belongs to another experiment.
     """
 
     def __init__(
@@ -90,19 +90,19 @@ class Experiment:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """What was measured by this process, as in table.jsonl."""
+        """The measurements of this process, as in table.jsonl."""
         return self._conductor.rows
 
     @property
     def ended_by(self) -> str:
-        """What ended the run before its steps were done: "" if nothing did."""
+        """Why the run ended before its last step; "" if it did not."""
         return self._conductor.ended_by
 
     def network(self, k: int) -> keras.Model:
         """Return the network of worker k, a copy.
 
         Args:
-            k: int in [0, n]. The number of the worker; 0 for the center or what stands in its
+            k: int in [0, n]. The number of the worker; 0 is the center, or the worker in its
                 place.
         """
         network = self.workers.new_network()
@@ -110,10 +110,10 @@ class Experiment:
         return network
 
     def run(self) -> None:
-        """Train and measure to the end.
+        """Train and measure until the run ends.
 
         Raises:
-            NotFiniteLossError: A worker's loss is not finite any more.
+            NotFiniteLossError: A worker's loss has become NaN or infinite.
         """
         with self._folder or contextlib.nullcontext():
             if self._resume:
@@ -133,7 +133,7 @@ class Experiment:
                 workers.advance()
                 conductor.after_step()
                 continue
-            # Steps that are added in mid-run are those of another `fit`.
+            # Steps that are added during the run need another call of `fit`.
             workers.model.fit(
                 workers.minibatches(),
                 batch_norm_data=workers.batch_norm_data,
@@ -156,7 +156,7 @@ class Experiment:
         if self._n_steps is not None:
             extra["n_steps"] = max(self._n_steps, self.workers.steps)
             self.settings = dataclasses.replace(self.settings, n_steps=self._n_steps)
-        # The next time, too, it is to go on with these.
+        # A later resumption continues with these as well.
         self._write_config()
         self._say(f"going on after {self.workers.steps} of {extra['n_steps']} steps")
         self._conductor.resume(extra, added)

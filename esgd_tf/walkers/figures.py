@@ -21,12 +21,12 @@ __all__ = ["figure_page"]
 
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
-# Beyond so many, a legend hides the picture.
+# With more entries a legend would hide the picture.
 _NAMED = 8
 
 
 def figure_page(folder: str | Path, path: str | Path | None = None) -> Path:
-    """Plot what a run has measured, a panel for each kind of measurement.
+    """Plot the measurements of a run, one panel for each kind.
 
     Args:
         folder: str or Path. The folder of the run.
@@ -36,7 +36,7 @@ def figure_page(folder: str | Path, path: str | Path | None = None) -> Path:
         The path of the picture.
 
     Raises:
-        RunFolderError: The folder holds no table, or nothing was measured yet.
+        RunFolderError: The folder holds no table, or no measurement.
     """
     folder = Path(folder)
     rows = read_table(folder)
@@ -81,14 +81,14 @@ def _title(folder: Path, rows: Rows) -> str:
 
 
 def _scale(axis: Axes, values: Sequence[float]) -> None:
-    """Make the axis of losses logarithmic where they differ by much."""
+    """Make the axis logarithmic if the losses span a wide range."""
     seen = [v for v in values if v and math.isfinite(v) and v > 0]
     if seen and max(seen) > 5 * min(seen):
         axis.set_yscale("log")
 
 
 def _ticks(axis: Axes, steps: Sequence[int], aside: float = 0.0) -> None:
-    """Put ticks where something was measured, if that is at few steps."""
+    """Put ticks at the steps of the measurements, if these are few."""
     few = sorted(set(steps))
     if len(few) <= 5:
         axis.set_xticks(few)
@@ -97,7 +97,7 @@ def _ticks(axis: Axes, steps: Sequence[int], aside: float = 0.0) -> None:
 
 
 def _color(k: int) -> str:
-    # Without the grey one, which a faded black looks like.
+    # Without grey, which faded black resembles.
     colors = [f"C{n}" for n in range(10) if n != 7]
     return "black" if k == 0 else colors[(k - 1) % len(colors)]
 
@@ -156,7 +156,7 @@ def _barriers(axis: Axes, rows: Rows) -> None:
     count = 1 + max(row["i"] for row in rows)
     heights = np.full((count, count), np.nan)
     for row in rows:
-        # Train below the diagonal, test above it.
+        # Training loss below the diagonal, test loss above it.
         heights[row["i"], row["j"]] = _or_nan(row["train"]["barrier"])
         heights[row["j"], row["i"]] = _or_nan(row["test"]["barrier"])
     top = float(np.nanmax(heights)) if np.isfinite(heights).any() else 0.0
@@ -206,7 +206,7 @@ def _spectra(axis: Axes, rows: Rows) -> None:
     gap = min(np.diff(steps), default=1)
     workers = sorted({row["worker"] for row in rows})
     for n, k in enumerate(workers):
-        # Beside each other, or the last would hide the first.
+        # Side by side, or the last would hide the first.
         shift = gap * 0.5 * (n / max(len(workers) - 1, 1) - 0.5) if len(workers) > 1 else 0.0
         own = [row for row in rows if row["worker"] == k]
         x = [row["step"] + shift for row in own for _ in (*row["right"], *row["left"])]
@@ -258,7 +258,7 @@ def _sharpness(axis: Axes, rows: Rows) -> None:
             axis.plot([r["step"] for r in own], values, style, color=_color(k), label=label)
     _ticks(axis, [row["step"] for row in rows])
     title, scale = "sharpness: train, test dashed", "100 Δf / (1 + f)"
-    # Beside many lines: the colours are those of the losses.
+    # No legend for many lines: the colours are those of the losses.
     few = max(row["worker"] for row in rows) <= 4
     _finish(axis, title, "minibatch steps", scale, legend=few)
 
@@ -275,7 +275,7 @@ def _walks(axis: Axes, rows: Rows) -> None:
 
 
 def _mark_changes(axis: Axes, rows: Rows) -> None:
-    """Mark, on the first panel, where hyperparameters were changed."""
+    """Mark on the first panel where hyperparameters were changed."""
     changes: dict[int, list[str]] = {}
     for row in rows:
         if row["kind"] == "control":

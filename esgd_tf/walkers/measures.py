@@ -1,4 +1,4 @@
-"""What is measured of walkers: each a call into `esgd_tf.landscape`, made into rows of the table.
+"""The measurements of walkers: calls of `esgd_tf.landscape`, converted to rows of the table.
 
 The loss is the mean over all examples of a split, with dropout off and the moving statistics of
 BatchNormalization. (In the original it was the mean of the means of batches, in training mode.)
@@ -24,12 +24,12 @@ __all__ = ["Measures", "NotFiniteLossError", "means"]
 Weights = list[Any]
 Row = dict[str, Any]
 _BATCH = 1000
-# The ends of a bulk of eigenvalues hardly converge: enough is enough.
+# Eigenvalues at the edge of a dense bulk converge slowly, so their number of products is bounded.
 _MAX_PRODUCTS = 300
 
 
 class NotFiniteLossError(Exception):
-    """A worker's loss is not finite any more; the message is one sentence."""
+    """A worker's loss has become NaN or infinite; the message is one sentence."""
 
 
 class Measures:
@@ -38,7 +38,7 @@ class Measures:
     Args:
         network: keras.Model. A network of the workers' architecture, which is written to.
         problem: Problem. The data, by split.
-        settings: Settings. How to measure.
+        settings: Settings. The settings of the measurements.
         loss: callable. A function of (y, outputs) that gives each example's loss. Defaults to
             cross_entropy.
         metric: callable. A function of (y, outputs) that gives 1 for each example that is wrong.
@@ -77,7 +77,7 @@ class Measures:
             raise NotFiniteLossError(f"its training loss is {loss}")
 
     def stats(self, weights: Weights) -> Row:
-        """Return loss, gradient norm and correct examples of both splits, and ‖w‖.
+        """Return loss, gradient norm and number of correct examples of both splits, and ‖w‖.
 
         Args:
             weights: sequence of arrays. All weights of a network.
@@ -103,7 +103,7 @@ class Measures:
         return [[float(np.linalg.norm(a - b)) for b in flat] for a in flat]
 
     def line(self, start: Weights, end: Weights, kind: Literal["linear", "spherical"]) -> Row:
-        """Return what is found on the line from one worker to another, and its barriers.
+        """Return losses and errors on the line from one worker to another, and its barriers.
 
         Args:
             start: sequence of arrays. The weights at coefficient 0.
@@ -157,7 +157,7 @@ class Measures:
                 operator, k, which, tol=1e-3, max_matvecs=_MAX_PRODUCTS, seed=s.seed, progress=False
             )
             order = np.arange(k) if which == "LA" else np.arange(k)[::-1]
-            # Those that were not found in so many products are left out.
+            # Eigenvalues that did not converge within this number of products are left out.
             order = order[np.isfinite(found.eigenvalues[order])]
             row[name] = found.eigenvalues[order].tolist()
             row[f"{name}_residuals"] = found.residuals[order].tolist()
@@ -206,12 +206,12 @@ class Measures:
         }
 
     def walk(self, weights: Weights, seed: int) -> tuple[Row, Weights]:
-        """Return a free random walk until the training loss has risen by the threshold.
+        """Return a free random walk that ends when the training loss has risen by the threshold.
 
-        With it come the weights where it ended.
+        The weights at its end are returned with it.
 
         Args:
-            weights: sequence of arrays. Where the walk starts; they stay what they are.
+            weights: sequence of arrays. Where the walk starts; they are not changed.
             seed: int >= 0. The seed of the walk's steps.
         """
         self._network.set_weights(weights)

@@ -1,4 +1,4 @@
-"""What the walkers walk on: inputs, targets and the loss.
+"""The data and the loss of a walkers experiment.
 
 Targets are distributions t over the C classes: one-hot labels; p on the label and q elsewhere
 ("soft labels", elementary-walkers' `hinton`); or the outputs of a teacher ("distillation", Hinton,
@@ -26,7 +26,7 @@ from esgd_tf.walkers.settings import Settings
 __all__ = ["Problem", "cross_entropy", "error", "joined"]
 
 Array = NDArray[np.float32]
-# Examples at a time where noise is sampled or a teacher asked.
+# Examples per batch when noise is sampled or a teacher network is evaluated.
 _BATCH = 1000
 
 
@@ -55,12 +55,12 @@ def error(y: Any, logits: Any) -> tf.Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """Inputs and targets, in memory.
+    """Inputs and targets of both splits, in memory.
 
     Attributes:
-        train: (x, y) of training, y as of `joined`.
-        test: (x, y).
-        num_classes: C.
+        train: The training inputs and targets (x, y); y comes from `joined`.
+        test: The test inputs and targets, likewise.
+        num_classes: The number C of classes.
     """
 
     train: tuple[Any, Array]
@@ -96,7 +96,7 @@ class Problem:
         """Load, choose, corrupt and preprocess the images of an experiment.
 
         Args:
-            settings: Settings. What says which data set it is.
+            settings: Settings. Names the data set and what is done to it.
             data_dir: str or Path. The folder of prepared records; see `esgd_tf.data.load`. Defaults
                 to 'tfrecords'.
             raw_dir: str or Path. The folder with the archives. Defaults to None, which means that
@@ -104,7 +104,7 @@ class Problem:
             download: bool. Whether the data set may be downloaded. Defaults to True.
 
         Raises:
-            DataError: The data are not to be had, or cannot be corrupted so.
+            DataError: The data are not available, or the corruption does not apply to them.
             CheckpointError: The teacher cannot be loaded, or does not fit the images.
         """
         images = data.load(settings.dataset, data_dir=data_dir, raw_dir=raw_dir, download=download)

@@ -1,4 +1,4 @@
-"""A prompt at chosen steps: what shall change? It reads a terminal or a pipe. No TensorFlow."""
+"""A prompt for changes of hyperparameters, on a terminal or a pipe. No TensorFlow here."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _HELP = """\
 
 
 class Prompt:
-    """Asks at every so many steps.
+    """Asks for changes at regular intervals.
 
-    A pipe that has come to its end is not asked again: the run goes on without.
+    After the end of a pipe the run goes on without further prompts.
 
     Args:
-        every: int >= 1. Steps from one question to the next.
-        n_workers: int >= 0. n; there are workers 0 ... n.
+        every: int >= 1. The number of steps between prompts.
+        n_workers: int >= 0. The number n of stochastic workers; workers are numbered 0 ... n.
         coupling: str. The coupling of the workers; see `control.checked`. Defaults to 'elastic'.
-        answers: file. Where to read. Defaults to None, which is the standard input.
-        out: file. Where to write. Defaults to None, which is the standard output.
+        answers: file. Where answers are read. Defaults to None, which is the standard input.
+        out: file. Where prompts are written. Defaults to None, which is the standard output.
     """
 
     def __init__(
@@ -43,18 +43,18 @@ class Prompt:
         self._ended = self._explained = False
 
     def is_due(self, step: int) -> bool:
-        """Whether to ask after so many steps."""
+        """Whether to ask after this number of steps."""
         return not self._ended and step % self._every == 0
 
     def ask(self, step: int, held: Mapping[str, Any]) -> Iterator[Change]:
         """Ask until the answer is an empty line, "quit", or the end of the input.
 
         Args:
-            step: int >= 0. Steps done.
-            held: mapping of values by name. What is in force.
+            step: int >= 0. Steps taken so far.
+            held: mapping of values by name. The current values.
 
         Yields:
-            Each change as it is typed: it may be applied, and shown, before the next one is read.
+            Each change as soon as it is typed, so that it can be applied and shown before the next.
         """
         held = dict(held)
         if not self._explained:
@@ -69,7 +69,7 @@ class Prompt:
                 self._say("\nno more answers: the run goes on without questions")
                 return
             if self._answers is not None or not sys.stdin.isatty():
-                self._say(line.rstrip("\n"))  # a terminal has shown it already
+                self._say(line.rstrip("\n"))  # a terminal has echoed it already
             if not line.strip():
                 return
             try:

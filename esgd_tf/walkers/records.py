@@ -37,7 +37,7 @@ from esgd_tf.runs.run_folder import replaced_when_whole
 
 __all__ = ["STATE_FILE", "Records", "read_table"]
 
-#: In the folder of a run: what it goes on from.
+#: The file in a run's folder from which it is resumed.
 STATE_FILE = "state.npz"
 
 _STATS = ("cost_tr", "norm_tr", "corr_tr", "cost_te", "norm_te", "corr_te")
@@ -57,7 +57,7 @@ class Records:
     Args:
         folder: Path. The folder of the run.
         name: str. What the names of CSV files begin with.
-        n_workers: int >= 0. n; there are workers 0 ... n.
+        n_workers: int >= 0. The number n of stochastic workers; workers are numbered 0 ... n.
         resolution: int >= 1. Points of a line per unit of its coefficient.
     """
 
@@ -69,7 +69,7 @@ class Records:
     # ---- rows ---------------------------------------------------------------------------------
 
     def begin(self, settings: Mapping[str, Any]) -> None:
-        """Remove what an earlier run of this name left, and write the settings."""
+        """Remove the files of an earlier run of this name, and write the settings."""
         for path in self._files():
             path.unlink()
         self.state_file.unlink(missing_ok=True)
@@ -84,7 +84,7 @@ class Records:
             rows: sequence of dicts. The rows, each with "kind" and "step".
 
         Raises:
-            OSError: A file cannot be written; it is as long as it was.
+            OSError: A file cannot be written; it keeps its former length.
         """
         parts: dict[str, list[list[Any]]] = {}
         for row in rows:
@@ -139,11 +139,11 @@ class Records:
     # ---- state --------------------------------------------------------------------------------
 
     def save(self, arrays: Sequence[NDArray[Any]], extra: Mapping[str, Any]) -> None:
-        """Write what the run needs to go on from here.
+        """Write the state from which the run can be resumed.
 
         Args:
             arrays: sequence of arrays. The state of the workers.
-            extra: mapping of what JSON can hold. The state beside the arrays.
+            extra: mapping of JSON values. The rest of the state.
         """
         note = {**extra, "lengths": {p.name: p.stat().st_size for p in self._files()}}
         text = np.frombuffer(json.dumps(note).encode(), np.uint8)
@@ -152,10 +152,10 @@ class Records:
             np.savez(partial, note=text, **named)  # type: ignore[arg-type]
 
     def restore(self) -> tuple[list[NDArray[Any]], dict[str, Any]]:
-        """Return what was saved last, and cut off what was written after it.
+        """Return the last saved state, and cut off what was written after it.
 
         Raises:
-            RunFolderError: Nothing was saved, or a file has become shorter since.
+            RunFolderError: No state was saved, or a file has become shorter since.
             DamagedCheckpointError: The state is damaged.
         """
         if not self.state_file.exists():
@@ -198,7 +198,7 @@ def read_table(folder: str | Path) -> list[dict[str, Any]]:
     """Return the rows of a run's table.
 
     Raises:
-        RunFolderError: There is none, or it is damaged.
+        RunFolderError: The table is missing or damaged.
     """
     path = Path(folder) / _TABLE
     try:
@@ -230,7 +230,7 @@ def _lines(rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON proper takes it: what is not finite becomes null."""
+    """Return a value that strict JSON can hold: NaN and infinity become null."""
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -241,7 +241,7 @@ def _plain(value: Any) -> Any:
 
 
 def _append(path: Path, text: str) -> None:
-    """Append to a file in one piece, or not at all."""
+    """Append to a file completely or not at all."""
     content = text.encode()
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     try:

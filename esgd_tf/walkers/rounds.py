@@ -1,4 +1,4 @@
-"""What is measured of the workers, and when: each measurement becomes rows and lines to read."""
+"""Which measurements are taken and when: each gives rows of the table and lines to print."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ Row = dict[str, Any]
 
 
 class Rounds:
-    """Measurements after steps.
+    """Takes the measurements that are due after a step.
 
     Args:
         settings: Settings. The experiment.
-        workers: Workers. Whom to measure.
-        measures: Measures. How to measure one.
+        workers: Workers. The workers of the run.
+        measures: Measures. Computes the measurements of one worker.
         add: callable. Takes rows of the table.
         say: callable. Prints a line.
 
     Attributes:
         measured: The last step at which each kind was measured.
-        walks: Number of random walks so far.
-        moves: By worker, the two ends of its last walk, if it is to go on from there.
+        walks: The number of random walks so far.
+        moves: For each worker that continues from the end of its last walk, the two ends of it.
     """
 
     def __init__(
@@ -54,22 +54,22 @@ class Rounds:
         return True
 
     def measure(self, step: int, n_steps: int, *, last: bool = False) -> list[Row]:
-        """Measure what is due.
+        """Take the measurements that are due.
 
         Args:
             step: int >= 0. Steps taken so far.
-            n_steps: int >= 0. Steps in all, to be shown.
-            last: bool. Whether the run ends here, and all is due that was not measured yet.
+            n_steps: int >= 0. The total number of steps, for the printed lines.
+            last: bool. Whether the run ends here, so that all is measured that was not yet.
                 Defaults to False.
 
         Returns:
             The rows of losses, if they were measured.
 
         Raises:
-            NotFiniteLossError: A worker's training loss is not finite; nothing was written then.
+            NotFiniteLossError: A worker's training loss is not finite; nothing was written.
         """
         s, w = self._settings, self._workers
-        # Of everything but the losses, the start is not worth its time.
+        # At the start only the losses are worth their time.
         late = step > 0
         losses = self._due("stats", step, s.freq, last)
         lines = late and self._due("lines", step, s.freq_i, last)
@@ -77,7 +77,7 @@ class Rounds:
         if not (losses or lines or slow):
             return []
         weights = {k: self._weights(k) for k in w.ids}
-        # Before anything is written, and the last good state replaced.
+        # Before anything is written and before the last good state is replaced.
         for k in w.ids:
             try:
                 self._measures.require_finite(weights[k])
@@ -140,7 +140,7 @@ class Rounds:
                 self.walk(k, step, weights[k])
 
     def full_spectra(self, step: int) -> None:
-        """Take all eigenvalues, once, where the run ends, if that was asked for.
+        """Compute all eigenvalues once, at the end of the run, if the settings ask for it.
 
         Args:
             step: int >= 0. Steps taken so far.
@@ -163,11 +163,11 @@ class Rounds:
         Args:
             k: int in [0, n]. The number of the worker.
             step: int >= 0. Steps taken so far.
-            weights: sequence of arrays. The worker's weights, if they are at hand. Defaults to
-                None, which asks the workers.
+            weights: sequence of arrays. The worker's weights. Defaults to None, which reads
+                them from the workers.
         """
         weights = self._weights(k) if weights is None else weights
-        # Every walk of a run has steps of its own, whenever it is asked for.
+        # Every walk of a run has random numbers of its own, whenever it takes place.
         self.walks += 1
         found, end = self._measures.walk(weights, self._settings.seed * 10**6 + self.walks)
         if self._settings.explore_moves:

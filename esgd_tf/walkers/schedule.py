@@ -1,4 +1,4 @@
-"""The changes that a schedule asks for, by step, and those of them that come too late to act."""
+"""The changes of a schedule, by step, and which of them come too late to take effect."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from esgd_tf.walkers.control import Change
 
 __all__ = ["Schedule"]
 
-# After the last step these change nothing; a walk still walks, and n_steps adds steps.
+# After the last step these have no effect; a walk is still taken, and n_steps adds steps.
 _OF_STEPS = ("lr", "momentum", "alpha")
 
 
 class Schedule:
-    """Changes by step.
+    """The changes of a schedule, by step.
 
     Args:
-        changes: iterable of pairs. The steps taken before each change, and the change; those of one
-            step, in their order.
+        changes: iterable of pairs. The number of steps before each change, and the change; those of
+            one step are applied in their order.
     """
 
     def __init__(self, changes: Iterable[tuple[int, Change]]) -> None:
@@ -27,11 +27,11 @@ class Schedule:
         self._told: set[tuple[int, int]] = set()
 
     def at(self, step: int) -> Sequence[Change]:
-        """Return what changes after so many steps."""
+        """Return the changes after this number of steps."""
         return self._changes.get(step, ())
 
     def end(self, step: int, n_steps: int) -> int:
-        """Return the steps after which the run will end, by what is known now.
+        """Return the step after which the run will end if nothing else changes.
 
         Args:
             step: int >= 0. Steps taken so far, whose own changes have not been made yet or are in
@@ -49,7 +49,7 @@ class Schedule:
         return n_steps
 
     def newly_late(self, step: int, n_steps: int) -> list[tuple[int, Change]]:
-        """Return the changes that will never act and were not returned before.
+        """Return the changes that will never take effect and were not returned before.
 
         Args:
             step: int >= 0. Steps taken so far, as for `end`.

@@ -1,4 +1,4 @@
-"""What decides a walkers experiment: one frozen record, checked without TensorFlow.
+"""The settings of a walkers experiment: one frozen record, checked without TensorFlow.
 
 Names and defaults are those of the elementary-walkers code (Sagun's, Torch7) where it has them; its
 `--optimization`, `--stop` and `--threshold` had no effect there, and have here.
@@ -20,7 +20,7 @@ COUPLINGS = ("elastic", "rsgd", "easgd", "parle")
 OPTIMIZERS = ("sgd", "adam", "entropy-sgd", "entropy-adam")
 OPTIMIZATIONS = ("auto", "SGD", "GD", "LBFGS")
 LINES = ("spherical", "linear", "both")
-#: No count is larger: it would not fit where TensorFlow counts.
+#: The largest count: TensorFlow counts in 32 bits.
 MOST = 2**31 - 1
 # `lenet` of the original is a network for colour images; this is the one for digits.
 _LENET = "lenet-10-20-128"
@@ -35,7 +35,7 @@ class SettingsError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """One experiment.
+    """The settings of one experiment.
 
     Attributes:
         dataset: An image data set of `esgd_tf.data`.
@@ -44,8 +44,8 @@ class Settings:
         preprocessing: One of `esgd_tf.data.PREPROCESSINGS`, fitted on those training images.
         corrupt: What `esgd_tf.data.parse_corruptions` reads, such as "label_noise:0.2".
         soft_labels: Whether targets are p on the label and q on each other class.
-        p: See above.
-        q: See above.
+        p: The target of the label, with `soft_labels`.
+        q: The target of each other class, with `soft_labels`.
         teacher: A `.keras` file whose network's outputs are the targets instead; "" for none.
         model: "nn", "lenet", or a name of `esgd_tf.models`.
         n_hidden: Units of each hidden layer of "nn".
@@ -53,47 +53,48 @@ class Settings:
         weight_init_std: Above 0, every worker starts at weights N(0, std) of its own; at 0 all
             start at the same weights.
         n_workers: Stochastic workers 1 ... n; with 0 there is worker 0 alone.
-        alpha: Strength of the coupling: of "elastic" the share of the way to the center that a
-            worker is pulled after each step; 0 for none.
+        alpha: Strength of the coupling; of "elastic" the fraction of its way to the center that a
+            worker moves after each step. 0 for no coupling.
         coupling: "elastic" (see `ElasticAveraging`, norm_mean), "rsgd", "easgd" or "parle".
-        optimizer: Of the stochastic workers.
-        optimization: Of worker 0, while alpha is 0 ("elastic" only; with others worker 0 is the
-            center at any alpha): "SGD", "GD" on all the data, or "LBFGS"; auto is GD beside others
-            and SGD alone.
-        langevin_steps: L of entropy-sgd and entropy-adam.
+        optimizer: The optimizer of the stochastic workers.
+        optimization: The method of worker 0 while alpha is 0 ("elastic" only; with the other
+            couplings worker 0 is always the center): "SGD", "GD" on all the data, or "LBFGS"; auto
+            is GD beside other workers, and SGD without any.
+        langevin_steps: L, the gradient evaluations per outer update of entropy-sgd and
+            entropy-adam.
         langevin_lr: Their inner step size.
-        lr: Learning rate; of entropy-*, the outer one.
-        momentum: Of sgd and of the inner loop of entropy-*.
+        lr: The learning rate; of entropy-sgd and entropy-adam, that of the outer update.
+        momentum: The momentum of sgd, and of the inner loop of entropy-sgd and entropy-adam.
         batch_size: Examples of a minibatch.
-        n_steps: Minibatch steps.
-        freq: Steps from one measurement of losses to the next.
-        freq_i: The same of lines and distances; 0 for only at the end.
-        freq_h: The same of spectra, sharpness and walks.
+        n_steps: The total number of minibatch steps.
+        freq: The number of steps between measurements of losses.
+        freq_i: The number of steps between measurements of lines and distances; 0 for the end only.
+        freq_h: The number of steps between measurements of spectra, sharpness and walks.
         lines: "spherical", "linear", "both", or "none".
         resolution: Points of a line per unit of its coefficient.
-        c1: Where lines begin; 0 and 1 are the two workers.
-        c2: Where they end.
+        c1: The coefficient at which lines begin; 0 and 1 are the two workers.
+        c2: The coefficient at which lines end.
         hessian: Whether to take spectra.
-        n_eigenvalues: At each end of the spectrum.
+        n_eigenvalues: The number of eigenvalues at each end of the spectrum.
         density_probes: Random vectors for the density; 0 for none.
-        density_steps: Lanczos steps of each.
+        density_steps: Lanczos steps for each random vector.
         full_spectrum: With `hessian`, whether to take all eigenvalues, at the end, where the
             matrix fits.
         sharpness: Whether to take the sharpness by ascent.
-        epsilon: Distance of the ascent.
+        epsilon: The radius of the ascent, as of `esgd_tf.landscape.sharpness`.
         ascent_lr: Step size of the ascent.
-        explore: Whether to walk at random, from the workers `explore_from`.
+        explore: Whether to take random walks from the workers `explore_from`.
         explore_from: Numbers of workers; empty for all.
         explore_moves: Whether a worker goes on from where its walk ended, as in the original, and
-            not from where it began. A center that is made of its workers stays.
-        threshold: Rise of the loss that ends a walk.
+            not from where it began. A center that is the mean of its workers does not move.
+        threshold: The rise of the loss (nats) that ends a walk.
         rw_step_size: Standard deviation of a step, for each weight.
         rw_steps: Steps after which a walk ends in any case.
         stop_grad: Stop when the mean over the workers of the norm of the gradient of the training
             loss is below this; 0 for never.
-        stop_cost: The same of the training loss.
-        schedule: Changes in mid-run, as (step, name, value).
-        seed: Of everything that is random.
+        stop_cost: Stop when the mean training loss over the workers is below this; 0 for never.
+        schedule: Changes during the run, as (step, name, value).
+        seed: The seed of everything that is random.
 
     Raises:
         SettingsError: A value is out of range.
@@ -204,28 +205,28 @@ class Settings:
 
     @property
     def network(self) -> str:
-        """The name by which `esgd_tf.models` knows the network."""
+        """The name of the network in `esgd_tf.models`."""
         if self.model == "nn":
             return f"nn-{self.n_hidden}-{self.n_layers}"
         return _LENET if self.model == "lenet" else self.model
 
     @property
     def method(self) -> str:
-        """What trains worker 0 while alpha is 0."""
+        """The method that trains worker 0 while alpha is 0."""
         if self.optimization != "auto":
             return self.optimization
         return "GD" if self.n_workers else "SGD"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all settings, as JSON takes them."""
+        """Return all settings as JSON values."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Settings:
-        """Rebuild what `to_dict` returned, from JSON too.
+        """Make settings from what `to_dict` returned, also after a round trip through JSON.
 
         Raises:
-            SettingsError: It is of another version.
+            SettingsError: The settings come from another version.
         """
         known = {field.name for field in dataclasses.fields(cls)}
         for name in settings:
@@ -240,7 +241,7 @@ class Settings:
 
 
 def highest_alpha(coupling: str, n_workers: int) -> float:
-    """Return the largest alpha: of "easgd" the center moves by n alpha of its way to the mean."""
+    """Return the largest alpha; that of "easgd" is 1/n, since its center moves by n alpha."""
     if coupling == "easgd":
         return 1.0 / max(n_workers, 1)
     return 1.0 if coupling == "elastic" else math.inf

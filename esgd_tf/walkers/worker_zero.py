@@ -1,11 +1,12 @@
-"""Worker 0 while nothing couples the workers: a network trained in a way of its own, beside them.
+"""Worker 0 while the workers are not coupled: a network that is trained beside them.
 
     GD      w = w - lr v,   v = momentum v + ∇f(w)          f over all the data
     SGD     the same with the gradient of a minibatch of its own
     LBFGS   one iteration of SciPy's L-BFGS-B on f
 
-each once per step of the stochastic workers. f is that of training: dropout on, BatchNormalization
-by the batch (for LBFGS, which needs a function of the weights alone, both as in evaluation).
+each once per step of the stochastic workers. f is the training loss, with dropout and with the
+statistics of the batch in BatchNormalization; for LBFGS, which needs a function of the weights
+alone, both are as in evaluation.
 """
 
 from __future__ import annotations
@@ -26,28 +27,28 @@ __all__ = ["Descent", "QuasiNewton", "WorkerZero", "minibatches", "whole_batch"]
 
 Array = NDArray[Any]
 Batches = Callable[[int], Iterable[tuple[Any, Any]]]
-# Examples whose gradient is taken at once, where all the data are one batch.
+# Examples whose gradient is computed at once, when all the data are one batch.
 _CHUNK = 2000
 
 
 class WorkerZero(Protocol):
-    """What trains the network of worker 0."""
+    """Trains the network of worker 0."""
 
     def step(self, number: int) -> None:
-        """Take a step, the one after so many."""
+        """Take the step with this number, counted from 0."""
 
     def restart(self) -> None:
-        """Forget the past: the weights were set from outside."""
+        """Reset the memory of the method, because the weights were set from outside."""
 
     def state(self) -> list[Array]:
-        """Return everything but the weights that the next step depends on."""
+        """Return the state that the next step depends on, without the weights."""
 
     def set_state(self, state: list[Array]) -> None:
-        """Set what `state` returned, the weights being those of then."""
+        """Set what `state` returned; the weights must be those of that moment."""
 
 
 def whole_batch(x: Any, y: Any) -> Batches:
-    """Return all the data at each step, in chunks."""
+    """Return a function that gives all the data at each step, in chunks."""
     chunks = [
         (tf.constant(x[at : at + _CHUNK]), tf.constant(y[at : at + _CHUNK]))
         for at in range(0, len(y), _CHUNK)
@@ -56,12 +57,14 @@ def whole_batch(x: Any, y: Any) -> Batches:
 
 
 def minibatches(x: Any, y: Any, batch_size: int, seed: int) -> Batches:
-    """Return the minibatch of a step: a new order each epoch, its last batch filled up.
+    """Return a function that gives the minibatch of a step.
+
+    Each epoch has a new order; its last batch is filled up from the beginning of that order.
 
     Args:
         x: array of shape [n, ...]. The inputs.
         y: array of shape [n, ...]. The targets.
-        batch_size: int >= 1. Examples of a minibatch; at most n counts.
+        batch_size: int >= 1. Examples of a minibatch; all n if it is larger.
         seed: int >= 0. The seed of the orders.
     """
     count = len(y)
@@ -83,8 +86,8 @@ class Descent:
     Args:
         model: keras.Model. The network of worker 0.
         loss: callable. A function of (y, outputs) that gives each example's loss.
-        optimizer: keras.optimizers.Optimizer that is not built yet. What takes the steps.
-        batches: callable. Returns the minibatch of a step.
+        optimizer: keras.optimizers.Optimizer that is not built yet. It takes the steps.
+        batches: callable. Returns the minibatches of a step, given its number.
     """
 
     def __init__(
@@ -133,7 +136,7 @@ class Descent:
         with tf.GradientTape() as tape:
             losses = self._loss(y, self._model(x, training=True))
             value = tf.reduce_sum(losses)
-            if self._model.losses:  # what layers add is of the mean
+            if self._model.losses:  # losses that layers add belong to the mean
                 value += tf.add_n(self._model.losses) * tf.cast(tf.shape(y)[0], value.dtype)
         return tape.gradient(value, variables, unconnected_gradients="zero")
 
@@ -141,8 +144,8 @@ class Descent:
 class QuasiNewton:
     """L-BFGS by SciPy, one iteration at a time.
 
-    SciPy keeps its memory to itself, so a run that goes on does its iterations anew from where they
-    began: they are a function of that point.
+    SciPy does not expose its memory, so that a resumed run repeats the iterations from the point
+    where they began, which determines them.
 
     Args:
         model: keras.Model. The network of worker 0.
@@ -159,7 +162,7 @@ class QuasiNewton:
         self._done = 0
 
     def step(self, number: int) -> None:
-        """Go to the next iterate; stay where the minimum is found."""
+        """Go to the next iterate; stay at the minimum once it is found."""
         del number
         if self._iterates is None:
             self._iterates = _iterates(self._value_and_gradient, self._begin)
@@ -173,11 +176,11 @@ class QuasiNewton:
                 variable.assign(part)
 
     def restart(self) -> None:
-        """Begin anew from the weights that the network has now."""
+        """Start again from the current weights of the network."""
         self._iterates, self._begin, self._done = None, self._weights(), 0
 
     def state(self) -> list[Array]:
-        """Return where the iterations began, and how many there were."""
+        """Return the point where the iterations began, and their number."""
         return [self._begin, np.array(self._done)]
 
     def set_state(self, state: list[Array]) -> None:
@@ -217,7 +220,7 @@ def _iterates(function: Callable[[Array], tuple[float, Array]], start: Array) ->
         except BaseException as error:
             found.put(error)
 
-    # A daemon: a run that ends must not wait for iterations that nobody asks for.
+    # A daemon: the end of a run must not wait for iterations that are not needed.
     threading.Thread(target=search, daemon=True).start()
     try:
         while True:

@@ -1,8 +1,8 @@
 """The workers: n coupled stochastic ones as one Keras model, and worker 0.
 
-Worker 0 is the center of the others while something couples them; with the walkers' own coupling
-and alpha = 0 it is a network of its own (`worker_zero.py`). Where alpha comes to 0 in mid-run, it
-goes on from where the center was.
+Worker 0 is the center of the others while they are coupled; with the coupling "elastic" and
+alpha = 0 it is a separate network (`worker_zero.py`). When alpha is set to 0 during the run, it
+continues from the center.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from esgd_tf.walkers.settings import Settings
 __all__ = ["Workers"]
 
 Array = NDArray[Any]
-# Keras' SGD keeps no velocity at momentum 0, and a later momentum would start from nothing. Times
-# this, the old velocity is lost in the rounding of the new one: the same step, to the last bit.
+# Keras' SGD keeps no velocity at momentum 0, so that a momentum set later would have none to start
+# from. With this momentum the old velocity vanishes in rounding: the step is the same to the bit.
 _NO_MOMENTUM = 1e-30
-# Neighbouring seeds must not share their workers' orders.
+# Neighbouring seeds must not give the same orders to different workers.
 _STRIDE = 1_000_003
 _BATCH_NORM_BATCHES = 50
 
 
 class Workers:
-    """All networks of an experiment, and what trains them.
+    """All networks of an experiment, with their training.
 
     Args:
         settings: Settings. The experiment.
-        problem: Problem. What the workers are trained on.
+        problem: Problem. The data.
         build: callable. Returns a new network for a seed. Defaults to None, which builds the one
             that the settings name.
         loss: callable. A function of (y, outputs) that gives each example's loss. Defaults to
@@ -85,7 +85,7 @@ class Workers:
 
     @property
     def ids(self) -> range:
-        """Their numbers, 0 ... n."""
+        """The numbers of the workers, 0 ... n."""
         return range(self.count + 1)
 
     @property
@@ -97,15 +97,15 @@ class Workers:
 
     @property
     def steps(self) -> int:
-        """Minibatch steps so far."""
+        """The number of minibatch steps so far."""
         return self._steps
 
     def new_network(self) -> keras.Model:
-        """Return another network of the same architecture."""
+        """Return a new network of the same architecture."""
         return self._build(self._settings.seed)
 
     def copy_to(self, k: int, network: keras.Model) -> None:
-        """Give a network the weights of worker k; of Entropy-SGD, its anchor.
+        """Copy the weights of worker k to a network; with Entropy-SGD, its anchor.
 
         Args:
             k: int in [0, n]. The number of the worker.
@@ -122,7 +122,7 @@ class Workers:
             self.model.copy_replica(k - 1, network)
 
     def move(self, k: int, start: Sequence[Array], end: Sequence[Array]) -> bool:
-        """Move worker k as its random walk did; Entropy-SGD's inner loop goes along.
+        """Move worker k as its random walk did, together with Entropy-SGD's inner loop.
 
         Args:
             k: int in [0, n]. The number of the worker.
@@ -130,7 +130,7 @@ class Workers:
             end: sequence of arrays. All weights of its network after.
 
         Returns:
-            Whether it moved: a center that is made of its workers cannot.
+            Whether it moved; a center that is the mean of its workers cannot.
         """
         if k == 0 and self.zero_is_center:
             return False
@@ -149,23 +149,23 @@ class Workers:
                 if variable is not None:
                     variable.assign_add(shift)
         if k > 0 and network.optimizer.langevin_steps:
-            # The inner loop goes on from there; else its weights would look replaced.
+            # The inner loop moves too; otherwise its weights would look as if a user had set them.
             network.optimizer._loop.remember(tf.distribute.get_strategy())
         if self.model is not None and k > 0:
-            self.model.optimizer.center_is_current = False  # the center is to be made anew
+            self.model.optimizer.center_is_current = False  # the center must be computed again
         elif isinstance(self.zero, worker_zero.QuasiNewton):
-            self.zero.restart()  # what it has learnt of the curvature was elsewhere
+            self.zero.restart()  # its estimate of the curvature belongs to another point
         return True
 
     # ---- training -----------------------------------------------------------------------------
 
     def minibatches(self) -> OwnMinibatches:
-        """Return the minibatches of the stochastic workers from the next step on."""
+        """Return the minibatches of the stochastic workers, beginning with the next step."""
         return OwnMinibatches(self._shuffled)
 
     @property
     def batch_norm_data(self) -> Any:
-        """The inputs from which BatchNormalization statistics are estimated: always the same."""
+        """The inputs from which BatchNormalization statistics are estimated; always the same."""
         first = self._shuffled(0, first_step=0)
         return first.map(lambda x, y: x).take(_BATCH_NORM_BATCHES)
 
@@ -180,14 +180,14 @@ class Workers:
         return dataset
 
     def advance(self) -> None:
-        """Count a step of the stochastic workers, and let worker 0 take its own."""
+        """Count a step of the stochastic workers, and take that of worker 0."""
         if not self.zero_is_center:
             self.zero.step(self._steps)
         self._steps += 1
 
     @property
     def lr(self) -> float:
-        """The learning rate in force; may be set."""
+        """The current learning rate; may be set."""
         return self._lr
 
     @lr.setter
@@ -208,7 +208,7 @@ class Workers:
         return self._settings.optimizer != "adam" or self._settings.coupling == "parle"
 
     def set_momentum(self, momentum: float) -> None:
-        """Set the momentum, which is a constant of the traced step: it is traced anew."""
+        """Set the momentum, a constant of the traced step, which is therefore traced again."""
         if momentum != self.momentum:
             self._set_momentum(momentum)
             if self.model is not None and self.model.train_function is not None:
@@ -216,7 +216,7 @@ class Workers:
 
     @property
     def alpha(self) -> float:
-        """The strength of the coupling in force; may be set."""
+        """The current strength of the coupling; may be set."""
         return self._settings.alpha if self.coupling is None else self.coupling.value
 
     @alpha.setter
@@ -225,7 +225,7 @@ class Workers:
             return
         was_center = self.zero_is_center
         if was_center:
-            self.copy_to(0, self._alone)  # the center of now, should it be needed
+            self.copy_to(0, self._alone)  # the current center, in case it is needed
         self.coupling.value = alpha
         if was_center and not self.zero_is_center:
             self.zero.restart()
@@ -233,7 +233,7 @@ class Workers:
     # ---- state --------------------------------------------------------------------------------
 
     def state(self) -> list[Array]:
-        """Return everything that training depends on, as arrays."""
+        """Return the complete state of training as arrays."""
         arrays = [np.array(self._steps), np.array(self.momentum), np.array(self.lr)]
         arrays += [v.numpy() for v in self._variables()]
         return arrays + list(self.zero.state())
@@ -242,7 +242,7 @@ class Workers:
         """Set what `state` returned, of workers with the same settings.
 
         Raises:
-            ValueError: It is of others.
+            ValueError: The state belongs to workers with other settings.
         """
         steps, momentum, lr, *rest = state
         variables = self._variables()
@@ -294,15 +294,15 @@ class Workers:
             initialization="independent" if separate else "same",
             seed=settings.seed,
         )
-        # Without XLA: it takes longer to compile than most experiments take to run.
+        # Without XLA, whose compilation takes longer than most experiments.
         model.compile(_optimizer(settings), loss=loss, jit_compile=False)
-        model._batch_norm_data = self.batch_norm_data  # also for what comes before `fit`
+        model._batch_norm_data = self.batch_norm_data  # also for measurements before `fit`
         return model
 
     def _set_momentum(self, momentum: float) -> None:
         self.momentum = momentum
         if self._descent is not None:
-            # Its graph is only that of the gradient: the step reads the momentum anew.
+            # Its graph holds the gradient only; the step reads the current momentum.
             self._descent.optimizer.momentum = momentum or _NO_MOMENTUM
         if self.model is None or not self._has_momentum:
             return
@@ -322,7 +322,7 @@ def _sgd(settings: Settings) -> keras.optimizers.SGD:
 
 def _optimizer(settings: Settings) -> keras.optimizers.Optimizer:
     if settings.optimizer == "sgd":
-        outer = settings.coupling == "parle"  # momentum is that of the inner loop
+        outer = settings.coupling == "parle"  # here momentum is that of the inner loop
         return keras.optimizers.SGD(settings.lr) if outer else _sgd(settings)
     if settings.optimizer == "adam":
         return keras.optimizers.Adam(settings.lr)
