@@ -1,4 +1,4 @@
-"""Batches on their way to training: state waits for them, and what is looked at is what it gets.
+"""The order in which a step receives its batch, and batches that are inspected before training.
 
 When a data set ends, TensorFlow finds out inside the step: it asks for one more batch, and the part
 of the step that does not need the batch (counters, the pull to the center) runs beside the request
@@ -6,8 +6,8 @@ that fails. Everything in a step is therefore made to wait for its batch.
 
 Some batches must be seen before or beside training: gamma_0 is measured where training starts, and
 BatchNormalization statistics are estimated from training data. Another pass over a shuffled data
-set would shift the order of all passes after it. So these batches are taken off the way of training
-itself: pulled from its iterator, looked at, and trained on.
+set would change the order of all later passes. These batches are therefore taken from the training
+iterator itself: they are fetched, inspected, and then trained on.
 """
 
 from __future__ import annotations
@@ -21,30 +21,29 @@ import tensorflow as tf
 
 __all__ = ["END", "Batches", "after_arrival"]
 
-# Kept in memory of what passes by: so many minibatches of one replica, or fewer large ones.
+# At most this many minibatches of one replica are kept in memory, or fewer if they are large.
 _MOST_BATCHES = 50
 _MOST_BYTES = 2**28
 
-#: What says that an iterator has come to its end.
+#: The exceptions that mark the end of an iterator.
 END = (StopIteration, tf.errors.OutOfRangeError)
 
 
 def after_arrival(step: Callable[[Any], Any], data: Any) -> Any:
-    """Return step(data), no part of which runs in a graph before all tensors of data are there."""
+    """Return a function step(data) whose graph waits until all tensors of data have arrived."""
     tensors = [t for t in tf.nest.flatten(data, expand_composites=True) if tf.is_tensor(t)]
     with tf.control_dependencies(tensors):
         return step(data)
 
 
 class Batches:
-    """Takes batches off an iterator before a training function does.
+    """Fetches batches from an iterator before the training function does.
 
     Args:
-        records: bool. Whether to keep inputs of the first replica, the first that pass by. Defaults
-            to False.
+        records: bool. Whether to keep the first inputs of the first replica. Defaults to False.
         look: callable. Called with the first `ahead` batches before any of them is trained on.
-            Defaults to None, which looks at none.
-        ahead: int >= 0. How many batches to look at. Defaults to 0.
+            Defaults to None, which calls nothing.
+        ahead: int >= 0. The number of batches for `look`. Defaults to 0.
     """
 
     def __init__(
@@ -64,10 +63,10 @@ class Batches:
         self.recorded: list[tuple[Any]] = []
 
     def take(self, iterator: Any, count: int) -> Any:
-        """Return what a training function should get its next `count` batches from.
+        """Return an iterator that gives the training function its next `count` batches.
 
         Args:
-            iterator: iterator. Where Keras would get the batches.
+            iterator: iterator. The iterator from which Keras would take the batches.
             count: int >= 1. Steps per execution.
         """
         if self._is_first:

@@ -1,4 +1,4 @@
-"""Replicas as a training run sees them: see `Trained` in `esgd_tf/runs/trained.py`."""
+"""The interface between replicas and a training run: `Trained` of `esgd_tf/runs/trained.py`."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["TrainedReplicas"]
 
 
 class TrainedReplicas:
-    """All replicas of one `Replicas` model, seen by a run.
+    """Implements `Trained` for a `Replicas` model.
 
     Args:
         model: Replicas. The model; compiled, or just loaded.
 
     Attributes:
-        replicas: How many there are, in all processes together.
+        replicas: The number of replicas in all processes together.
     """
 
     def __init__(self, model: Replicas) -> None:
@@ -34,14 +34,14 @@ class TrainedReplicas:
         return self._model.center()
 
     def number_of_weights(self) -> int:
-        """Return how many trainable numbers one replica has."""
+        """Return the number of trainable weights of one replica."""
         weights = self._model.members[0].trainable_variables
         return sum(math.prod(variable.shape) for variable in weights)
 
     def gradient_evaluations(self) -> int:
-        """Return the gradients that were stepped with, over all replicas.
+        """Return the number of gradients that were applied, over all replicas.
 
-        Of the replicas in other processes, none is known to have left one out.
+        Gradients that other processes skipped are not known here and count as applied.
         """
         steps = int(self._model.optimizer.iterations.numpy())
         own = [self._model.optimizer.replicas[a] for a in self._model.local]
@@ -70,7 +70,7 @@ class TrainedReplicas:
         return {"outer_updates": updates, "scope": float(first.scope)}
 
     def prepare_to_save(self) -> None:
-        """Bring this process' copies of the replicas of other processes up to date."""
+        """Update this process' copies of the replicas that other processes train."""
         self._model.gather()
 
     def evaluation(
@@ -86,7 +86,7 @@ class TrainedReplicas:
         return [], {"batch_norm_data": False if averaged else batch_norm_data}
 
     def words(self, steps: int) -> str:
-        """Return how many replicas there are, on what, and when they are coupled.
+        """Return a description: the number of replicas, their devices, and the coupling period.
 
         Args:
             steps: int >= 1. Minibatches of an epoch, of each replica.

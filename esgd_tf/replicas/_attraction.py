@@ -17,9 +17,9 @@ Due: TypeAlias = tf.Tensor | bool
 
 
 class Attraction:
-    """Stands around one step of a replica's optimizer, at its anchor; see `LocalEntropy.coupling`.
+    """Acts before and after one step of a replica's optimizer; see `LocalEntropy.coupling`.
 
-    It is made for one step, with what holds at that step: nothing of it outlives a trace.
+    A new one is made for each step and holds the values of that step only.
 
     Args:
         coupling: Coupling. The rule.
@@ -27,7 +27,7 @@ class Attraction:
         center: sequence of tf.Variable. The center's weights on the replica's device.
         due: bool scalar tensor, or True for always. Whether replicas without an inner loop couple
             at this step.
-        gamma: float64 scalar tensor. The strength in force.
+        gamma: float64 scalar tensor. The current strength.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Attraction:
         self._coupling = coupling
         self._center = center
         if optimizer.langevin_steps and coupling.every > 1:
-            # A replica that has skipped a minibatch makes its outer update later than the others.
+            # A replica that skipped a minibatch makes its outer update later than the others.
             update = tf.cast(optimizer.outer_iterations, tf.int64) + 1
             due = tf.equal(update % coupling.every, 0)
         elif coupling.every == 1:
@@ -55,7 +55,7 @@ class Attraction:
         Args:
             i: int. The number of the weight.
             variable: tf.Variable. The weight, at its anchor.
-            gradient: tf.Tensor of the weight's shape. What the optimizer would step with.
+            gradient: tf.Tensor of the weight's shape. The gradient for the optimizer.
         """
         if self._coupling.enters_gradient:
             factor = tf.cast(self._factor, gradient.dtype)
@@ -68,7 +68,7 @@ class Attraction:
         return gradient
 
     def after(self, i: int, variable: tf.Variable) -> None:
-        """Attract the weights, if that comes after the step.
+        """Attract the weights, if the coupling does so after the step.
 
         Args:
             i: int. The number of the weight.

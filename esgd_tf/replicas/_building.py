@@ -1,4 +1,4 @@
-"""How the networks of replicas are made by the user's function, and how they are copied."""
+"""Calls the user's function that makes the networks, and copies networks."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["copy_of", "copy_state", "kept", "numbered"]
 
 
 def numbered(build_model: Callable[..., keras.Model]) -> Callable[[int], keras.Model]:
-    """Return a function of the replica's number that calls `build_model` as it wants to be called.
+    """Return a function of the replica's number that calls `build_model`.
 
-    The number goes to the one argument that has no default. An argument with a default, such as a
-    coefficient, is none of ours.
+    The number goes to the only argument without a default, if there is one. Arguments with a
+    default, such as a coefficient, keep it.
 
     Args:
         build_model: callable. Returns a new, built model; see `Replicas`.
@@ -64,10 +64,10 @@ def copy_of(model: keras.Model, build_model: Callable[..., keras.Model]) -> kera
 
 
 def copy_state(source: keras.Model, target: keras.Model) -> None:
-    """Give a model all that another one like it has learnt: weights, and what `adapt` has found.
+    """Copy the complete state of a model to another of the same architecture.
 
-    It goes layer by layer, as Keras saves: vocabularies are not among a model's weights, and some
-    layers derive more from their weights than `set_weights` knows of.
+    The state is copied layer by layer, as Keras saves it: vocabularies from `adapt` are not among a
+    model's weights, and some layers derive state from their weights that `set_weights` ignores.
     """
     pairs = list(zip(_keras.layers_in(source), _keras.layers_in(target), strict=True))
     for old, new in pairs:
@@ -84,7 +84,7 @@ def copy_state(source: keras.Model, target: keras.Model) -> None:
 
 @contextlib.contextmanager
 def kept(model: keras.Model) -> Iterator[None]:
-    """Put everything that a model has learnt back afterwards."""
+    """Restore the complete state of a model at the end of the block."""
     stores = []
     for layer in _keras.layers_in(model):
         if not _has_learnt(layer):
@@ -100,7 +100,7 @@ def kept(model: keras.Model) -> Iterator[None]:
 
 
 def _has_learnt(layer: Any) -> bool:
-    """Tell whether there is a state: a vocabulary comes with `adapt`, or from a file."""
+    """Return whether a layer has a state; a vocabulary comes from `adapt` or from a file."""
     vocabulary = getattr(layer, "get_vocabulary", None)
     return vocabulary is None or len(vocabulary(include_special_tokens=False)) > 0
 

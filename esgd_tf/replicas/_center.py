@@ -1,4 +1,4 @@
-"""The center of replicas: a mean that is made when someone asks for it, and its statistics."""
+"""The center of replicas, which is computed on demand, and its BatchNorm statistics."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ Weights = list[NDArray[Any]]
 
 
 class Center:
-    """Keeps the model that stands for the center up to date, for whoever looks at it.
+    """Keeps the model that holds the center up to date.
 
-    The model is brought up to date when it is asked for, not at every step: see `update`.
+    The model is updated when it is used, not at every step: see `update`.
 
     Args:
         group: Group. The replicas and their coupling.
@@ -57,10 +57,10 @@ class Center:
         return any(isinstance(layer, _BATCH_NORM) for layer in layers)
 
     def update(self) -> None:
-        """Bring the model that stands for the center up to date, with its BatchNorm statistics.
+        """Update the model that holds the center, with its BatchNorm statistics.
 
-        Of several processes, all must call this. `fit` does at its end, and whatever looks at the
-        center.
+        With several processes, all must call this. `fit` calls it at its end, and so does every
+        method that reads the center.
         """
         group = self._group
         if not group.is_compiled or group.optimizers.center_is_current:
@@ -72,9 +72,9 @@ class Center:
         group.optimizers.center_is_current = True
 
     def gather(self) -> None:
-        """Bring this process' copies of the replicas of other processes up to date.
+        """Update this process' copies of the replicas that other processes train.
 
-        All processes must call this: before one saves, for example.
+        All processes must call this, for example before one of them saves.
         """
         self.update()
         group = self._group
@@ -89,7 +89,7 @@ class Center:
                     variable.assign(value)
 
     def assign(self, means: Sequence[tf.Tensor]) -> None:
-        """Set the trainable weights of the model that stands for the center.
+        """Set the trainable weights of the model that holds the center.
 
         Args:
             means: sequence of tensors. The new weights.
@@ -163,7 +163,7 @@ class Center:
         )
         self._assign_statistics(mean_statistics(of_all))
         if self._reestimate(-1, group.center):
-            # Of several processes, each has other data: the first one's hold.
+            # Each process has other data; those of the first are used.
             of_all = group.exchange.of_all([[v.numpy() for v in own] for _ in group.local])
             self._assign_statistics(of_all[0])
 
@@ -185,7 +185,7 @@ class Center:
         known = self._reestimations.get(number)
         if known is None or known.model is not model:
             known = self._reestimations[number] = BatchNormReestimation(model)
-        # The data go through in training mode, which moves other states too.
+        # Training mode changes other states as well.
         norms = [layer for layer in _keras.layers_in(model) if isinstance(layer, _BATCH_NORM)]
         estimated = {id(v) for layer in norms for v in layer.weights}
         others = [v for v in statistics_of(model) if id(v) not in estimated]

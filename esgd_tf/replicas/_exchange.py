@@ -1,8 +1,8 @@
-"""The mean of the replicas: how it is made, and where each replica finds it.
+"""Computes the mean of the replicas and stores the center where each replica reads it.
 
-It is all that replicas know of each other. In one process without a strategy it is computed inside
+The mean is all that replicas exchange. In one process without a strategy it is computed inside
 the training graph. With one, the replicas are on devices of their own, perhaps of several machines,
-and the mean crosses between them by one all-reduce of all weights in one vector.
+and the mean is computed by one all-reduce of all weights in one vector.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ Arrays = list[list[np.ndarray]]
 
 
 def mean_of(parts: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Return the mean of tensors, one a replica, which are summed in their order.
+    """Return the mean of tensors, one for each replica, summed in a fixed order.
 
-    `tf.add_n` starts with whichever of its inputs can be overwritten, which depends on when they
-    come: the same sum has other bits from run to run. Its optimizer makes an `add_n` of a chain of
-    additions too, unless something stands between them that it does not see through.
+    `tf.add_n` starts with whichever input it can overwrite, which depends on their timing, so that
+    the same sum may differ in its last bits from run to run. TensorFlow's graph optimizer also
+    turns a chain of additions into an `add_n`, unless an operation stands between them that it does
+    not simplify.
     """
     total = parts[0]
     for part in parts[1:]:
@@ -67,34 +68,34 @@ class Exchange:
         self.optimizers: list[LocalEntropy] = []
 
     def use(self, optimizers: Sequence[LocalEntropy]) -> None:
-        """Take these for the optimizers of the replicas of this process."""
+        """Set the optimizers of the replicas of this process."""
         self.optimizers = list(optimizers)
 
     @property
     def in_graph(self) -> bool:
-        """Whether `gather` belongs into the training graph, not between two of its runs."""
+        """Whether `gather` is part of the training graph, not called between two runs of it."""
         return True
 
     def center_of(self, a: int) -> list[tf.Variable]:
-        """Return the center as the local replica number a sees it."""
+        """Return the center's weights on the device of the local replica number a."""
         del a
         return [v.value for v in self.state]
 
     def begin(self) -> None:
-        """Training goes on: bring what is on the devices up to date."""
+        """Update the copies on the devices before training continues."""
 
     def store(self) -> None:
-        """Someone looks: bring `state` up to date."""
+        """Update `state` before the center is read."""
 
     def gather(self) -> tf.Tensor:
-        """Take the mean of the replicas, which the coupling of this step needs."""
+        """Compute the mean of the replicas for the coupling of this step."""
         targets = self._means or self.center_of(0)
         for variable, mean in zip(targets, self.mean(), strict=True):
             variable.assign(mean)
         return tf.constant(0)
 
     def mean(self) -> list[tf.Tensor]:
-        """Return the mean of the replicas' anchors, rescaled where the coupling says so."""
+        """Return the mean of the replicas' anchors, rescaled if the coupling asks for it."""
         anchors = [optimizer.anchors() for optimizer in self.optimizers]
         means = [mean_of(parts) for parts in zip(*anchors, strict=True)]
         if self._coupling.rescales_center:
@@ -102,7 +103,7 @@ class Exchange:
         return means
 
     def move_center(self) -> tf.Tensor:
-        """Let a center with a state of its own move, after the replicas were pulled to it."""
+        """Move a center that has a state of its own, after the replicas were attracted to it."""
         assert self._means is not None
         _move(self._coupling, self.center_of(0), self._means)
         return tf.constant(0)
@@ -150,7 +151,7 @@ class StrategyExchange(Exchange):
         self._sum = tf.function(self._summed, autograph=False)
 
     def use(self, optimizers: Sequence[LocalEntropy]) -> None:
-        """Take these for the optimizers; what was traced knows the ones of before."""
+        """Set the optimizers, and drop graphs that were traced with earlier ones."""
         super().use(optimizers)
         self._gather = tf.function(
             self._gather_plainly
@@ -183,7 +184,7 @@ class StrategyExchange(Exchange):
             variable.assign(value)
 
     def gather(self) -> tf.Tensor:
-        """Take the mean of the replicas: the one time that weights cross between devices."""
+        """Compute the mean of the replicas: the only transfer of weights between devices."""
         self._gather()
         return tf.constant(0)
 
@@ -192,7 +193,7 @@ class StrategyExchange(Exchange):
         return self._mean()
 
     def move_center(self) -> tf.Tensor:
-        """Let the copies of the center move, each on its device."""
+        """Move the copies of the center, each on its device."""
         for device, center, means in zip(self._devices, self._centers, self._means_on, strict=True):
             with tf.device(device):
                 _move(self._coupling, center, means)
@@ -274,7 +275,7 @@ class StrategyExchange(Exchange):
 
 def _rescaled(means: Weights, mean_norm: tf.Tensor) -> list[tf.Tensor]:
     norm = tf.linalg.global_norm(means)
-    # A mean of zeros has no direction to be rescaled along.
+    # A mean of zeros cannot be rescaled.
     norm = tf.where(norm > 0, norm, tf.ones_like(norm))
     return [norm_mean(m, tf.cast(norm, m.dtype), tf.cast(mean_norm, m.dtype)) for m in means]
 

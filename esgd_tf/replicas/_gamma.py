@@ -30,14 +30,14 @@ def measured_gamma(
 
     Args:
         members: sequence of keras.Model. The replicas of this process.
-        viewer: keras.Model. A compiled copy, which takes their weights in turn: one trace, not one
-            for each. It has its own again afterwards.
-        exchange: Exchange. What knows their anchors, and the replicas of other processes.
+        viewer: keras.Model. A compiled copy, which receives their weights in turn, so that only one
+            model is traced. Its own weights are restored afterwards.
+        exchange: Exchange. Gives their anchors and those of other processes.
         batches: sequence of tuples of one minibatch for each replica. The first that they are going
             to be trained on.
 
     Raises:
-        ValueError: The replicas are at one point, or their loss is not positive and finite.
+        ValueError: All replicas have the same weights, or their loss is not positive and finite.
     """
 
     def test_step(data: Any) -> Any:

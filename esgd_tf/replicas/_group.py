@@ -1,4 +1,4 @@
-"""The replicas of one model and what couples them: what the parts of `Replicas` share."""
+"""The replicas of one model and their coupling, shared by the parts of `Replicas`."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ __all__ = ["Group"]
 
 @dataclasses.dataclass
 class Group:
-    """Who takes part, and how they are coupled.
+    """The replicas, their center and their coupling.
 
     Args:
         build_model: callable. Returns a new, built model; see `Replicas`.
-        count: int >= 1. y, how many replicas there are in all processes together.
+        count: int >= 1. y, the number of replicas in all processes together.
         coupling: Coupling. The rule.
         members: list of keras.Model. All replicas; those that other processes train are copies.
         local: list of int. The numbers of the replicas that this process trains.
         devices: list of str. The device of each of those; None for wherever.
-        center: keras.Model. The model that stands for the center.
-        exchange: Exchange. What takes means over the replicas.
+        center: keras.Model. The model that holds the center.
+        exchange: Exchange. Computes means over the replicas.
         optimizer: ReplicasOptimizer. The optimizers of all. Defaults to None, before `compile`.
     """
 

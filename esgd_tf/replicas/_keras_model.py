@@ -1,7 +1,7 @@
-"""Replicas as Keras sees them: whichever way it comes in, the center is that of now.
+"""The methods through which Keras trains, evaluates and saves replicas.
 
-The center of most couplings is a mean, which is made when someone asks for it. Keras has many ways
-to ask, to step and to save; each of them is a method here that hands over to a part.
+The center of most couplings is a mean that is computed on demand. Each method here makes sure that
+the center is current, and passes the call on to one of the parts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["ReplicasModel"]
 
 
 class ReplicasModel(keras.Model):
-    """What Keras calls of `Replicas`: stepping, evaluating, saving and loading.
+    """The methods of `Replicas` that Keras calls: training, evaluating, saving and loading.
 
     Args:
         group: Group. The replicas and their coupling.
@@ -33,15 +33,15 @@ class ReplicasModel(keras.Model):
 
     def __init__(self, group: Group, name: str) -> None:
         super().__init__(name=name)
-        # Keras finds what it saves by these two names.
+        # Keras saves these under the names of the attributes.
         self.members = group.members
         self._center = group.center
         self._group = group
         self._middle = Center(group)
         self._stepping = Stepping(group)
         self._compile_arguments: dict[str, Any] = {}
-        # Whether a graph of someone's reads the center's variables, which then must be up to date
-        # at all times.
+        # Whether a user's graph reads the center's variables, which then must be current at all
+        # times.
         self._is_traced = False
         self.train_function: Any = None  # as Keras has it
         self.built = True
@@ -53,15 +53,15 @@ class ReplicasModel(keras.Model):
         return self._center(inputs, training=training)
 
     def train_step(self, data: Any) -> dict[str, Any]:
-        """Take one step in every replica of this process, once the batch is there."""
+        """Take one step in every replica of this process, after the batch has arrived."""
         return after_arrival(self._stepping.take, data)
 
     def test_step(self, data: Any) -> dict[str, Any]:
-        """Evaluate the center on one batch, once it is there."""
+        """Evaluate the center on one batch, after it has arrived."""
         return after_arrival(self._center.test_step, data)
 
     def make_train_function(self, force: bool = False) -> None:
-        """Make the function that `fit` calls; with a strategy, replicas meet between its calls."""
+        """Make the function that `fit` calls; with a strategy, coupling is between its calls."""
         if self.train_function is not None and not force:
             return
         super().make_train_function(force)
@@ -81,7 +81,7 @@ class ReplicasModel(keras.Model):
         return self._stepping.mean_logs(logs)
 
     def get_metrics_result(self) -> dict[str, Any]:
-        """Return nothing: what each step returns are the means so far."""
+        """Return an empty dict, since each step returns the means so far."""
         return {}
 
     # ---- looking at the center ----------------------------------------------------------------
@@ -100,7 +100,7 @@ class ReplicasModel(keras.Model):
     @property
     def layers(self) -> list[Any]:
         """The replicas, and the center as the last of them."""
-        # Where there are several processes, only what all of them call may update the center.
+        # With several processes, only methods that all of them call may update the center.
         if tf.executing_eagerly() and self._group.is_whole:
             self._middle.update()
         return super().layers
@@ -148,7 +148,7 @@ class ReplicasModel(keras.Model):
     def get_weights(self) -> list[NDArray[Any]]:
         """Return the weights of all replicas, at their anchors, and of the center.
 
-        Of several processes, all must call this.
+        With several processes, all must call this.
         """
         self._middle.gather()
         values = {id(v): v.numpy() for v in self.weights}
@@ -160,16 +160,16 @@ class ReplicasModel(keras.Model):
         return [values[id(v)] for v in self.weights]
 
     def set_weights(self, weights: Sequence[Any]) -> None:
-        """Put replicas and center where `get_weights` found them; inner loops start anew there.
+        """Set the weights that `get_weights` returned; inner loops start again there.
 
-        A center that is the mean of the replicas is that of the new ones. Of several processes,
-        all must call this.
+        A center that is the mean of the replicas becomes the mean of the new ones. With several
+        processes, all must call this.
 
         Args:
             weights: sequence of arrays. The weights, as `get_weights` returns them.
 
         Raises:
-            ValueError: Their number or their shapes are other ones.
+            ValueError: Their number or their shapes do not fit.
         """
         super().set_weights(weights)
         if not self.compiled:

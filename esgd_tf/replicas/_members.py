@@ -1,4 +1,4 @@
-"""The networks of a model of replicas: how they are made, and compared."""
+"""Makes the networks of a model of replicas, and compares them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ def make_members(
         same: bool. Whether all start with the weights of the first.
 
     Raises:
-        ValueError: The models are not built, differ in their shapes, or are equal by accident.
+        ValueError: The models are not built, differ in their shapes, or are equal although they
+            should not be.
     """
     build = numbered(build_model)
     members = []
@@ -128,7 +129,7 @@ def copied_metrics(metrics: Any) -> Any:
 
 
 def state_of(member: keras.Model) -> list[Any]:
-    """Return everything that makes up a replica: weights, random states, its optimizer."""
+    """Return the complete state of a replica: weights, random states, optimizer."""
     variables = [*member.variables, *member.optimizer.variables]
     return list({id(v): v for v in variables}.values())
 
@@ -140,10 +141,10 @@ def statistics_of(model: keras.Model) -> list[Any]:
 
 
 def mean_statistics(of_replicas: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
-    """Return the means over replicas of what `statistics_of` gave of each.
+    """Return the means over replicas of the arrays that `statistics_of` returned for each.
 
-    What all have alike, such as a frozen backbone, stays as it is to the bit; integers are those of
-    the first.
+    Arrays that are equal in all replicas, such as a frozen backbone, are kept bit for bit; integers
+    are those of the first replica.
     """
     means = []
     for values in zip(*of_replicas, strict=True):

@@ -1,4 +1,4 @@
-"""What a model of replicas shows as its optimizer: the clock, and one learning rate for all."""
+"""The optimizer of a model of replicas: the step counter, and one learning rate for all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from esgd_tf.replicas.focusing import CouplingSchedule
 
 __all__ = ["ReplicasOptimizer", "inner_optimizers", "put_at"]
 
-# Options that act on minibatch gradients or on the weights a step ends at.
+# Options that act on minibatch gradients or on the weights after a step.
 _OUTSIDE = (
     "global_clipnorm",
     "use_ema",
@@ -28,16 +28,16 @@ _OUTSIDE = (
 
 
 class ReplicasOptimizer(keras.optimizers.Optimizer):
-    """Stands for the optimizers of all replicas, each of which steps by itself.
+    """Represents the optimizers of all replicas, each of which takes its own steps.
 
     `iterations` counts training steps, each of which is a gradient evaluation in every replica.
     Reading or setting `learning_rate` reads that of the first, or sets those of all.
 
     Args:
         optimizers: sequence of LocalEntropy. The optimizers of the replicas.
-        coupling: Coupling. What attracts the replicas to their center.
-        center: sequence of keras.Variable. What is to be saved along: the center as training knows
-            it. Defaults to ().
+        coupling: Coupling. The rule by which replicas are attracted to their center.
+        center: sequence of keras.Variable. State that is saved with the optimizer: the center of
+            the training graph. Defaults to ().
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class ReplicasOptimizer(keras.optimizers.Optimizer):
 
     @property
     def skipped(self) -> int:
-        """Minibatches left out so far, over all replicas, as their gradient was not finite."""
+        """The number of minibatches skipped so far, over all replicas."""
         return sum(optimizer.skipped for optimizer in self.replicas)
 
     @property
@@ -92,7 +92,7 @@ class ReplicasOptimizer(keras.optimizers.Optimizer):
         return float(self._limits.acting(planned, self._last_rate))
 
     def warning_of_strength(self, *, of_next: bool) -> str | None:
-        """Return what there is to say about the strength of the next or the last step, if anything.
+        """Return a warning about the strength of the next or the last step, or None.
 
         Args:
             of_next: bool. Whether it is the next step that matters.
@@ -110,7 +110,7 @@ class ReplicasOptimizer(keras.optimizers.Optimizer):
 
     @property
     def _last_rate(self) -> Any:
-        """The learning rate of the step taken last, which a schedule has left behind."""
+        """The learning rate of the last step, which a schedule may have changed since."""
         optimizer = self.replicas[0]
         schedule = _keras.given_learning_rate(optimizer.outer_optimizer)
         if not isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
@@ -129,7 +129,7 @@ class ReplicasOptimizer(keras.optimizers.Optimizer):
 
     @property
     def center_is_current(self) -> bool:
-        """Whether the model that stands for the center is up to date."""
+        """Whether the model that holds the center is up to date."""
         return int(self._center_step.numpy()) == int(self.iterations.numpy())
 
     @center_is_current.setter
@@ -159,7 +159,7 @@ class ReplicasOptimizer(keras.optimizers.Optimizer):
                 self.center_is_current = False
 
     def get_config(self) -> dict[str, Any]:
-        """Return nothing to rebuild from: `Replicas` makes this in `compile`."""
+        """Return an empty config, since `Replicas` makes this optimizer in `compile`."""
         return {"name": self.name}
 
 
@@ -210,7 +210,7 @@ def inner_optimizers(
 
 
 def put_at(optimizer: LocalEntropy, weights: Sequence[Any]) -> None:
-    """Put a replica at an anchor, where its inner loop starts anew.
+    """Set the anchor of a replica and start its inner loop again.
 
     Args:
         optimizer: LocalEntropy. The replica's optimizer, which is built.

@@ -1,4 +1,4 @@
-"""What is read off replicas: who they are, their center, each of them, their ensemble."""
+"""Read access to replicas: their number and devices, center, single replicas, ensemble."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ __all__ = ["ReadableReplicas"]
 
 
 class ReadableReplicas(ReplicasModel):
-    """What users read off `Replicas`."""
+    """The properties and methods by which users read a `Replicas` model."""
 
     # ---- who takes part -----------------------------------------------------------------------
 
     @property
     def replicas(self) -> int:
-        """y, how many replicas there are, in all processes together."""
+        """y, the number of replicas in all processes together."""
         return self._group.count
 
     @property
     def coupling(self) -> Coupling:
-        """What attracts the replicas to their center."""
+        """The rule by which replicas are attracted to their center."""
         return self._group.coupling
 
     @property
@@ -45,12 +45,12 @@ class ReadableReplicas(ReplicasModel):
 
     @property
     def build_model(self) -> Callable[..., keras.Model]:
-        """What made the replicas."""
+        """The function that made the replicas."""
         return self._group.build_model
 
     @property
     def coupling_period(self) -> int:
-        """Training steps from one coupling to the next; known once it is compiled."""
+        """The number of training steps between couplings; known after `compile`."""
         return self._stepping.period
 
     # ---- what training has come to ------------------------------------------------------------
@@ -60,25 +60,25 @@ class ReadableReplicas(ReplicasModel):
 
         Its weights are the mean of the replicas (of their anchors, for Entropy-SGD), or the center
         that the coupling keeps; of what is not trained, such as frozen weights and moving averages,
-        it is the mean in any case. BatchNormalization statistics are estimated anew from training
-        data after `fit`. Of several processes, all must call this, and the methods below.
+        it is always the mean. BatchNormalization statistics are estimated anew from training
+        data after `fit`. With several processes, all must call this and the methods below.
         """
         return self._middle.copy()
 
     def center_model(self) -> keras.Model:
-        """Return the model that stands for the center, brought up to date: not a copy.
+        """Return the model that holds the center, after updating it; it is not a copy.
 
-        The next training step leaves it behind, and the next call brings it up to date again.
+        It is out of date after the next training step, until the next call.
         """
         self._middle.update()
         return self._group.center
 
     def update_center(self) -> None:
-        """Bring the model that stands for the center up to date; whatever looks at it does so."""
+        """Update the model that holds the center; every method that reads the center does so."""
         self._middle.update()
 
     def gather(self) -> None:
-        """Bring this process' copies of the replicas of other processes up to date."""
+        """Update this process' copies of the replicas that other processes train."""
         self._middle.gather()
 
     def replica(self, a: int) -> keras.Model:
@@ -135,7 +135,7 @@ class ReadableReplicas(ReplicasModel):
         return self._compile_arguments.get("metrics")
 
     def evaluation_arguments(self) -> dict[str, Any]:
-        """Return what another model is compiled with, to be evaluated as this one is."""
+        """Return the arguments of `compile` with which another model is evaluated like this one."""
         given = self._compile_arguments
         return {
             "loss": given.get("loss"),
@@ -146,7 +146,7 @@ class ReadableReplicas(ReplicasModel):
         }
 
     def as_trained(self) -> TrainedReplicas:
-        """Return the replicas as a training run of `esgd_tf.runs` sees them."""
+        """Return the interface through which `esgd_tf.runs` trains the replicas."""
         return TrainedReplicas(self)
 
     @property

@@ -1,4 +1,4 @@
-"""One training step of all replicas, and when they are coupled."""
+"""One training step of all replicas, and at which steps they are coupled."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Logs = dict[str, Any]
 
 
 class Stepping:
-    """Takes the steps of all replicas that this process trains, and knows when they are coupled.
+    """Takes the training steps of the replicas of this process, and couples them when it is due.
 
-    With a strategy, collectives stand between two steps, not inside: each step then is a graph of
-    local work alone, whose devices need not wait for each other.
+    With a strategy, collectives run between two steps, not inside of them: the graph of a step then
+    holds local work only, so that devices need not wait for each other.
 
     Args:
         group: Group. The replicas and their coupling.
@@ -32,7 +32,7 @@ class Stepping:
     def __init__(self, group: Group) -> None:
         self._group = group
         self._batches = Batches()
-        # Training steps taken, as this process counts them between two graphs.
+        # Training steps taken, as counted outside of the graphs.
         self._steps = 0
         # Whether `fit` has been given a batch, and whether it has warned of the coupling.
         self._has_data = True
@@ -45,7 +45,7 @@ class Stepping:
             data: sequence of minibatches. One for each replica of this process.
 
         Returns:
-            The means of what the replicas' steps return.
+            The means over replicas of the values that a step returns.
         """
         group, exchange = self._group, self._group.exchange
         optimizer = group.optimizers
@@ -73,11 +73,11 @@ class Stepping:
     def between_meetings(
         self, step: Callable[[Any], Logs], steps_per_execution: int
     ) -> Callable[[Any], Logs]:
-        """Return the function that `fit` calls: it fetches minibatches, and lets replicas meet.
+        """Return the function that `fit` calls: it fetches minibatches, steps and couples.
 
         Args:
             step: callable. Takes `steps_per_execution` steps with the minibatches of an iterator.
-            steps_per_execution: int >= 1. How many steps that are.
+            steps_per_execution: int >= 1. The number of those steps.
         """
 
         def fetch_meet_and_step(iterator: Any) -> Logs:
@@ -124,7 +124,7 @@ class Stepping:
         return group.coupling.every * max(group.optimizers.replicas[0].langevin_steps, 1)
 
     def _is_due(self, step: tf.Tensor | int) -> Due:
-        """Tell whether the step after so many steps couples."""
+        """Return whether the step after this number of steps couples."""
         if self.period == 1:
             return True
         if isinstance(step, int):
@@ -132,7 +132,7 @@ class Stepping:
         return tf.equal((tf.cast(step, tf.int64) + 1) % self.period, 0)
 
     def begin(self, batches: Batches | None = None) -> None:
-        """Get ready to train.
+        """Prepare for training.
 
         Args:
             batches: Batches. Those of `fit`, which knows whether to look at some. Defaults to None,
@@ -143,7 +143,7 @@ class Stepping:
         self.go_on_here()
 
     def go_on_here(self) -> None:
-        """Let training go on from the weights and the clock of now, wherever they come from."""
+        """Continue training from the current weights and step counter."""
         if self._group.is_compiled:
             self._steps = self._clock()
         self._group.exchange.begin()
@@ -152,10 +152,10 @@ class Stepping:
         return int(self._group.optimizers.iterations.numpy())
 
     def warn_of_strength(self, *, of_next: bool) -> None:
-        """Say once what became of a coupling that is too strong.
+        """Warn once of a coupling that is too strong.
 
         Args:
-            of_next: bool. Whether the next step counts, or the last one.
+            of_next: bool. Whether the strength of the next step is meant, or that of the last.
         """
         if self._has_warned or (not of_next and not self._clock()):
             return

@@ -1,4 +1,4 @@
-"""How replicas w^1 ... w^y of a network are attracted to each other: one function a rule.
+"""The rules by which replicas w^1 ... w^y of a network are attracted to each other.
 
     Replicated-SGD      dw^a = ∇L(w^a) + K gamma (w^a - c)             c = (1/y) Σ_a w^a
     elastic averaging   w^a  = w^a - alpha (w^a - c)                   c = c + beta (mean - c)
@@ -63,7 +63,7 @@ def elastic_pull(weights: Array, center: Array, alpha: Any) -> Array:
     Args:
         weights: array or tensor. w^a.
         center: array or tensor. c, before it moves itself.
-        alpha: float in [0, 1], or a scalar tensor. The share of the way to the center.
+        alpha: float in [0, 1], or a scalar tensor. The fraction of the way to the center.
     """
     return weights - alpha * (weights - center)
 
@@ -74,7 +74,7 @@ def elastic_center(center: Array, mean: Array, rate: Any) -> Array:
     Args:
         center: array or tensor. c.
         mean: array or tensor. The mean of the replicas, before they are pulled.
-        rate: float in [0, 1], or a scalar tensor. beta, the share of the way to the mean.
+        rate: float in [0, 1], or a scalar tensor. beta, the fraction of the way to the mean.
     """
     return center + rate * (mean - center)
 
@@ -96,13 +96,13 @@ def norm_mean(mean: Array, norm_of_mean: Any, mean_norm: Any) -> Array:
 
 
 class Coupling:
-    """What attracts replicas to their center: the base of ReplicatedSGD and the others.
+    """A rule by which replicas are attracted to their center; the base of all couplings.
 
     Attributes:
-        every: Updates from one coupling to the next.
-        enters_gradient: Whether it adds to the gradient, or else pulls the weights.
-        pulls_after: Of pulls: whether after the inner optimizer's step, or before.
-        keeps_center: Whether the center has a state of its own, or is made of the replicas.
+        every: The number of updates between couplings.
+        enters_gradient: Whether the rule adds to the gradient; otherwise it moves the weights.
+        pulls_after: Whether a rule that moves the weights does so after the inner optimizer's step.
+        keeps_center: Whether the center has a state of its own; otherwise it is a mean.
         rescales_center: Whether the mean is rescaled to the mean norm.
     """
 
@@ -114,30 +114,30 @@ class Coupling:
 
     @property
     def center_step(self) -> tf.Tensor:
-        """What share of the way to the mean a center with a state of its own moves: float64."""
+        """The fraction of its way to the mean by which a center with a state moves: float64."""
         return tf.constant(0.0, tf.float64)
 
     @property
     def strength(self) -> float | CouplingSchedule:
-        """gamma, alpha or rho, as it was given."""
+        """gamma, alpha or rho, as given to the constructor."""
         raise NotImplementedError
 
     def factor(self, gamma: tf.Tensor) -> tf.Tensor:
-        """Return what (w^a - c) is multiplied by, for the strength in force.
+        """Return the factor of (w^a - c) for the current strength.
 
         Args:
-            gamma: float64 scalar tensor. The strength in force.
+            gamma: float64 scalar tensor. The current strength.
         """
         return gamma
 
     def inner_optimizer(
         self, optimizer: keras.optimizers.Optimizer, replicas: int
     ) -> keras.optimizers.Optimizer:
-        """Return the optimizer of each replica, made of the one given to `compile`.
+        """Return the optimizer of each replica, made from the one given to `compile`.
 
         Args:
             optimizer: keras.optimizers.Optimizer that is not built yet. The optimizer of a replica.
-            replicas: int >= 1. y, how many replicas there are.
+            replicas: int >= 1. y, the number of replicas.
         """
         del replicas
         return optimizer

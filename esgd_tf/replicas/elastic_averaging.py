@@ -37,11 +37,11 @@ class ElasticAveraging(Coupling):
     util-train.lua.
 
     Args:
-        alpha: float in [0, 1]. The share of the way to the center; eta rho in the paper. Defaults
-            to 0.3.
-        every: int >= 1. tau, updates from one coupling to the next. Defaults to 1.
-        center_rate: float in (0, 1]. beta, the center's share of the way to the mean. Defaults to
-            None, which is y alpha, the paper's symmetric choice (at most 1).
+        alpha: float in [0, 1]. The fraction of the way to the center; eta rho in the paper.
+            Defaults to 0.3.
+        every: int >= 1. tau, the number of updates between couplings. Defaults to 1.
+        center_rate: float in (0, 1]. beta, the fraction of the center's way to the mean. Defaults
+            to None, which is y alpha, the paper's symmetric choice (at most 1).
         center: "moving" or "norm_mean". Which center it is; "norm_mean" has no `center_rate`.
             Defaults to 'moving'.
 
@@ -95,7 +95,7 @@ class ElasticAveraging(Coupling):
 
     @property
     def strength(self) -> float | CouplingSchedule:
-        """What was given."""
+        """alpha, as given to the constructor."""
         return self.alpha
 
     def for_replicas(self, replicas: int) -> Coupling:

@@ -1,6 +1,6 @@
-"""Focusing: how the coupling of replicas grows while they train.
+"""Focusing: the growth of the coupling of replicas during training.
 
-Replicas that start far apart are let loose at first and pulled together at the end. With u from 0
+Replicas that start far apart are coupled weakly at first and strongly at the end. With u from 0
 at the first step to 1 at the last and G the total growth,
 
     exponential   gamma(u) = gamma_0 G^u
@@ -32,7 +32,7 @@ KINDS = ("exponential", "linear", "cosine")
 
 
 class CouplingSchedule:
-    """A strength that changes while replicas train."""
+    """A strength of the coupling that changes during training."""
 
     #: Whether gamma_0 is measured where training starts.
     is_measured: bool = False
@@ -51,7 +51,7 @@ class CouplingSchedule:
 
 @keras.saving.register_keras_serializable(package="esgd_tf")
 class Focusing(CouplingSchedule):
-    """A growing coupling; the equations stand at the top of this module.
+    """A growing strength of the coupling; the equations are at the top of this module.
 
     Args:
         steps: int >= 1. Training steps in all: minibatches per replica, over which u goes from 0 to
@@ -60,9 +60,9 @@ class Focusing(CouplingSchedule):
             at the first step; replicas that start at one point have no distance to measure.
         growth: float >= 1. G, the total growth. Defaults to 1e4.
         kind: "exponential", "linear" or "cosine". The law of the growth. Defaults to 'exponential'.
-        interval: int >= 1. Steps from one change of gamma to the next: 1 for every step, the steps
-            of an epoch for every epoch. Defaults to 1.
-        maximum: float > 0. Where the growth ends. Defaults to None, which ends it where one step of
+        interval: int >= 1. The number of steps between changes of gamma: 1 for every step, the
+            steps of an epoch for every epoch. Defaults to 1.
+        maximum: float > 0. The largest strength. Defaults to None, which ends it where one step of
             SGD takes a replica all the way to the center: K learning_rate gamma is at most 1, or (1
             + m) / (1 + 2 m) with Nesterov momentum m (0.68 for 0.9), whatever the learning rate at
             the moment. With twice as stiff a spring, replicas overshoot the center and fly apart.

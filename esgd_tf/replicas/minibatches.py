@@ -1,4 +1,4 @@
-"""Minibatches for replicas: each sees its own."""
+"""Minibatches for replicas: each replica has its own."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ class OwnMinibatches:
 
 
 def dealt(dataset: tf.data.Dataset, replicas: Sequence[int], count: int) -> tf.data.Dataset:
-    """Deal out the minibatches of one data set: every replica gets every count-th.
+    """Distribute the minibatches of one data set: each replica gets every count-th.
 
     Args:
         dataset: tf.data.Dataset. The minibatches.
-        replicas: sequence of int. The numbers of the replicas to deal to.
-        count: int >= 1. How many replicas there are in all.
+        replicas: sequence of int. The numbers of the replicas that receive minibatches.
+        count: int >= 1. The number of all replicas.
 
     Returns:
         A data set whose elements are tuples of one minibatch a replica. Minibatches that do not
-        go round are left out.
+        suffice for all replicas are left out.
     """
 
     def hand(*windows: Any) -> tf.data.Dataset:
@@ -66,7 +66,7 @@ def dealt(dataset: tf.data.Dataset, replicas: Sequence[int], count: int) -> tf.d
 
 
 def checked_steps(steps_per_epoch: Any) -> int | None:
-    """Return the steps of an epoch, None for one pass, or refuse them.
+    """Return the checked number of steps of an epoch; None means one pass.
 
     Raises:
         ValueError: An epoch would have no steps, or never end.
@@ -84,7 +84,7 @@ def shuffled(
     first_step: int | Callable[[], int],
     shuffle: bool,
 ) -> tuple[tf.data.Dataset, int]:
-    """Return endless minibatches of arrays, in an order of its own each epoch, and their number.
+    """Return endless minibatches of arrays, reshuffled in each epoch, and their number.
 
     Every batch is full: the last of an epoch is filled up from the start of its order. The order is
     a function of (seed, epoch), so that a run resumed at an epoch sees what it would have seen.
@@ -147,7 +147,7 @@ def make_minibatches(
     steps_per_epoch: int | None,
     shuffle: bool,
 ) -> tuple[tf.data.Dataset, int | None]:
-    """Make what `Replicas.fit` trains on out of what it is given.
+    """Make the training data set of `Replicas.fit` from its arguments.
 
     Args:
         x: nested structure of arrays, tf.data.Dataset, or OwnMinibatches. The inputs, or the
@@ -214,7 +214,7 @@ def make_minibatches(
 
 
 def _what_is_wrong(x: Any, y: Any, sample_weight: Any) -> str:
-    """Name what is no array among what `fit` was given."""
+    """Return which of the arguments of `fit` is not an array."""
     for name, part in (("x", x), ("y", y), ("sample_weight", sample_weight)):
         for entry in keras.tree.flatten(part):
             if not hasattr(entry, "shape") or not len(entry.shape):

@@ -1,4 +1,4 @@
-"""What there is to see of replicas while they train, measured at the end of each epoch."""
+"""Measurements of replicas at the end of each epoch."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class ReplicaMonitor(keras.callbacks.Callback):
 
     Args:
         train: iterable of batches. Training data to measure on. Defaults to None, which leaves
-            those out.
-        test: iterable of batches. Test data to measure on. Defaults to None, which leaves those
-            out.
+            these numbers out.
+        test: iterable of batches. Test data to measure on. Defaults to None, which leaves these
+            numbers out.
     """  # noqa: D415 - the table is the summary
 
     model: Any
@@ -38,18 +38,18 @@ class ReplicaMonitor(keras.callbacks.Callback):
     def __init__(self, train: Any = None, test: Any = None) -> None:
         super().__init__()
         self._data = {name: data for name, data in (("train", train), ("test", test)) if data}
-        # Replicas are looked at through copies: one for each in turn, and all for the ensemble.
+        # Replicas are measured on copies: one that takes their weights in turn, and an ensemble.
         self._copies: list[keras.Model] = []
         self._ensemble: Ensemble | None = None
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Measure."""
+        """Measure, and add the numbers to the logs."""
         measured = self.measure()
         if logs is not None:
             logs.update(measured)
 
     def measure(self) -> dict[str, float]:
-        """Return the numbers. Of several processes, all must call this."""
+        """Return the numbers. With several processes, all must call this."""
         model = self.model
         model.gather()
         distances, norms = model.distances(), model.norms()

@@ -44,15 +44,15 @@ class Parle(Coupling):
         rho: float >= 0. The pull of the anchors toward the center at the start. Defaults to None,
             which is 0.01 L y.
         scoping: float >= 0. The relative growth of both per outer update. Defaults to 0.001.
-        gamma_max: float > 0. Where the growth of gamma ends. Defaults to 1.0.
-        rho_max: float > 0. Where the growth of rho ends. With SGD outside, rho is also held where
+        gamma_max: float > 0. The largest gamma. Defaults to 1.0.
+        rho_max: float > 0. The largest rho. With SGD outside, rho is also held where
             one outer step would take an anchor beyond the center: see `maximum` of `Focusing`.
             Defaults to 10.0.
         langevin_learning_rate: float > 0. eta', the inner step size. Defaults to 0.1.
         momentum: float in [0, 1). Nesterov's momentum of the inner loop. Defaults to 0.9.
         averaging: float in [0, 1). The weight of the OLD mean. Defaults to 0.75.
         weight_decay: float >= 0. L2 coefficient, added to the gradient at x'. Defaults to 0.0.
-        every: int >= 1. Outer updates from one coupling to the next. Defaults to 1.
+        every: int >= 1. The number of outer updates between couplings. Defaults to 1.
         skip_nonfinite: bool. Whether to leave out minibatches whose gradient is not finite.
             Defaults to False.
 
@@ -92,7 +92,7 @@ class Parle(Coupling):
 
     @property
     def strength(self) -> float | CouplingSchedule:
-        """What was given."""
+        """rho, as given to the constructor."""
         if self.rho is None:
             raise ValueError("Parle's rho depends on the number of replicas: see `for_replicas`.")
         return CappedGrowth(self.rho, self.scoping, self.rho_max, self.langevin_steps)

@@ -1,7 +1,7 @@
 """Replicas: several interacting copies of a network, trained as one Keras model.
 
 Every replica is a Keras model of its own, with its own optimizer and its own minibatches, and steps
-as it would alone; what is added is what attracts it to the center. One training step is one
+as it would alone; the coupling adds the attraction to the center. One training step is one
 gradient evaluation in every replica. What is evaluated, saved for use and exported is the center.
 """
 
@@ -33,7 +33,7 @@ __all__ = ["Replicas"]
 INITIALIZATIONS = ("independent", "same")
 # Minibatches from which the center's BatchNorm statistics are estimated.
 _BATCH_NORM_BATCHES = 50
-# More replicas than these in one graph, and it takes minutes to make it.
+# With more replicas in one graph, tracing takes minutes.
 _MANY = 32
 
 
@@ -62,7 +62,8 @@ class Replicas(ReadableReplicas):
         build_model: callable. Returns a new, built Keras model. If it has an argument without a
             default, it is called with the number of the replica, to seed its weights by.
         replicas: int >= 1. y, how many replicas there are.
-        coupling: Coupling. What attracts the replicas to their center, from `esgd_tf.replicas`.
+        coupling: Coupling. The rule by which replicas are attracted to their center, from
+            `esgd_tf.replicas`.
         initialization: "independent" or "same". With "independent" every replica starts as
             `build_model` made it, with "same" all start with the weights of the first. Defaults to
             'independent'.
@@ -104,7 +105,7 @@ class Replicas(ReadableReplicas):
         seed = _checks.integer("seed", _keras.new_seed() if seed is None else seed, at_least=0)
         coupling = coupling.for_replicas(count)
         devices, first = devices_of(strategy, count)
-        # What other processes train is kept in this one's main memory.
+        # Replicas of other processes are copies in this one's main memory.
         places: list[str | None] = ["CPU:0" if strategy else None] * count
         places[first : first + len(devices)] = devices
         members = make_members(build_model, places, same=initialization == "same")
@@ -182,7 +183,7 @@ class Replicas(ReadableReplicas):
                 auto_scale_loss=auto_scale_loss and inner is not None,
             )
             if inner is not None:
-                # Where the weights are, there the slots must be.
+                # Slots must be on the device of their weights.
                 with tf.device(place):
                     member.optimizer.build(member.trainable_variables)
         group = self._group
@@ -224,8 +225,8 @@ class Replicas(ReadableReplicas):
 
         Args:
             x: nested structure of arrays, tf.data.Dataset, or OwnMinibatches. Of arrays every
-                replica sees all, in an order of its own; the minibatches of a data set are dealt
-                out; `OwnMinibatches` has one data set a replica. Defaults to None, which is
+                replica sees all, in an order of its own; the minibatches of a data set are
+                distributed; `OwnMinibatches` has one data set a replica. Defaults to None, which is
                 refused.
             y: nested structure of arrays. The targets, with arrays. Defaults to None, which means
                 that there are none.
@@ -312,9 +313,9 @@ class Replicas(ReadableReplicas):
                 **options,
             )
         finally:
-            # What training has left on the devices is what there is from now on.
+            # From here on the state on the devices counts.
             self._group.exchange.store()
-        # For whoever reads the center's variables without asking for them.
+        # For graphs that read the center's variables directly.
         self._middle.update()
         return history
 
