@@ -1,4 +1,4 @@
-"""What an `Experiment` of config.py is made of when it runs: its optimizer and its pipelines."""
+"""Makes the optimizer and the data pipelines of an `Experiment`."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def replica_seed(seed: int, a: int) -> int:
 
 
 def make_coupling(experiment: Experiment, steps_per_epoch: int) -> Coupling:
-    """Return what attracts the replicas of an experiment to their center.
+    """Return the rule by which the replicas of an experiment are attracted to their center.
 
     Args:
         experiment: Experiment. The numbers in force; its optimizer trains replicas.

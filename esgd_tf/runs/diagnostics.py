@@ -1,4 +1,4 @@
-"""What a run logs of the algorithm, for every callback that follows."""
+"""Adds numbers of the algorithm to the logs, for every later callback."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["Diagnostics"]
 
 
 class Diagnostics(keras.callbacks.Callback):
-    """Adds to Keras' logs what there is to see of the algorithm; every later callback gets it.
+    """Adds numbers of the algorithm to Keras' logs, for every later callback.
 
     Each minibatch: the scope, or the strength of the coupling of replicas. Each epoch: its means
     with the part of it before an interruption, gradient evaluations, outer updates, learning rate,
     scope, and the statistics of the last outer update (see `LangevinStatistics`).
 
     Args:
-        recorder: Recorder. What knows the part of the run before.
+        recorder: Recorder. Knows the part of the run before this process.
     """
 
     def __init__(self, recorder: Recorder) -> None:

@@ -1,4 +1,4 @@
-"""What can be wrong with a run. Imports nothing: commands catch it without TensorFlow."""
+"""Errors about a run. Imports nothing, so that commands catch them without TensorFlow."""
 
 __all__ = ["CheckpointError", "DamagedCheckpointError", "NotFiniteError", "RunFolderError"]
 

@@ -1,4 +1,4 @@
-"""What stops a run when a signal asks for it, with nothing lost."""
+"""Stops a run when a signal asks for it, without losing its state."""
 
 from __future__ import annotations
 

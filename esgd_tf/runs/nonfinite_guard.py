@@ -1,4 +1,4 @@
-"""What ends a run whose numbers are not finite, before anything of it is written."""
+"""Ends a run whose numbers are not finite, before they are written."""
 
 from __future__ import annotations
 

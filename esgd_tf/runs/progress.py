@@ -1,4 +1,4 @@
-"""Where a run stands: what its checkpoints say beside what Keras saves. No TensorFlow here."""
+"""The progress of a run, stored in its checkpoints beside what Keras saves. No TensorFlow here."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from esgd_tf.runs.errors import CheckpointError, DamagedCheckpointError
 
 __all__ = ["MEMBER", "Progress", "read_extra", "require_run", "run_of"]
 
-#: The part of the `.keras` archive that Keras does not know.
+#: The member of the `.keras` archive that Keras ignores.
 MEMBER = "esgd_tf.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far a run has come.
+    """The progress of a run.
 
     Attributes:
         batches: Minibatches trained on since the start of the run.

@@ -1,4 +1,4 @@
-"""What a run writes: its history and its checkpoints."""
+"""Writes the history and the checkpoints of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of one setting of a run: what it may be, what it means, and to whom.
+"""The description of one setting of a run: its values, its meaning, and where it applies.
 
 A setting is a field of a dataclass (`Experiment`, `RunSettings`), and this stands in the field's
 metadata. Flags, help, checks of config.json and the table of settings are made from it, so that a
@@ -33,13 +33,13 @@ LARGEST = 2**31 - 1
 
 
 class Kind(Protocol):
-    """What a setting may be."""
+    """The values that a setting may have."""
 
     def accepts(self, value: Any) -> bool:
         """Return whether the setting may have a value, which comes from a JSON file.
 
         Args:
-            value: any JSON value. What is judged, by its type too: 1 is no switch.
+            value: any JSON value. The value; its type counts too, so that 1 is not a switch.
         """
 
 
@@ -91,7 +91,7 @@ class Number:
     def accepts(self, value: Any) -> bool:
         if not isinstance(value, int | float) or isinstance(value, bool):
             return False
-        # The last comparison turns away what is too large for a float.
+        # The last comparison refuses integers that are too large for a float.
         return (
             (value >= 0 if self.above is None else value > self.above)
             and (self.below is None or value < self.below)
@@ -140,17 +140,17 @@ class Growing:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What stands in the metadata of a field.
+    """The description of a setting, kept in the metadata of its field.
 
     Args:
-        kind: Kind. What the setting may be.
-        help: str. What it is, in the words of `--help`.
+        kind: Kind. The values that the setting may have.
+        help: str. Its meaning, in the words of `--help`.
         group: str. Under which title `--help` shows it.
         short: str. A second, shorter name of its flag. Defaults to None, which means that it has
             one name.
         means: callable of the optimizer's name and whether there is an inner loop. Returns whether
             the setting means anything there. Defaults to None, which means everywhere.
-        instead: str. What to use where it means nothing. Defaults to "".
+        instead: str. The setting to use where this one has no meaning. Defaults to "".
         may_be_none: bool. Whether None stands for something; a flag never gives it. Defaults to
             False.
         may_change: bool. Whether it may be given anew when a run goes on: it changes how far and

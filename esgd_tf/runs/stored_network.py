@@ -90,7 +90,7 @@ def load_stored_network(run: StoredRun, checkpoint: Path, fv: Any) -> StoredNetw
     Raises:
         CheckpointError: It is damaged, of another run, or the network does not fit the run's
             data set.
-        DataError: The data set is not to be had.
+        DataError: The data set is not available.
     """
     model, progress = load_network(checkpoint)
     require_run(progress, run.run_id, checkpoint)

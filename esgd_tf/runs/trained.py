@@ -1,4 +1,4 @@
-"""What a run asks of what it trains, be it one network or several replicas of it."""
+"""The interface between a training run and what it trains: one network, or its replicas."""
 
 from __future__ import annotations
 
@@ -20,43 +20,43 @@ TrainingData = Any
 
 
 class Trained(Protocol):
-    """One network or several replicas of it, seen by a run.
+    """The interface of a network, or of several replicas of it, to a training run.
 
     Attributes:
-        replicas: How many networks take a step with every minibatch of the run's clock.
+        replicas: The number of networks that take a step with each counted minibatch.
     """
 
     replicas: int
 
     def network(self) -> keras.Model:
-        """Return the network to use: of replicas, their center."""
+        """Return the trained network; for replicas, their center."""
 
     def number_of_weights(self) -> int:
-        """Return how many trainable numbers one network has."""
+        """Return the number of trainable weights of one network."""
 
     def gradient_evaluations(self) -> int:
-        """Return how many gradients were stepped with so far; those left out do not count."""
+        """Return the number of gradients applied so far, without those that were skipped."""
 
     def loss_scale(self) -> float | None:
         """Return the smallest factor by which mixed_float16 scales a loss; None for no scaling."""
 
     def step_logs(self, batch: int) -> dict[str, float]:
-        """Return what the progress bar shows of the algorithm.
+        """Return the numbers of the algorithm for the progress bar.
 
         Args:
             batch: int >= 0. The number of the minibatch in its epoch.
         """
 
     def epoch_logs(self) -> dict[str, float]:
-        """Return what history.csv shows of the algorithm, beside the gradient evaluations."""
+        """Return the numbers of the algorithm for history.csv, without gradient evaluations."""
 
     def prepare_to_save(self) -> None:
-        """Bring together what a saving process needs of the others; all must call it."""
+        """Collect the state of other processes before one of them saves; all must call it."""
 
     def evaluation(
         self, batch_norm_data: TrainingData
     ) -> tuple[list[keras.callbacks.Callback], dict[str, Any]]:
-        """Return the callbacks and the arguments of `fit` that make it evaluate where it should.
+        """Return the callbacks and arguments with which `fit` evaluates at the right weights.
 
         Args:
             batch_norm_data: iterable of batches. Training images, or a callable that returns them:
@@ -64,7 +64,7 @@ class Trained(Protocol):
         """
 
     def words(self, steps: int) -> str:
-        """Return what there is to say of the replicas, from the second line on.
+        """Return a description of the replicas, for the lines after the first.
 
         Args:
             steps: int >= 1. Minibatches of an epoch, of each replica.
@@ -73,13 +73,13 @@ class Trained(Protocol):
 
 @runtime_checkable
 class _Answers(Protocol):
-    """A model that knows how to be seen by a run, as `esgd_tf.replicas.Replicas` does."""
+    """A model that implements the interface itself, as `esgd_tf.replicas.Replicas` does."""
 
     as_trained: Callable[[], Trained]
 
 
 def trained(model: keras.Model) -> Trained:
-    """Return a model as a run sees it.
+    """Return the interface of a model to a training run.
 
     Args:
         model: keras.Model. A compiled model, or one just loaded.
@@ -106,11 +106,11 @@ class OneNetwork:
         return self._model
 
     def number_of_weights(self) -> int:
-        """Return how many trainable numbers the network has."""
+        """Return the number of trainable weights of the network."""
         return sum(math.prod(variable.shape) for variable in self._model.trainable_variables)
 
     def gradient_evaluations(self) -> int:
-        """Return the optimizer's counter, which stands still where a minibatch is left out."""
+        """Return the optimizer's counter, which does not count skipped minibatches."""
         return int(keras.ops.convert_to_numpy(self._model.optimizer.iterations))
 
     def loss_scale(self) -> float | None:
@@ -118,7 +118,7 @@ class OneNetwork:
         return _keras.loss_scale_of(self._model.optimizer)
 
     def step_logs(self, batch: int) -> dict[str, float]:
-        """Return the scope, which is looked at once per outer update."""
+        """Return the scope, which is read once per outer update."""
         optimizer = local_entropy_optimizer(self._model)
         if optimizer is None or optimizer.langevin_steps == 0:
             return {}
@@ -156,7 +156,7 @@ class OneNetwork:
         return [AnchorCallback(batch_norm_data=batch_norm_data)], {}
 
     def words(self, steps: int) -> str:
-        """Return nothing: there are no replicas to speak of.
+        """Return an empty list, since there are no replicas.
 
         Args:
             steps: int >= 1. Minibatches of an epoch.

@@ -96,7 +96,7 @@ def run_training(
     Args:
         settings: Settings. The numbers in force.
         places: Places. Where the run lies, and where its data are.
-        strategy: tf.distribute.Strategy. On what to train. Of several processes, the chief writes
+        strategy: tf.distribute.Strategy. On what to train. With several processes, the chief writes
             and prints.
         verbose: bool. Whether to print the norms of the inner loop. Defaults to False.
 
@@ -104,7 +104,7 @@ def run_training(
         0, the exit status.
 
     Raises:
-        DataError: The data set is not to be had.
+        DataError: The data set is not available.
         RunFolderError: The run folder is in use or damaged.
         CheckpointError: The checkpoint cannot be loaded.
         NotFiniteError: A gradient, the loss or that on the test set became NaN or infinite; the
@@ -163,7 +163,7 @@ def _prepare(settings: Settings, places: Places, strategy: tf.distribute.Strateg
     """Load the data, and make and compile the network.
 
     Raises:
-        DataError: The data set is not to be had.
+        DataError: The data set is not available.
         StrategyError: The batch cannot be split over the devices.
     """
     experiment, run = settings.experiment, settings.run

@@ -47,7 +47,7 @@ def reestimate_batch_norm(model: keras.Model, data: Iterable[Any]) -> int:
     calls that the network itself makes with `training=False`.
 
     Under a strategy every batch is run whole, on one device, and is normalised whole, whether or
-    not the layer is `synchronized`. Of several processes, each uses the data that it is given.
+    not the layer is `synchronized`. With several processes, each uses the data that it is given.
 
     Args:
         model: keras.Model. A built model, whose moving statistics are set.

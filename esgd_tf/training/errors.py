@@ -1,4 +1,4 @@
-"""What can be wrong with the devices of a training. Imports nothing: no TensorFlow here."""
+"""Errors about the devices of a training. Imports nothing: no TensorFlow here."""
 
 __all__ = ["ClusterError", "StrategyError"]
 
@@ -8,4 +8,4 @@ class ClusterError(Exception):
 
 
 class StrategyError(Exception):
-    """A strategy is not to be had on this machine; the message says why and what to do."""
+    """A strategy is not available on this machine; the message says why and what to do."""
