@@ -2,6 +2,7 @@
 
 import gc
 import os
+import resource
 import signal
 import stat
 from pathlib import Path
@@ -14,9 +15,8 @@ import tensorflow as tf
 
 from tests import tiers
 
-# No full collections: the time of one grows with the square of what it frees, up to minutes at the
-# end of a run, and on Python's own schedule there are dozens. Instead a process of the default tier
-# grows to 3.5 GB.
+# The time of a full collection grows with the square of what it frees, up to minutes at the end of
+# a run, and on Python's own schedule there are dozens: see `full_collections`.
 gc.set_threshold(700, 10, 1_000_000)
 
 # TensorFlow can be told only once, and before it looks at its devices.
@@ -38,6 +38,20 @@ def pytest_collection_modifyitems(config, items):
     )
     config.hook.pytest_deselected(items=[item for item in items if item in left_out])
     items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def full_collections():
+    """Collect what the graphs of earlier modules left once they have taken another 2 GB."""
+    yield
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if peak > _COLLECTED_AT[0] + _ROOM:
+        gc.collect()
+        _COLLECTED_AT[0] = peak
+
+
+_ROOM = 2 * 2**20  # KiB
+_COLLECTED_AT = [0]  # the peak of this process' memory at the last collection
 
 
 def pytest_sessionfinish():
