@@ -169,12 +169,14 @@ def reduced(strategy, make, shape):
     return sorted(sizes)[::2]
 
 
+@pytest.mark.slow
 def test_all_gradients_travel_in_one_pack_and_nothing_else_does(two_cpus):
     counted = _costs.wide_resnet(10, 1)
     sizes = reduced(two_cpus, lambda: models.build(counted.name, (32, 32, 3), 10), (32, 32, 3))
     assert sizes == _costs.reduced_numbers(counted)
 
 
+@pytest.mark.slow
 def test_synchronised_batch_norm_reduces_five_times_a_layer(two_cpus):
     def make():
         layers = [keras.Input((8, 8, 3))]

@@ -87,6 +87,7 @@ def collected(tmp_path_factory):
     return found
 
 
+@pytest.mark.slow
 def test_the_default_tier_shows_each_value(collected):
     cases = [case.split("-") for case in collected[0]["test_matrix"]]
     assert [sorted(set(column)) for column in zip(*cases, strict=True)] == [

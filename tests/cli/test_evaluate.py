@@ -224,6 +224,7 @@ def test_a_missing_or_damaged_checkpoint(copy, tmp_path, capsys):
     assert "does not exist" in refused(capsys, 1, copy, "--checkpoint", tmp_path / "x.keras")
 
 
+@pytest.mark.slow
 def test_a_damaged_history(copy, interrupted, capsys):
     (copy / "history.csv").write_text("epoch,loss\n1,abc\n")
     assert "history.csv is damaged" in refused(capsys, 1, copy)

@@ -59,6 +59,7 @@ def test_commands_do_not_take_the_checkpoint_of_another_run(own, other, capsys):
     assert esgd_tf("evaluate", own, "--checkpoint", own / "checkpoints" / "best.keras") == 0
 
 
+@pytest.mark.slow
 def test_a_run_of_before_runs_had_ids_is_taken(own, tmp_path, capsys):
     config = json.loads((own / "config.json").read_text())
     stored = config.pop("id")
@@ -140,6 +141,7 @@ def test_a_start_that_fails_leaves_no_folder(tmp_path, capsys):
     assert not (tmp_path / "deep").exists()
 
 
+@pytest.mark.slow
 def test_lines_that_a_history_has_lost_are_told(own, tmp_path, capsys):
     place = ("-rl", "--logdir", tmp_path, "-n", "own")
     lines = (own / "history.csv").read_text().splitlines(keepends=True)
@@ -153,6 +155,7 @@ def test_lines_that_a_history_has_lost_are_told(own, tmp_path, capsys):
     assert "its last line is cut" in refused(capsys, 1, *place)
 
 
+@pytest.mark.slow
 def test_going_on_from_a_kept_checkpoint(own, capsys):
     kept = own / "checkpoints" / "kept"
     kept.mkdir()
@@ -169,6 +172,7 @@ def test_a_checkpoint_in_no_run_folder(own, tmp_path, capsys):
     assert train("-r", alone, "--logdir", tmp_path, "-n", "own") == 0
 
 
+@pytest.mark.slow
 def test_the_last_run_is_not_one_of_walkers(own, tmp_path, capsys):
     walkers = tmp_path / "walkers-nn-100-2"
     walkers.mkdir()

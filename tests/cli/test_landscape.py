@@ -130,6 +130,7 @@ def test_tables_fit_a_terminal_and_compare_the_runs(everything):
     assert "* the chains have not converged" in printed
 
 
+@pytest.mark.slow
 def test_seeds_of_one_experiment_share_a_color(runs, tmp_path):
     from esgd_tf.cli.landscape_report import Report
     from esgd_tf.cli.measures.measure import Entry

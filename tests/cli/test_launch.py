@@ -61,6 +61,7 @@ def test_one_that_is_killed_gives_its_signal_as_status(launch, capfd):
     assert "worker 1 was killed by SIGKILL" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_who_ignores_the_request_is_killed_after_the_grace(launch, capfd):
     script = (
         "import signal\n"

@@ -125,6 +125,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
 
 @pytest.mark.few(1)
 @pytest.mark.parametrize("on_nan", ["stop", "skip"])
+@pytest.mark.slow
 def test_a_network_that_gives_nan_is_no_success(on_nan, tmp_path, capsys):
     """The only gradient was finite, the step with it was not."""
     flags = [*SMALL[:6], "-opt", "sgd", "--lr", "1e30", "--limit_steps", "1", "--on_nan", on_nan]
@@ -246,6 +247,7 @@ def test_a_second_training_in_one_folder_is_refused(finished, capsys):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "other model"])
+@pytest.mark.few(1)
 def test_a_damaged_or_foreign_checkpoint_is_refused(finished, tmp_path, capsys, damage):
     run = tmp_path / "copy"
     (run / "checkpoints").mkdir(parents=True)

@@ -83,6 +83,7 @@ def test_types_and_static_shapes(pairs):
 
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+@pytest.mark.few(1)
 def test_same_seed_same_batches(pairs, augmentation):
     settings = {"augmentation": augmentation, "epochs": 2}
     first = _batches(pairs, **settings)
@@ -111,6 +112,7 @@ def test_orders_are_uniform(pairs):
 
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+@pytest.mark.few(1)
 def test_resumed_run_sees_what_the_whole_run_saw(pairs, augmentation):
     whole = _batches(pairs, augmentation=augmentation, epochs=4)
     for epoch, batch in ((0, 3), (1, 0), (2, 4)):

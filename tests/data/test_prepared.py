@@ -223,6 +223,7 @@ def test_damage_is_told_in_plain_words(records):
 
 
 @pytest.mark.parametrize("form", ["gzip", "zlib", "gz-suffix", "one"])
+@pytest.mark.few(1)
 def test_compressed_shards_are_read_in_the_same_order(records, form):
     out = records.parents[1]
     plain = load("mnist", data_dir=out, download=False)

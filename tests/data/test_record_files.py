@@ -72,6 +72,7 @@ def test_a_record_whose_length_looks_like_a_compressed_file(tmp_path, start):
 
 
 @pytest.mark.parametrize("kind", ["", "GZIP", "ZLIB"])
+@pytest.mark.few(1)
 def test_a_file_cut_at_any_place_is_noticed(tmp_path, kind):
     """TensorFlow itself ends in silence inside a record's length, and inside gzip's checksum."""
     _write(tmp_path / "whole", [_example(_png(k), 0) for k in range(3)], kind)

@@ -126,6 +126,7 @@ def test_records_of_another_version_and_maker_are_read(tiny, tmp_path):
     assert data.label_names == tuple("0123456789")
 
 
+@pytest.mark.slow
 def test_equal_file_names_are_told_apart(tiny, tmp_path):
     mnist = archive_maker.images_of(tiny["mnist"])
     fashion = archive_maker.images_of(tiny["fashion_mnist"])
@@ -151,6 +152,7 @@ def test_wrong_or_half_a_folder_is_an_error_not_a_download(tiny, tmp_path):
     assert _listing(tmp_path / "out") == [".mnist.lock"]
 
 
+@pytest.mark.slow
 def test_embedded_set_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = _listing(CHECKOUT / "tfrecords")

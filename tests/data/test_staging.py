@@ -44,6 +44,7 @@ load("mnist", data_dir=sys.argv[2], raw_dir=sys.argv[3])
 """
 
 
+@pytest.mark.slow
 def test_killed_build_leaves_nothing_whole(raw_dir, tmp_path):
     out = tmp_path / "out"
     arguments = [sys.executable, "-c", _BUILD_AND_HANG, Path(__file__).parent, out, raw_dir]

@@ -68,6 +68,7 @@ def on(two_cpus):
 
 
 @pytest.mark.parametrize("scenario", [s for s in SCENARIOS if s.values[0] in ONE_DEVICE])
+@pytest.mark.slow
 def test_two_logical_cpus_are_one_device(scenario, on):
     assert on("one", scenario)["updates"] == 3
     assert_same(on("two", scenario), on("one", scenario))

@@ -111,6 +111,7 @@ def test_a_full_disk_for_everything(tmp_path):
 
 
 @needs_mount
+@pytest.mark.slow
 def test_a_folder_that_may_not_be_written_to(tmp_path):
     job = Job(tmp_path, "new", 1)
     error = harness.one_sentence(in_a_file_system("ro", tmp_path / "runs", job))
@@ -172,6 +173,7 @@ def test_two_damaged_checkpoints_are_refused(copied, capsys):
     assert copied.history.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_no_flipped_byte_goes_unnoticed(two_epochs, tmp_path):
     """Wherever it is: the file is refused, or what is read is what was written."""
     from esgd_tf.runs.checkpoints import DamagedCheckpointError
@@ -222,6 +224,7 @@ def test_moved_checkpoints_do_not_restart_a_run(copied, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("how", ["truncated", "flipped"])
+@pytest.mark.few(1)
 def test_damaged_records_are_named(tmp_path, capsys, how):
     embedded = harness.ROOT / "tfrecords" / "fashion_mnist_small"
     shutil.copytree(embedded, tmp_path / "fashion_mnist_small")

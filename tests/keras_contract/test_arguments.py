@@ -145,6 +145,7 @@ def test_step_sizes_by_name_without_an_inner_loop():
     helpers.assert_equal([model[1].numpy()], helpers.numpy(plain))
 
 
+@pytest.mark.slow
 def test_step_sizes_by_name_through_multi_optimizer():
     """As if each part were trained alone, with the step sizes that its weights are given."""
     slow = EntropySGD(1.0, langevin_learning_rate_multipliers={"kernel": 0.5}, **OPTIONS)
@@ -270,6 +271,7 @@ def test_leaving_out_keeps_the_logs_of_a_custom_train_step():
 
 
 @pytest.mark.parametrize("steps", [0, 3])
+@pytest.mark.few(1)
 def test_no_step_without_a_minibatch(steps):
     """At the end of a dataset of unknown length Keras starts a step for which there are no data."""
     x, y = helpers.data()

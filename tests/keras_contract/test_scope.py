@@ -98,6 +98,7 @@ def test_one_warning_says_that_x_is_held_at_the_anchor():
         helpers.fit(below, callbacks=[AnchorCallback()])
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_never_positive_is_told():
     model = helpers.network(
         EntropySGD(0.5, gamma=AutoScope(5), **OPTIONS), run_eagerly=True, build_in_fit=True

@@ -35,6 +35,7 @@ def weights(model):
 # ---- averages -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_ema_of_a_fit_shorter_than_one_outer_update():
     model = helpers.network(EntropySGD(langevin_steps=20, use_ema=True))
     start = weights(model)
@@ -87,6 +88,7 @@ def test_no_inner_loop_is_the_optimizer_alone_bit_for_bit(name, options):
 
 @pytest.mark.few(1)
 @pytest.mark.parametrize("anchor", ["first", "last", "none"])
+@pytest.mark.slow
 def test_keras_ema_callback_looks_and_leaves_training_alone(anchor):
     """SwapEMAWeights swaps by arithmetic; the inner loop goes on all the same."""
     seen = []
@@ -120,6 +122,7 @@ def test_keras_ema_callback_looks_and_leaves_training_alone(anchor):
 # ---- the phase ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_phase_is_not_a_matter_of_the_iterations():
     moved, plain = (helpers.network(EntropySGD(0.7, L, noise=0.0)) for _ in range(2))
     moved.optimizer.iterations.assign(1007)
@@ -130,6 +133,7 @@ def test_the_phase_is_not_a_matter_of_the_iterations():
 
 
 @pytest.mark.parametrize("callbacks", [lambda: [], lambda: [AnchorCallback()]], ids=["", "anchor"])
+@pytest.mark.few(1)
 def test_epochs_shorter_than_an_inner_loop_move_the_anchor(callbacks):
     model = helpers.network(EntropySGD(0.7, 3 * STEPS))
     start = weights(model)
@@ -357,6 +361,7 @@ def test_building_and_freezing_inside_the_block():
     helpers.assert_equal(model.get_weights(), anchor)  # out of the inner loop for good
 
 
+@pytest.mark.slow
 def test_fit_of_no_epochs_ends_at_the_anchor():
     model = helpers.network(EntropySGD(0.7, L, seed=1))
     quiet_fit(model)
@@ -524,6 +529,7 @@ def test_a_file_saved_at_the_langevin_weights_says_so(tmp_path):
         helpers.assert_equal(weights(trained), weights(model))
 
 
+@pytest.mark.slow
 def test_an_outer_optimizer_with_state_leaves_frozen_weights_alone():
     model, layer = two_layers(LocalEntropy(keras.optimizers.Adam(0.1), L, seed=1))
     quiet_fit(model)

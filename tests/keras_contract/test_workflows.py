@@ -19,7 +19,7 @@ from tests.optimizers import helpers
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 OPTIONS = {"langevin_steps": 3, "noise": 0.01, "seed": 1}
-# Ours come first: the default tier takes the first two.
+# Ours come first: the default tier takes the first.
 OPTIMIZERS = {
     "EntropySGD": lambda **o: EntropySGD(0.7, outer_momentum=0.5, **OPTIONS, **o),
     "EntropyAdam": lambda **o: EntropyAdam(0.05, **OPTIONS, **o),
@@ -45,7 +45,7 @@ def state(model):
 
 
 @every_optimizer
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_resume(make, tmp_path):
     """Two epochs, saved and loaded, and two more are four."""
     whole, half = network(make), network(make)
@@ -58,7 +58,7 @@ def test_resume(make, tmp_path):
 
 
 @every_optimizer
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_weights_into_a_model_that_has_not_trained(make, tmp_path):
     trained = network(make)
     fit(trained, 2)
@@ -71,7 +71,7 @@ def test_weights_into_a_model_that_has_not_trained(make, tmp_path):
 
 
 @every_optimizer
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_weights_alone_by_a_callback(make, tmp_path):
     path = tmp_path / "{epoch}.weights.h5"
     model = network(make)
@@ -82,7 +82,7 @@ def test_weights_alone_by_a_callback(make, tmp_path):
 
 
 @every_optimizer
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_pickle_and_copy(make):
     model = network(make)
     fit(model, 2)
@@ -94,7 +94,7 @@ def test_pickle_and_copy(make):
 
 
 @every_optimizer
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_clone_and_config(make):
     model = network(make)
     twin = keras.models.clone_model(model)
@@ -107,7 +107,7 @@ def test_clone_and_config(make):
 
 
 @every_optimizer
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_compile_again_with_the_same_optimizer(make):
     again, plain = network(make), network(make)
     for model in (again, plain):
@@ -119,7 +119,7 @@ def test_compile_again_with_the_same_optimizer(make):
 
 
 @every_optimizer
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_callbacks_in_any_order(make, tmp_path):
     ends = []
     for order in ((0, 1, 2, 3), (3, 2, 1, 0), (1, 0, 3, 2), (2, 3, 0, 1)):
@@ -138,7 +138,7 @@ def test_callbacks_in_any_order(make, tmp_path):
 
 @every_optimizer
 @pytest.mark.parametrize("by_callback", [True, False])
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_rates_that_callbacks_and_users_set(make, by_callback):
     """A rate that is set is the rate that the optimizer might have been made with."""
     config = make().get_config()
@@ -163,7 +163,7 @@ def with_rate(config, rate):
     return config
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @every_optimizer
 def test_weights_of_examples(make):
     model, plain = network(make), network(make)
@@ -173,7 +173,7 @@ def test_weights_of_examples(make):
     helpers.assert_close(model.get_weights(), plain.get_weights(), atol=1e-6)
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @every_optimizer
 def test_a_training_loop_of_ones_own(make):
     loop, plain = network(make), network(make)
@@ -194,7 +194,7 @@ def test_a_training_loop_of_ones_own(make):
 
 
 @every_optimizer
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_freezing(make):
     first, second = keras.layers.Dense(5, "tanh"), keras.layers.Dense(3)
     model = keras.Sequential([keras.Input((4,)), first, second])
@@ -208,7 +208,7 @@ def test_freezing(make):
     helpers.assert_differ(second.get_weights(), moving)
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @every_optimizer
 def test_metrics_losses_and_layers_that_come_late(make, tmp_path):
     """A model that is built by its first minibatch."""
@@ -220,7 +220,7 @@ def test_metrics_losses_and_layers_that_come_late(make, tmp_path):
 
 
 @every_optimizer
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_optimizer_state_by_hand(make):
     model, other = network(make), network(make)
     fit(model, 2)

@@ -42,6 +42,7 @@ def regression(**options):
 class TestOneOutput:
     @pytest.mark.parametrize("loss_weights", [3.0, [3.0], {"answer": 3.0}], ids=str)
     @pytest.mark.parametrize("weighting", ["none", "n"])
+    @pytest.mark.few(1)
     def test_loss_weights(self, loss_weights, weighting):
         model = network((2,))
         data = (*examples((2,)), *weights_for(weighting, (2,)))
@@ -269,6 +270,7 @@ class TestSeveralOutputs:
     @pytest.mark.few(2)
     @pytest.mark.parametrize("name", FUNCTIONAL)
     @pytest.mark.parametrize("weighting", ["none", "lists"])
+    @pytest.mark.few(1)
     def test_list(self, name, weighting):
         loss, loss_weights = FUNCTIONAL[name]
         model, (x, a, b) = two_heads(), two_targets()

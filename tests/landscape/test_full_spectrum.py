@@ -29,6 +29,7 @@ def small():
 
 class TestFullSpectrum:
     @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    @pytest.mark.few(1)
     def test_is_the_spectrum(self, dtype):
         full = full_spectrum(hessian(), dtype=dtype)
         atol = 1e-12 if dtype == "float64" else 1e-5

@@ -92,6 +92,7 @@ def products_are_right(case):
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("name", QUICK)
 @pytest.mark.few(6)
+@pytest.mark.few(2)
 def test_some_products(name):
     products_are_right(CASES[name])
 

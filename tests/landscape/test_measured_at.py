@@ -286,6 +286,7 @@ class TestResultsSayWhere:
 
 
 class TestNothingIsWritten:
+    @pytest.mark.slow
     def test_to_the_variables_of_any_kind(self):
         """Moving statistics, seeds, counters of the user's, the optimizer's, metrics'."""
 
@@ -313,6 +314,7 @@ class TestNothingIsWritten:
         after = everything(model), [v.numpy() for m in model.metrics for v in m.variables]
         assert after == before
 
+    @pytest.mark.slow
     def test_when_a_measure_fails(self):
         model = entropic(3)
         before = everything(model)

@@ -46,6 +46,7 @@ def policies(model):
 @pytest.mark.parametrize("policy", MIXED)
 class TestMixed:
     @pytest.mark.few(1)
+    @pytest.mark.slow
     def test_is_the_float32_twin(self, policy):
         mixed, twin = network(policy), network("float32")
         for kind in (HessianOperator, GaussNewtonOperator, FisherOperator):

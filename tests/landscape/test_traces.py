@@ -174,6 +174,7 @@ class TestTracedAnew:
         assert self.loss(model) == pytest.approx(3 * np.abs(errors).mean(), rel=1e-5)
 
     @pytest.mark.slow
+    @pytest.mark.usefixtures("only_new_garbage")
     def test_functions_that_are_written_anew(self):
         """Two functions of one name at one place in memory, one after the other."""
         model = network()
@@ -236,6 +237,7 @@ class TestTracedAnew:
         model.compile()
         assert self.loss(model) == pytest.approx(3 * before)
 
+    @pytest.mark.slow
     def test_losses_written_anew_at_each_call_do_not_pile_up(self):
         model = network()
         for power in range(2, 9):
@@ -243,6 +245,15 @@ class TestTracedAnew:
         assert len(_traces._known[model]) <= 4
 
 
+@pytest.fixture
+def only_new_garbage():
+    """Have a full collection look at what the test makes, not at all that is there."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("only_new_garbage")
 def test_a_model_that_is_let_go_takes_its_graphs_along():
     model = network()
     HessianOperator(model, data=data()).gradient()

@@ -359,6 +359,7 @@ def test_dtype_policies(name, policy):
 
 @pytest.mark.parametrize("name", ["mnistconv", "wrn-10-1"])
 @pytest.mark.few(1)
+@pytest.mark.slow
 def test_two_devices(name, two_cpus):
     x, y = _data(name)
     with two_cpus.scope():

@@ -157,6 +157,7 @@ def test_number_and_schedule_of_gamma_agree(make, float64):
 
 
 @pytest.mark.parametrize("make", [EntropySGD, EntropyAdam])
+@pytest.mark.few(1)
 def test_training_lowers_the_loss(make):
     # With the default hyperparameters, but for the number of steps and Adam's rate.
     model = helpers.network(make(0.1 if make is EntropyAdam else 1.0, langevin_steps=5))

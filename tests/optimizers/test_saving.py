@@ -63,6 +63,7 @@ def save_and_load_checkpoint(model, make, folder):
 @pytest.mark.parametrize(
     "save_and_load", [save_and_load_keras, save_and_load_weights, save_and_load_checkpoint]
 )
+@pytest.mark.few(1)
 def test_resume_in_mid_loop(make, save_and_load, tmp_path):
     # Two of the three eagerly, to save traces.
     model = helpers.network(make(), run_eagerly=make is not MAKERS["EntropySGD"])
@@ -111,6 +112,7 @@ def test_resume_from_a_checkpoint_written_during_fit(tmp_path):
     helpers.assert_equal(other.get_weights(), record.weights[4])
 
 
+@pytest.mark.slow
 def test_resume_with_loss_scaling(tmp_path):
     keras.config.set_dtype_policy("mixed_float16")
     model = helpers.network(MAKERS["EntropySGD"]())
@@ -189,6 +191,7 @@ def test_state_loaded_before_the_slots_are_there_is_restored(make, tmp_path):
     helpers.assert_equal(state(other), state(model))
 
 
+@pytest.mark.slow
 def test_another_number_of_steps_ends_the_inner_loop_that_was_saved(tmp_path):
     model = helpers.network(EntropySGD(0.7, **(OPTIONS | {"langevin_steps": 20})))
     helpers.train_on_batches(model, 19)

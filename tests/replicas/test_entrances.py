@@ -51,6 +51,7 @@ def trained():
 
 
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.few(1)
 def test_every_entrance_leads_to_the_center_of_now(way, trained, tmp_path):
     x, _ = data()
     model, expected = trained
@@ -99,6 +100,7 @@ def test_the_center_is_that_of_now_after_single_batches_and_after_fit():
 
 
 @pytest.mark.parametrize("on", ["one", "two"])
+@pytest.mark.few(1)
 def test_a_moving_center_is_never_rolled_back(on, two_cpus):
     """Four steps in one call of `fit`, or one by one, with nobody looking in between."""
     x, y = data()
@@ -186,6 +188,7 @@ def test_weights_that_do_not_fit_are_refused():
 
 
 @pytest.mark.parametrize("name", ["focused", pytest.param("easgd", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_backup_and_restore_goes_on_as_if_uninterrupted(name, two_cpus, tmp_path):
     """With the minibatches of the second epoch, which `fit` is not told of."""
     trajectory, end, center, _ = helpers.uninterrupted(name)

@@ -183,6 +183,7 @@ def held(optimizer, rule=None, **options):
     ids=["sgd", "every", "momentum", "nesterov", "entropy"],
 )
 @pytest.mark.few(1)
+@pytest.mark.slow
 def test_growth_ends_where_a_step_would_overshoot_the_center(optimizer, every, bound):
     model = held(optimizer(), ReplicatedSGD(Focusing(20, gamma=1e-2, growth=1e9), every=every))
     before = model.distances().max()
@@ -205,6 +206,7 @@ def test_the_end_of_growth_follows_the_learning_rate():
     assert np.isfinite(helpers.weights(model)[0]).all()
 
 
+@pytest.mark.slow
 def test_what_is_held_is_said_once():
     model = held(SGD(0.2))
     with pytest.warns(UserWarning, match="held at 5 where its schedule says 183: .*`maximum`") as w:

@@ -13,6 +13,7 @@ def loss(outputs):
     return np.mean((outputs - data()[1]) ** 2)
 
 
+@pytest.mark.slow
 def test_what_is_measured_is_what_replicas_say_of_themselves():
     x, _ = data()
     test = tf.data.Dataset.from_tensor_slices(data()).batch(BATCH)

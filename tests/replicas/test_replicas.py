@@ -125,6 +125,7 @@ def test_a_run_that_is_evaluated_saved_and_resumed_is_as_if_uninterrupted(name, 
     assert first["loss"] + second["loss"] == history["loss"]
 
 
+@pytest.mark.slow
 def test_later_training_leaves_the_center_that_was_taken_alone():
     model = helpers.case("rsgd")
     center, replica, ensemble = model.center(), model.replica(0), model.ensemble()
@@ -234,6 +235,7 @@ def test_without_training_data_batch_norm_statistics_are_the_replicas_mean():
     )
 
 
+@pytest.mark.slow
 def test_statistics_of_an_anchor_are_estimated_anew():
     """Of the first replica's minibatches."""
     seen = np.concatenate([x for x, _ in helpers.own_minibatches(0, steps=2)])
@@ -324,6 +326,7 @@ def test_mixed_precision_trains_about_as_well(policy, tmp_path):
     assert [type(m.optimizer) for m in loaded.members] == [type(m.optimizer) for m in model.members]
 
 
+@pytest.mark.slow
 def test_train_on_batch_takes_the_steps_of_fit():
     x, y = data()
     parts = [(x[a::2], y[a::2]) for a in range(2)]
@@ -390,6 +393,7 @@ def test_asking_for_the_center_does_not_move_a_replica_that_lags_behind(rule):
     assert_equal(run(lambda model: model.center()), run(lambda model: None))
 
 
+@pytest.mark.slow
 def test_the_average_of_weights_over_time_is_left_at_the_end():
     """As for one network: `use_ema` overwrites the weights when `fit` ends."""
     options = {"use_ema": True, "ema_momentum": 0.5}

@@ -55,6 +55,7 @@ def test_the_preprocessing_is_that_of_training(images, kind):
 
 
 @pytest.mark.parametrize("kind", ["scale", "meanstd", "gcn_zca"])
+@pytest.mark.few(1)
 def test_logits_from_pixels(images, kind, tmp_path):
     model, prepare = trained(), data.preprocessor(kind, images)
     exported = with_preprocessing(plain_network(model), prepare)

@@ -65,6 +65,7 @@ def slots(model, which):
 
 
 @pytest.mark.parametrize("where", ["anchor", "mean"])
+@pytest.mark.few(1)
 def test_holds_the_weights_asked_for_and_gives_x_prime_back(where):
     model = in_the_middle()
     langevin, wanted = weights(model), slots(model, where)
@@ -89,6 +90,7 @@ def test_restores_after_an_exception_and_after_changes_inside():
     assert equal(slots(model, "mean"), mean)
 
 
+@pytest.mark.slow
 def test_contexts_nest():
     model = in_the_middle()
     langevin, anchor, mean = weights(model), slots(model, "anchor"), slots(model, "mean")
@@ -131,6 +133,7 @@ def test_two_fits_are_one_long_fit():
     assert equal(weights(twice), weights(once))
 
 
+@pytest.mark.slow
 def test_without_the_callback_outer_updates_go_on_all_the_same():
     model = build(EntropySGD(langevin_steps=20, seed=1))
     start = weights(model)
@@ -155,6 +158,7 @@ def test_an_unknown_place_is_refused():
         pass
 
 
+@pytest.mark.slow
 def test_looks_through_loss_scaling():
     keras.config.set_dtype_policy("mixed_float16")
     model = build()

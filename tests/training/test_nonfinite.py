@@ -115,6 +115,7 @@ def test_an_evaluation_of_several_minibatches_starts_over():
     assert np.isfinite(ours["model/0"]).all()
 
 
+@pytest.mark.slow
 def test_without_it_everything_is_lost():
     lost = lambda: esgd_tf.EntropySGD(langevin_steps=3)  # noqa: E731
     ours, history, _ = train(tf.distribute.get_strategy(), lost, np.nan)

@@ -197,6 +197,7 @@ def test_the_network_is_bfloat16_and_the_optimizer_is_not(needs_bfloat16, make):
     assert all(v.dtype in ("float32", "int64", "int32") for v in optimizer.variables)
 
 
+@pytest.mark.slow
 def test_without_it_nothing_is_bfloat16():
     assert "bfloat16" not in {
         dtype for seen in nodes_by_dtype(network(entropy_sgd())).values() for dtype, _ in seen

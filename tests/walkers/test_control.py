@@ -280,6 +280,7 @@ def test_alpha_comes_and_goes():
     )
 
 
+@pytest.mark.slow
 def test_an_edit_while_it_runs(tmp_path):
     said = []
 
@@ -356,6 +357,7 @@ def test_two_walks_at_a_step_are_two(tmp_path):
     assert first["losses"][1] != second["losses"][1]
 
 
+@pytest.mark.slow
 def test_quit_and_walk_by_a_schedule():
     exp = experiment(n_workers=1, rw_steps=3, schedule=((2, "walk", 1), (4, "quit", True)))
     exp.run()

@@ -289,6 +289,7 @@ def read(path):
         return list(csv.reader(file))
 
 
+@pytest.mark.slow
 def test_files_have_the_columns_of_the_original(tmp_path):
     """facts D; the headers letter by letter, as util-*.lua of the original write them."""
     exp = experiment(

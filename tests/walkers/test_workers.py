@@ -79,6 +79,7 @@ def descended(weights, steps, batches):
     return weights
 
 
+@pytest.mark.slow
 def test_worker_zero_descends_on_all_the_data_and_alone_on_minibatches():
     data = problem().train
     exp = experiment(n_workers=1, freq=6)
