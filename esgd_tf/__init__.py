@@ -24,7 +24,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "walkers",
     ],
     submod_attrs={
-        "optimizers": ["EntropyAdam", "EntropySGD", "LocalEntropy"],
+        "optimizers": ["EntropyAdam", "EntropySGD", "LocalEntropy", "from_sgd"],
         "replicas": ["Replicas"],
         "training": [
             "AnchorCallback",

@@ -55,7 +55,7 @@ class EntropySGD(_FixedOuterOptimizer):
     Source: Chaudhari et al., ICLR 2017, arXiv 1611.01838, Algorithm 1; conventions of the released
     code where the two differ.
 
-    Example:
+    Examples:
         >>> model.compile(
         ...     optimizer=EntropySGD(langevin_steps=20),
         ...     loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),

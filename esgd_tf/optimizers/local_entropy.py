@@ -61,7 +61,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
     Source: Chaudhari et al., "Entropy-SGD: biasing gradient descent into wide valleys", ICLR 2017,
     arXiv 1611.01838, Algorithm 1, with the conventions of the authors' released code.
 
-    Example:
+    Examples:
         >>> optimizer = LocalEntropy(keras.optimizers.Lion(1e-3), langevin_steps=10)
         >>> model.compile(optimizer=optimizer, loss="mse")
 
