@@ -31,6 +31,8 @@ def executed(name: str, folder: Path) -> Any:
     import nbclient  # noqa: PLC0415 - needed for this alone
     import nbformat  # noqa: PLC0415
 
+    # TensorFlow's notes on the machine are no part of a page.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # So that the kernel finds a checkout as it is.
     paths = [str(FOLDER.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
