@@ -116,11 +116,11 @@ class CommandLine:
         Returns:
             The exit status: 0; 2 for bad flags; 1 for what else failed; 130 for Ctrl-C.
         """
-        self.switch("debug", False, "show the traceback of an error too")
-        self.switch("help", False, "show this", "h")
+        asks_for_help = bool({"-h", "-help", "--help"} & set(argv[1:]))
+        self._define_common()
 
         def call() -> int:
-            if {"-h", "-help", "--help"} & set(argv[1:]):
+            if asks_for_help:
                 print(self.help_text())
             else:
                 body(self._fv, self._parse(argv))
@@ -131,9 +131,15 @@ class CommandLine:
             call,
             see=f"python3 -m esgd_tf {self._name} --help",
             debug=asks_for_traceback(argv),
-            outlives_output=self._outlives_output,
+            outlives_output=self._outlives_output and not asks_for_help,
             **self._stopped,
         )
+
+    @property
+    def flags(self) -> list[flags.Flag]:
+        """The flags, in the order of the help."""
+        self._define_common()
+        return [self._fv[name] for name in self._names]
 
     def help_text(self) -> str:
         """Return the help, in 80 columns."""
@@ -141,9 +147,14 @@ class CommandLine:
         lines = [f"{call} {self._words} [flags]", "", textwrap.fill(self._summary, 79), ""]
         lines += [f"  {call} {example}" for example in self._examples]
         lines += ["", "Flags:"]
-        for name in self._names:
-            lines += flag_help(self._fv[name])
+        for flag in self.flags:
+            lines += flag_help(flag)
         return "\n".join(lines)
+
+    def _define_common(self) -> None:
+        if "help" not in self._fv:
+            self.switch("debug", False, "show the traceback of an error too")
+            self.switch("help", False, "show this", "h")
 
     def _parse(self, argv: Sequence[str]) -> list[str]:
         words = parse_flags(self._fv, argv)

@@ -15,7 +15,7 @@ from esgd_tf.cli.startup import start_tensorflow
 from esgd_tf.cli.tables import place_of
 from esgd_tf.runs.stored_run import StoredRun
 
-__all__ = ["main"]
+__all__ = ["command_line", "main"]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -27,6 +27,11 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         The exit status.
     """
+    return command_line().run(argv, _evaluate)
+
+
+def command_line() -> CommandLine:
+    """Return the command's flags and help."""
     line = CommandLine(
         "evaluate",
         "RUN",
@@ -43,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
     line.integer("batch_size", 1, 250, "images at a time: speed and memory, not the result", "b")
     line.path("json", None, "write the numbers to this file too")
     line.data_flags()
-    return line.run(argv, _evaluate)
+    return line
 
 
 def _evaluate(fv: Any, words: list[str]) -> None:
@@ -87,16 +92,6 @@ def _evaluate(fv: Any, words: list[str]) -> None:
     found = classification_metrics(logits, labels)
     loss = float(keras.losses.SparseCategoricalCrossentropy(from_logits=True)(labels, logits))
     low, high = found.accuracy_interval
-    print(
-        _description(run, checkpoint, network, what)
-        + f"""
-  {"accuracy, at the " + place_of(run):<26}  {100 * found.accuracy:.2f} %  (95% interval \
-{100 * low:.2f} to {100 * high:.2f} %)
-  error                       {100 * found.error:.2f} %
-  loss, as in training        {loss:.4f}
-  negative log likelihood     {found.nll:.4f} nats an image
-  calibration error           {100 * found.ece:.2f} %  ({ECE_BINS} bins)"""
-    )
     if out is not None:
         numbers = {
             "run": str(run.folder.path),
@@ -116,6 +111,17 @@ def _evaluate(fv: Any, words: list[str]) -> None:
         }
         with replaced_when_whole(out) as partial:
             partial.write_text(json.dumps(numbers, indent=2) + "\n")
+    print(
+        _description(run, checkpoint, network, what)
+        + f"""
+  {"accuracy, at the " + place_of(run):<26}  {100 * found.accuracy:.2f} %  (95% interval \
+{100 * low:.2f} to {100 * high:.2f} %)
+  error                       {100 * found.error:.2f} %
+  loss, as in training        {loss:.4f}
+  negative log likelihood     {found.nll:.4f} nats an image
+  calibration error           {100 * found.ece:.2f} %  ({ECE_BINS} bins)"""
+    )
+    if out is not None:
         print(f"\nwritten: {out}")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ __all__ = [
     "TextParser",
     "WholeParser",
     "check_folder_name",
+    "dashed",
     "did_you_mean",
     "flag_error",
     "parse_flags",
@@ -47,6 +48,8 @@ __all__ = [
 
 # What file systems allow for one name, in bytes.
 _LONGEST_NAME = 255
+# A flag's name of no more letters is shown with one dash; all take one or two.
+_LETTERS = 3
 # A value may be a file pasted by accident.
 _SHOWN = 60
 
@@ -234,12 +237,19 @@ def parse_flags(fv: flags.FlagValues, argv: Sequence[str]) -> list[str]:
     try:
         return fv(list(argv))[1:]
     except flags.UnrecognizedFlagError as error:
-        near = did_you_mean(error.flagname, fv)
-        raise FlagError(f"there is no flag {error.flagname!r}{near}") from None
+        raise FlagError(_unknown_flag(error.flagname, fv, argv)) from None
     except flags.CantOpenFlagFileError:
         raise FlagError("the file of --flagfile cannot be read") from None
     except (flags.Error, ValueError) as error:  # ValueError: --noverbose=1
         raise FlagError(_as_typed(flag_error(error), fv, argv)) from None
+
+
+def _unknown_flag(name: str, fv: flags.FlagValues, argv: Sequence[str]) -> str:
+    """Return what to say of a flag that there is not, with its dashes as they were typed."""
+    typed = {word.partition("=")[0] for word in argv}
+    known = [*fv, *(f"no{each}" for each in fv if fv[each].boolean)]
+    near = did_you_mean(name, known, dashed)
+    return f"there is no flag {f'-{name}' if f'-{name}' in typed else f'--{name}'}{near}"
 
 
 def _as_typed(text: str, fv: flags.FlagValues, argv: Sequence[str]) -> str:
@@ -255,7 +265,7 @@ def _as_typed(text: str, fv: flags.FlagValues, argv: Sequence[str]) -> str:
 
 def flag_error(error: Exception) -> str:
     """Return a complaint about a flag in the form that all commands print."""
-    text = str(error).replace("flag --", "--").replace("flag -", "-").rstrip(".?: ")
+    text = str(error).replace("flag --", "--").replace("flag -", "-").rstrip(".: ")
     flag, equals, rest = text.partition("=")
     value, colon, reason = rest.rpartition(": ")
     if colon and len(value) > _SHOWN:
@@ -263,15 +273,36 @@ def flag_error(error: Exception) -> str:
     return text
 
 
-def did_you_mean(word: str, names: Iterable[str]) -> str:
-    """Return "; did you mean NAME?" without its last character, or nothing.
+def dashed(name: str) -> str:
+    """Return a flag's name with its dashes: one for the shortest names, else two."""
+    return f"-{name}" if len(name) <= _LETTERS else f"--{name}"
+
+
+def did_you_mean(word: str, names: Iterable[str], shown: Callable[[str], str] = str) -> str:
+    """Return "; did you mean NAME?", or nothing where no name is near.
 
     Args:
         word: str. What was typed.
         names: iterable of str. What there is.
+        shown: callable. Returns a name as it is shown. Defaults to str, which changes nothing.
     """
-    near = difflib.get_close_matches(str(word), list(names), n=1)
-    return f"; did you mean {near[0]}" if near else ""
+    # Capitals, and a dash for an underscore, are no different name.
+    by_plain = {_plain(name): name for name in reversed(list(names))}
+    plain = _plain(str(word))
+    near = difflib.get_close_matches(plain, by_plain, n=5)
+    # Of those that are equally near, the one whose letters stand in another order only.
+    near = sorted(near, key=lambda name: (-_ratio(name, plain), sorted(name) != sorted(plain)))
+    if not near and len(plain) >= _LETTERS:
+        near = sorted((name for name in by_plain if name.startswith(plain)), key=len)
+    return f"; did you mean {shown(by_plain[near[0]])}?" if near else ""
+
+
+def _ratio(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "_")
 
 
 def check_folder_name(name: str) -> None:

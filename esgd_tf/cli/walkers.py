@@ -14,8 +14,10 @@ from typing import Any
 from absl import flags
 
 from esgd_tf.cli.command_line import CommandLine
-from esgd_tf.cli.parsers import ChoiceParser, FlagError, check_folder_name
+from esgd_tf.cli.parsers import ChoiceParser, FlagError, check_folder_name, did_you_mean
 from esgd_tf.cli.startup import start_tensorflow
+from esgd_tf.data.catalog import DATASETS, PREPROCESSINGS
+from esgd_tf.models import names as model_names
 from esgd_tf.runs.errors import RunFolderError
 from esgd_tf.runs.run_folder import RunFolder
 from esgd_tf.walkers.control import ControlError, checked, read_schedule
@@ -29,9 +31,10 @@ from esgd_tf.walkers.settings import (
     SettingsError,
 )
 
-__all__ = ["main"]
+__all__ = ["MODELS", "command_line", "main"]
 
 _DEFAULTS = Settings()
+MODELS = ("nn", "lenet", *model_names())
 # What a run that goes on may be told; the rest is as it was.
 _MAY_CHANGE = {"n_steps", "schedule", "user_input", "ask_every", "name", "logdir", "restore_last",
                "data_dir", "raw_dir", "download", "help"}  # fmt: skip
@@ -81,26 +84,32 @@ def main(argv: Sequence[str]) -> int:
         from esgd_tf.cli import walkers_plot
 
         return walkers_plot.main(argv[1:])
+    return command_line().run(argv, _walkers)
+
+
+def command_line() -> CommandLine:
+    """Return the command's flags and help; `walkers plot` has its own."""
     line = _Line(
         "walkers",
         "[plot RUN]",
         "Trains n networks beside each other, coupled or not, with gradient descent on all the "
         "data beside them, and measures what lies around and between them: losses, distances, "
         "lines, spectra of the Hessian, sharpness, random walks. Writes CSV files, a table of "
-        "everything (table.jsonl) and the networks into a folder; `walkers plot RUN` plots them.",
+        "everything (table.jsonl) and the networks into a folder; `walkers plot RUN` plots them. "
+        "A run outlives its output (| head): Ctrl-C stops it.",
         ["--n_workers 3 --alpha 0.1 --raw_dir DIR", "--hessian --explore --n_steps 500",
          "-rl -n RUN --n_steps 1000", "plot runs/RUN"],
-        at_least=0, at_most=0, outlives_output=True,
+        at_least=0, at_most=None, outlives_output=True,
     )  # fmt: skip
     _define(line)
-    return line.run(argv, _walkers)
+    return line
 
 
 def _define(line: _Line) -> None:
-    line.text("dataset", _DEFAULTS.dataset, "data set")
+    line.one_of("dataset", DATASETS, "data set", None)
     line.whole("n_samples_train", 0, "training images, sampled at random; 0 for all")
     line.whole("n_samples_test", 0, "test images, likewise")
-    line.text("preprocessing", _DEFAULTS.preprocessing, "of the images")
+    line.one_of("preprocessing", PREPROCESSINGS, "of the images", None)
     line.text("corrupt", "none", "corruption of the data: double, scrambled, label_noise:R, "
               "all_noise, some_noise:K, gaussian:S, pixel_shuffle, random_pixels; several joined "
               "by +")  # fmt: skip
@@ -165,7 +174,9 @@ def _define(line: _Line) -> None:
 
 
 def _walkers(fv: Any, words: list[str]) -> None:
-    del words
+    if words:
+        near = did_you_mean(words[0], ["plot"])
+        raise FlagError(f"{words[0]!r} is one word too many: give [plot RUN]{near}")
     folder = Path(fv.logdir).expanduser()
     if fv.restore_last:
         path, settings = _stored(fv, folder)
@@ -223,7 +234,8 @@ def _settings(fv: Any) -> Settings:
     try:
         settings = Settings(**values)
     except SettingsError as error:
-        raise FlagError(f"--{error}") from None
+        near = did_you_mean(fv.model, MODELS) if str(error).startswith("model=") else ""
+        raise FlagError(f"--{error}{near}") from None
     _refuse_idle_flags(settings, fv)
     return _with_schedule(settings, fv)
 
