@@ -38,6 +38,7 @@ class CommandLine:
         at_most: int. How many words the command takes; None for any number. Defaults to 1.
         outlives_output: bool. Whether the command goes on where its output cannot be written, as a
             training does. Defaults to False.
+        calls: sequence of str. Further examples, as they are typed. Defaults to ().
         stopped: str. What is said after Ctrl-C. Defaults to None, which says that nothing
             half-written is left.
     """
@@ -52,11 +53,12 @@ class CommandLine:
         at_least: int = 1,
         at_most: int | None = 1,
         outlives_output: bool = False,
+        calls: Sequence[str] = (),
         stopped: str | None = None,
     ) -> None:
         self._stopped = {} if stopped is None else {"stopped": stopped}
         self._name, self._words, self._summary = name, words, summary
-        self._examples = examples
+        self._examples = [*(f"python3 -m esgd_tf {name} {each}" for each in examples), *calls]
         self._at_least, self._at_most = at_least, at_most
         self._outlives_output = outlives_output
         self._fv = flags.FlagValues()
@@ -145,7 +147,7 @@ class CommandLine:
         """Return the help, in 80 columns."""
         call = f"python3 -m esgd_tf {self._name}"
         lines = [f"{call} {self._words} [flags]", "", textwrap.fill(self._summary, 79), ""]
-        lines += [f"  {call} {example}" for example in self._examples]
+        lines += [f"  {example}" for example in self._examples]
         lines += ["", "Flags:"]
         for flag in self.flags:
             lines += flag_help(flag)
