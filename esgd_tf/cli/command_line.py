@@ -138,7 +138,7 @@ class CommandLine:
         )
 
     @property
-    def flags(self) -> list[flags.Flag]:
+    def all_flags(self) -> list[flags.Flag]:
         """The flags, in the order of the help."""
         self._define_common()
         return [self._fv[name] for name in self._names]
@@ -149,7 +149,7 @@ class CommandLine:
         lines = [f"{call} {self._words} [flags]", "", textwrap.fill(self._summary, 79), ""]
         lines += [f"  {example}" for example in self._examples]
         lines += ["", "Flags:"]
-        for flag in self.flags:
+        for flag in self.all_flags:
             lines += flag_help(flag)
         return "\n".join(lines)
 

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Sequence
 
 from esgd_tf.cli.door import asks_for_traceback, enter
-from esgd_tf.cli.parsers import FlagError, did_you_mean
+from esgd_tf.cli.parsers import FlagError
+from esgd_tf.cli.suggestions import did_you_mean
 from esgd_tf.cli.version import version_line
 
 __all__ = ["COMMANDS", "help_text", "main"]

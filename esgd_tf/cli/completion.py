@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from esgd_tf.cli.command_line import CommandLine
-from esgd_tf.cli.parsers import FlagError, did_you_mean
+from esgd_tf.cli.parsers import FlagError
+from esgd_tf.cli.suggestions import did_you_mean
 
 __all__ = ["SHELLS", "command_line", "main"]
 
@@ -31,11 +32,11 @@ def command_line() -> CommandLine:
         "completion",
         "SHELL",
         "Prints a script for SHELL, which is bash or zsh, that completes commands, flags, presets, "
-        "data sets and other choices, after `esgd-tf`, `python3 -m esgd_tf` and `python3 train.py`. "
-        "To install it, put the line below for your shell at the end of ~/.bashrc or ~/.zshrc and "
-        "open a new terminal. It takes part of a second at each start; where that is too long, "
-        "write the script to a file, source that, and write it anew after an update of esgd_tf. "
-        "Lines of python3 that are not of esgd_tf are completed as before.",
+        "data sets and other choices, after `esgd-tf`, `python3 -m esgd_tf` and "
+        "`python3 train.py`. To install it, put the line below for your shell at the end of "
+        "~/.bashrc or ~/.zshrc and open a new terminal. It takes part of a second at each start; "
+        "where that is too long, write the script to a file, source that, and write it anew after "
+        "an update of esgd_tf. Lines of python3 that are not of esgd_tf are completed as before.",
         [],
         calls=[f'eval "$(python3 -m esgd_tf completion {shell})"' for shell in SHELLS],
     )

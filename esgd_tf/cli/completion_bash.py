@@ -6,13 +6,13 @@ import shlex
 from collections.abc import Sequence
 
 from esgd_tf.cli.completion_table import Command, Completed
-from esgd_tf.cli.parsers import dashed
+from esgd_tf.cli.suggestions import dashed
 
 __all__ = ["script"]
 
 # `-o default` completes files where the functions leave COMPREPLY empty. bash takes `=` for a word
-# of its own. Of Python only `-m esgd_tf` and this repository's train.py are completed here; the rest
-# goes to what completed Python before.
+# of its own. Of Python only `-m esgd_tf` and this repository's train.py are completed here; what
+# completed Python before gets the rest.
 _SCRIPT = r"""# Completion of esgd-tf in bash, made by: python3 -m esgd_tf completion bash
 
 # The flags of a command.

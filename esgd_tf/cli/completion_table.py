@@ -56,7 +56,7 @@ class Command:
         name: str. Its name.
         summary: str. What it does.
         flags: tuple of Completed. Its flags.
-        words: tuple of str. What its first word may be; none for a file or a folder.
+        words: tuple of str. What its first word may be. Defaults to (), a file or a folder.
     """
 
     name: str
@@ -83,7 +83,7 @@ def _flags_of(module: str, command: str) -> Sequence[Any]:
     else:
         there = importlib.import_module(module)
         if hasattr(there, "command_line"):
-            return there.command_line().flags
+            return there.command_line().all_flags
         fv = there.define_flags()
     return [fv[name] for name in fv if fv[name].name == name]  # short names are names too
 

@@ -1,4 +1,4 @@
-"""Completion in zsh: a function for each command, whose flags `_arguments` shows with their help."""
+"""Completion in zsh: a function for each command, whose flags are shown with their help."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 
 from esgd_tf.cli.completion_table import Command, Completed
-from esgd_tf.cli.parsers import dashed
+from esgd_tf.cli.suggestions import dashed
 
 __all__ = ["script"]
 
@@ -143,4 +143,8 @@ def _specs(flag: Completed) -> list[str]:
     else:
         value = "_files" if flag.is_path else " "
     once = f"({' '.join(typed)})"
-    return [f"{once}{name}=[{help}]:{flag.names[0]}:{value}" for name in typed]
+    # The value of a long flag may follow an = too.
+    return [
+        f"{once}{name}{'=' if name.startswith('--') else ''}[{help}]:{flag.names[0]}:{value}"
+        for name in typed
+    ]

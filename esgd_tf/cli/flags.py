@@ -17,10 +17,10 @@ from esgd_tf.cli.parsers import (
     FlagError,
     PathParser,
     SwitchParser,
-    dashed,
     parse_flags,
     parser_of,
 )
+from esgd_tf.cli.suggestions import dashed
 from esgd_tf.runs.experiment import GROUPS, Experiment, RunSettings
 from esgd_tf.runs.setting import Setting, Switch, Text, setting, setting_of, settings_of
 from esgd_tf.runs.train_command import train_command

@@ -7,15 +7,15 @@ become words for whoever typed the flag.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
 from esgd_tf._files import expanded
+from esgd_tf.cli.suggestions import dashed, did_you_mean
 from esgd_tf.runs.setting import (
     LARGEST,
     Choice,
@@ -39,8 +39,6 @@ __all__ = [
     "TextParser",
     "WholeParser",
     "check_folder_name",
-    "dashed",
-    "did_you_mean",
     "flag_error",
     "parse_flags",
     "parser_of",
@@ -48,8 +46,6 @@ __all__ = [
 
 # What file systems allow for one name, in bytes.
 _LONGEST_NAME = 255
-# A flag's name of no more letters is shown with one dash; all take one or two.
-_LETTERS = 3
 # A value may be a file pasted by accident.
 _SHOWN = 60
 
@@ -271,38 +267,6 @@ def flag_error(error: Exception) -> str:
     if colon and len(value) > _SHOWN:
         text = f"{flag}{equals}{value[:_SHOWN]}...{colon}{reason}"
     return text
-
-
-def dashed(name: str) -> str:
-    """Return a flag's name with its dashes: one for the shortest names, else two."""
-    return f"-{name}" if len(name) <= _LETTERS else f"--{name}"
-
-
-def did_you_mean(word: str, names: Iterable[str], shown: Callable[[str], str] = str) -> str:
-    """Return "; did you mean NAME?", or nothing where no name is near.
-
-    Args:
-        word: str. What was typed.
-        names: iterable of str. What there is.
-        shown: callable. Returns a name as it is shown. Defaults to str, which changes nothing.
-    """
-    # Capitals, and a dash for an underscore, are no different name.
-    by_plain = {_plain(name): name for name in reversed(list(names))}
-    plain = _plain(str(word))
-    near = difflib.get_close_matches(plain, by_plain, n=5)
-    # Of those that are equally near, the one whose letters stand in another order only.
-    near = sorted(near, key=lambda name: (-_ratio(name, plain), sorted(name) != sorted(plain)))
-    if not near and len(plain) >= _LETTERS:
-        near = sorted((name for name in by_plain if name.startswith(plain)), key=len)
-    return f"; did you mean {shown(by_plain[near[0]])}?" if near else ""
-
-
-def _ratio(one: str, other: str) -> float:
-    return difflib.SequenceMatcher(None, one, other).ratio()
-
-
-def _plain(name: str) -> str:
-    return name.lower().replace("-", "_")
 
 
 def check_folder_name(name: str) -> None:

@@ -16,7 +16,7 @@ _DISTRIBUTIONS = {
 
 
 def version_line() -> str:
-    """Return the versions of this library, of TensorFlow and of Keras, as `--version` shows them."""
+    """Return the versions of this library, TensorFlow and Keras, as `--version` shows them."""
     others = (f"{name} {_version(names)}" for name, names in _DISTRIBUTIONS.items())
     return f"esgd_tf {__version__} ({', '.join(others)})"
 
