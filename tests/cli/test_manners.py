@@ -263,7 +263,7 @@ def test_what_is_near():
     assert did_you_mean("x", ["alpha", "beta"]) == ""
     assert did_you_mean("otp", ["tpu", "opt"]) == "; did you mean opt?"
     assert did_you_mean("OPT", ["tpu", "opt"]) == "; did you mean opt?"
-    assert did_you_mean("batch-size", ["batch_size", "batch_norm"]) == "; did you mean batch_size?"
+    assert did_you_mean("batch-size", ["batchsize", "batch_size"]) == "; did you mean batch_size?"
 
 
 # ---- completion ----
@@ -279,6 +279,7 @@ LINES = {
     "esgd-tf train -opt e|": ["entropy-sgd", "entropy-adam", "easgd"],
     "esgd-tf train -d fashion_mnist_|": ["fashion_mnist_small"],
     "esgd-tf train -m wrn|": ["wrn-16-4", "wrn-28-10"],
+    "esgd-tf train --corrupt label|": ["label_noise"],
     "esgd-tf train --langevin_s|": ["--langevin_steps"],
     "esgd-tf train --verbose --langevin_s|": ["--langevin_steps"],
     "esgd-tf train -L 20 --nodown|": ["--nodownload"],
