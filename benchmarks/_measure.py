@@ -39,7 +39,7 @@ def batches(shape: Sequence[int], batch_size: int, count: int = 8) -> tuple[np.n
 
 def keras_stepper(
     network: str,
-    shape: tuple[int, ...],
+    shape: tuple[int, int, int],
     batch_size: int,
     optimizer: keras.optimizers.Optimizer,
     count: int = 8,

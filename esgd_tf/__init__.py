@@ -7,32 +7,8 @@ without waiting for TensorFlow. Keras' loader knows the classes all the same.
 import lazy_loader
 
 from esgd_tf._registration import register_when_keras_is_imported
-from esgd_tf._version import __version__
 
 register_when_keras_is_imported()
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submodules=[
-        "data",
-        "landscape",
-        "models",
-        "optimizers",
-        "replicas",
-        "runs",
-        "training",
-        "walkers",
-    ],
-    submod_attrs={
-        "optimizers": ["EntropyAdam", "EntropySGD", "LocalEntropy"],
-        "replicas": ["Replicas"],
-        "training": [
-            "AnchorCallback",
-            "evaluate_at",
-            "load_model",
-            "local_entropy_optimizer",
-            "reestimate_batch_norm",
-        ],
-    },
-)
-__all__ += ["__version__"]
+# The names stand in the stub beside this file, where editors and type checkers look for them.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -19,6 +19,7 @@ _PACKAGE = "esgd_tf"
 CLASSES = {
     "esgd_tf.models.batch_norm": ["BatchNormalization"],
     "esgd_tf.optimizers.entropy_sgd": ["EntropyAdam", "EntropySGD"],
+    "esgd_tf.optimizers.from_sgd": ["OuterSchedule"],
     "esgd_tf.optimizers.local_entropy": ["LocalEntropy"],
     "esgd_tf.optimizers.scoping": [
         "AutoScope",

@@ -15,17 +15,5 @@ from esgd_tf._extras import require
 
 require("esgd_tf.data", "data", "tensorflow_datasets", "filelock", "PIL", "tqdm")
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submod_attrs={
-        "catalog": ["AUGMENTATIONS", "DATASETS", "PREPROCESSINGS"],
-        "corrupted_data": ["corrupt_data", "corrupt_new_images"],
-        "corruption": ["CORRUPTIONS", "Corruption", "parse_corruptions"],
-        "errors": ["DataError"],
-        "input_noise": ["corrupt_in_order", "input_corruption"],
-        "pipeline": ["evaluation_batches", "steps_per_epoch", "training_batches"],
-        "preprocessing": ["Preprocessor", "preprocessor"],
-        "sources": ["ImageData", "load"],
-        "targets": ["soft_labels"],
-    },
-)
+# The names stand in the stub beside this file, where editors and type checkers look for them.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ from esgd_tf.data.corruption import (
 )
 from esgd_tf.data.errors import DataError
 from esgd_tf.data.sources import ImageData
+
+Pixel = TypeVar("Pixel", bound=np.generic)
 
 __all__ = ["corrupt_data", "corrupt_new_images"]
 
@@ -72,15 +75,15 @@ def corrupt_data(
 
 
 def corrupt_new_images(
-    images: NDArray[np.uint8], corruptions: Sequence[Corruption], *, seed: int = 0
-) -> NDArray[np.uint8]:
+    images: NDArray[Pixel], corruptions: Sequence[Corruption], *, seed: int = 0
+) -> NDArray[Pixel]:
     """Corrupt images from outside the data set as `corrupt_data` corrupted the test images.
 
     Only the order of the pixels is changed. Where "double" is among the corruptions, the images
     must be pairs already: two of them side by side.
 
     Args:
-        images: uint8 array of shape [n, h, w, c], or [n, h, 2 w, c] if "double" is among the
+        images: array of shape [n, h, w, c], or [n, h, 2 w, c] if "double" is among the
             corruptions. The images.
         corruptions: sequence of Corruption. What was done to the data set, in this order.
         seed: int of 64 bits. The seed of the data set's corruption. Defaults to 0.
@@ -147,7 +150,7 @@ def _pixel_shuffle(data: ImageData, seed: int) -> ImageData:
     )
 
 
-def _shuffled(images: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
+def _shuffled(images: NDArray[Pixel], seed: int) -> NDArray[Pixel]:
     """Return images with their pixels in the order that their size and the seed determine."""
     _, height, width, channels = images.shape
     order = generator(seed, "pixel_shuffle", BOTH).permutation(height * width)

@@ -24,7 +24,7 @@ __all__ = ["HessianOperator"]
 class HessianOperator(CurvatureOperator):
     """The Hessian of the mean loss over all the data, H = ∇²f(w).
 
-    Example:
+    Examples:
         >>> H = HessianOperator(model, "sparse_categorical_crossentropy", (x, y))
         >>> eigenpairs(H, k=5).eigenvalues
 

@@ -8,10 +8,5 @@
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submod_attrs={
-        "batch_norm": ["BatchNormalization"],
-        "registry": ["build", "check_name", "names", "register"],
-    },
-)
+# The names stand in the stub beside this file, where editors and type checkers look for them.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -3,6 +3,7 @@
 from esgd_tf.optimizers import langevin, scoping
 from esgd_tf.optimizers._statistics import LangevinStatistics
 from esgd_tf.optimizers.entropy_sgd import EntropyAdam, EntropySGD
+from esgd_tf.optimizers.from_sgd import from_sgd
 from esgd_tf.optimizers.local_entropy import LocalEntropy
 from esgd_tf.optimizers.scoping import (
     AutoScope,
@@ -26,6 +27,7 @@ __all__ = [
     "LocalEntropy",
     "QuadraticScope",
     "ScopeSchedule",
+    "from_sgd",
     "langevin",
     "scoping",
 ]

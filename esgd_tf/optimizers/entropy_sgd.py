@@ -8,11 +8,12 @@ paper gives them, and those of the released code for the rest.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import keras
 
 from esgd_tf import _checks
+from esgd_tf.optimizers._options import KerasOptions
 from esgd_tf.optimizers.local_entropy import LocalEntropy
 from esgd_tf.optimizers.scoping import ScopeSchedule
 
@@ -55,7 +56,7 @@ class EntropySGD(_FixedOuterOptimizer):
     Source: Chaudhari et al., ICLR 2017, arXiv 1611.01838, Algorithm 1; conventions of the released
     code where the two differ.
 
-    Example:
+    Examples:
         >>> model.compile(
         ...     optimizer=EntropySGD(langevin_steps=20),
         ...     loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -129,7 +130,7 @@ class EntropySGD(_FixedOuterOptimizer):
         learning_rate_multipliers: Mapping[str, float] | None = None,
         langevin_learning_rate_multipliers: Mapping[str, float] | None = None,
         name: str = "entropy_sgd",
-        **kwargs: Any,
+        **kwargs: Unpack[KerasOptions],
     ) -> None:
         outer_optimizer = keras.optimizers.SGD(
             learning_rate=_rate(learning_rate),
@@ -238,7 +239,7 @@ class EntropyAdam(_FixedOuterOptimizer):
         learning_rate_multipliers: Mapping[str, float] | None = None,
         langevin_learning_rate_multipliers: Mapping[str, float] | None = None,
         name: str = "entropy_adam",
-        **kwargs: Any,
+        **kwargs: Unpack[KerasOptions],
     ) -> None:
         outer_optimizer = keras.optimizers.Adam(
             learning_rate=_rate(learning_rate),

@@ -16,7 +16,7 @@ anything but a Langevin step. Between two outer updates the model's variables ho
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import keras
 import tensorflow as tf
@@ -24,6 +24,7 @@ import tensorflow as tf
 from esgd_tf import _checks, _keras
 from esgd_tf.optimizers import _kernels, _nonfinite, _serialization
 from esgd_tf.optimizers._inner_loop import InnerLoop, Rule
+from esgd_tf.optimizers._options import KerasOptions
 from esgd_tf.optimizers._outer_update import AnchorCoupling, OuterUpdate, checked
 from esgd_tf.optimizers._scope import ActingScope, scope_schedule
 from esgd_tf.optimizers._statistics import LangevinStatistics
@@ -61,7 +62,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
     Source: Chaudhari et al., "Entropy-SGD: biasing gradient descent into wide valleys", ICLR 2017,
     arXiv 1611.01838, Algorithm 1, with the conventions of the authors' released code.
 
-    Example:
+    Examples:
         >>> optimizer = LocalEntropy(keras.optimizers.Lion(1e-3), langevin_steps=10)
         >>> model.compile(optimizer=optimizer, loss="mse")
 
@@ -157,7 +158,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
         learning_rate_multipliers: Mapping[str, float] | None = None,
         langevin_learning_rate_multipliers: Mapping[str, float] | None = None,
         name: str = "local_entropy",
-        **kwargs: Any,
+        **kwargs: Unpack[KerasOptions],
     ) -> None:
         if "learning_rate" in kwargs:
             raise ValueError(

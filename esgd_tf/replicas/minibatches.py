@@ -17,7 +17,7 @@ __all__ = ["OwnMinibatches", "dealt", "make_minibatches", "shuffled"]
 class OwnMinibatches:
     """A data set for every replica.
 
-    Example:
+    Examples:
         >>> data = OwnMinibatches(lambda a: dataset.shuffle(50_000, seed=a).batch(128))
         >>> replicas.fit(data, epochs=10)
 

@@ -41,7 +41,7 @@ _MANY = 32
 class Replicas(ReadableReplicas):
     """y interacting replicas of a network.
 
-    Example:
+    Examples:
         >>> model = Replicas(build_model, 3, ReplicatedSGD(Focusing(steps=30 * 391)))
         >>> model.compile(keras.optimizers.SGD(0.1, momentum=0.9), loss, metrics=["accuracy"])
         >>> model.fit(x, y, epochs=30, batch_size=128, validation_data=(x_test, y_test))

@@ -9,12 +9,5 @@ from esgd_tf._extras import require
 
 require("esgd_tf.runs", "all", "filelock", "matplotlib", "scipy", "tensorboard", "tqdm")
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submod_attrs={
-        "checkpoints": ["load_checkpoint", "save_checkpoint"],
-        "errors": ["CheckpointError", "NotFiniteError", "RunFolderError"],
-        "run_folder": ["RunFolder"],
-        "stored_run": ["StoredRun"],
-    },
-)
+# The names stand in the stub beside this file, where editors and type checkers look for them.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -134,11 +134,11 @@ def make_coupling(experiment: Experiment, steps_per_epoch: int) -> Coupling:
     """
     e = experiment
     if e.optimizer == "rsgd":
-        strength = e.coupling_gamma
+        strength: float | Focusing | None = e.coupling_gamma
         if e.focusing != "none" or strength is None:
             strength = Focusing(
                 steps=e.epochs * steps_per_epoch,
-                gamma=strength,
+                gamma=e.coupling_gamma,
                 growth=1.0 if e.focusing == "none" else e.focusing_growth,
                 kind="exponential" if e.focusing == "none" else e.focusing,
                 interval=steps_per_epoch,

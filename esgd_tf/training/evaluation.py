@@ -103,7 +103,7 @@ def evaluate_at(
     is frozen inside stays at its anchor. Ctrl-C waits while the weights move, so that they are
     never some of both.
 
-    Example:
+    Examples:
         >>> with evaluate_at(model, "anchor"):
         ...     model.evaluate(x_test, y_test)
 
@@ -191,7 +191,7 @@ class AnchorCallback(keras.callbacks.Callback):
     estimated anew there: those gathered during training belong to the Langevin weights. Without,
     those of several replicas are averaged.
 
-    Example:
+    Examples:
         >>> model.fit(
         ...     x, y, validation_data=(x_val, y_val),
         ...     callbacks=[AnchorCallback(), keras.callbacks.ModelCheckpoint("best.keras")],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,12 @@ from esgd_tf.training.evaluation import local_entropy_optimizers
 __all__ = ["load_model"]
 
 
-def load_model(path: str | Path, **options: Any) -> keras.Model:
+def load_model(
+    path: str | Path,
+    custom_objects: Mapping[str, Any] | None = None,
+    compile: bool = True,
+    safe_mode: bool = True,
+) -> keras.Model:
     """Load a model that is trained by this library, at the anchor.
 
     `keras.models.load_model` loads it too, at the weights that the file holds: the Langevin
@@ -22,11 +28,22 @@ def load_model(path: str | Path, **options: Any) -> keras.Model:
 
     Args:
         path: str or Path. A `.keras` file.
-        **options: Of `keras.models.load_model`.
+        custom_objects: mapping of classes or functions by name. What a file may name beside what
+            Keras and this library know. Defaults to None, which means nothing.
+        compile: bool. Whether to compile the model as it was. Defaults to True.
+        safe_mode: bool. Whether to refuse files that hold code. Defaults to True.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: The file is no model, or names a class that is not known.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="This file was saved in the middle")
-        model = keras.models.load_model(path, **options)
+        model = keras.models.load_model(
+            path, custom_objects=custom_objects, compile=compile, safe_mode=safe_mode
+        )
     for optimizer in local_entropy_optimizers(model):
         optimizer._swap.place("anchor")
     return model

@@ -46,7 +46,7 @@ def enable_multi_worker(model: keras.Model) -> keras.Model:
     data sets should shard by `tf.data.experimental.AutoShardPolicy.DATA`, as those of
     `esgd_tf.data` do; batch sizes are global.
 
-    Example:
+    Examples:
         >>> strategy = tf.distribute.MultiWorkerMirroredStrategy()
         >>> with strategy.scope():
         ...     model = make_model()

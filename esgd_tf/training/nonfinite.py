@@ -25,7 +25,7 @@ def skip_nonfinite(model: keras.Model) -> keras.Model:
     statistics, random states) and every metric returns to its value before it. Whether it counted
     is decided by the gradient summed over all devices, so all of them do the same.
 
-    Example:
+    Examples:
         >>> model.compile(optimizer=esgd_tf.EntropySGD(skip_nonfinite=True), loss="mse")
         >>> skip_nonfinite(model).fit(dataset)
 

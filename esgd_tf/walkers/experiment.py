@@ -27,7 +27,7 @@ __all__ = ["Experiment"]
 class Experiment:
     """One or more coupled networks on a loss landscape.
 
-    Example:
+    Examples:
         >>> experiment = Experiment(Settings(n_workers=3, alpha=0.1, hessian=True), "runs/three")
         >>> experiment.run()
         >>> [row["train"]["loss"] for row in experiment.rows if row["kind"] == "stats"]

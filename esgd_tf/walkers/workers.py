@@ -64,7 +64,9 @@ class Workers:
         self.model: Replicas | None = None
         if self.count:
             self.model = self._make_replicas(loss)
-            self.coupling = self.model.coupling
+            coupling = self.model.coupling
+            assert isinstance(coupling, Adjustable)  # `_make_replicas` made it
+            self.coupling = coupling
         self._alone = self._start(0)
         x, y = problem.train
         self._descent: worker_zero.Descent | None = None

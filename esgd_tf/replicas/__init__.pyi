@@ -1,0 +1,10 @@
+from . import coupling as coupling
+from .coupling import Coupling as Coupling
+from .elastic_averaging import ElasticAveraging as ElasticAveraging
+from .ensemble import ensemble_outputs as ensemble_outputs
+from .focusing import Focusing as Focusing
+from .minibatches import OwnMinibatches as OwnMinibatches
+from .monitor import ReplicaMonitor as ReplicaMonitor
+from .parle import Parle as Parle
+from .replicas import Replicas as Replicas
+from .replicated_sgd import ReplicatedSGD as ReplicatedSGD

@@ -1,0 +1,11 @@
+from .batch_norm import reestimate_batch_norm as reestimate_batch_norm
+from .evaluation import AnchorCallback as AnchorCallback
+from .evaluation import evaluate_at as evaluate_at
+from .evaluation import local_entropy_optimizer as local_entropy_optimizer
+from .evaluation import local_entropy_optimizers as local_entropy_optimizers
+from .loading import load_model as load_model
+from .multi_worker import enable_multi_worker as enable_multi_worker
+from .nonfinite import skip_nonfinite as skip_nonfinite
+from .strategies import StrategyError as StrategyError
+from .strategies import make_strategy as make_strategy
+from .strategies import split_device as split_device
