@@ -92,6 +92,16 @@ def _evaluate(fv: Any, words: list[str]) -> None:
     found = classification_metrics(logits, labels)
     loss = float(keras.losses.SparseCategoricalCrossentropy(from_logits=True)(labels, logits))
     low, high = found.accuracy_interval
+    print(
+        _description(run, checkpoint, network, what)
+        + f"""
+  {"accuracy, at the " + place_of(run):<26}  {100 * found.accuracy:.2f} %  (95% interval \
+{100 * low:.2f} to {100 * high:.2f} %)
+  error                       {100 * found.error:.2f} %
+  loss, as in training        {loss:.4f}
+  negative log likelihood     {found.nll:.4f} nats an image
+  calibration error           {100 * found.ece:.2f} %  ({ECE_BINS} bins)"""
+    )
     if out is not None:
         numbers = {
             "run": str(run.folder.path),
@@ -111,17 +121,6 @@ def _evaluate(fv: Any, words: list[str]) -> None:
         }
         with replaced_when_whole(out) as partial:
             partial.write_text(json.dumps(numbers, indent=2) + "\n")
-    print(
-        _description(run, checkpoint, network, what)
-        + f"""
-  {"accuracy, at the " + place_of(run):<26}  {100 * found.accuracy:.2f} %  (95% interval \
-{100 * low:.2f} to {100 * high:.2f} %)
-  error                       {100 * found.error:.2f} %
-  loss, as in training        {loss:.4f}
-  negative log likelihood     {found.nll:.4f} nats an image
-  calibration error           {100 * found.ece:.2f} %  ({ECE_BINS} bins)"""
-    )
-    if out is not None:
         print(f"\nwritten: {out}")
 
 
