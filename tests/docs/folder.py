@@ -72,7 +72,7 @@ class Names(dict):
         return self.setdefault(name, getattr(prelude, name))
 
 
-exec(compile({content!r}, {name!r}, "exec"), {{"__name__": "__main__"}}, Names())
+exec(compile({content!r}, {name!r}, "exec"), Names(__name__="__main__"))
 """
 
 
