@@ -38,6 +38,7 @@ class CommandLine:
         at_most: int. How many words the command takes; None for any number. Defaults to 1.
         outlives_output: bool. Whether the command goes on where its output cannot be written, as a
             training does. Defaults to False.
+        calls: sequence of str. Further examples, as they are typed. Defaults to ().
         stopped: str. What is said after Ctrl-C. Defaults to None, which says that nothing
             half-written is left.
     """
@@ -52,11 +53,12 @@ class CommandLine:
         at_least: int = 1,
         at_most: int | None = 1,
         outlives_output: bool = False,
+        calls: Sequence[str] = (),
         stopped: str | None = None,
     ) -> None:
         self._stopped = {} if stopped is None else {"stopped": stopped}
         self._name, self._words, self._summary = name, words, summary
-        self._examples = examples
+        self._examples = [*(f"python3 -m esgd_tf {name} {each}" for each in examples), *calls]
         self._at_least, self._at_most = at_least, at_most
         self._outlives_output = outlives_output
         self._fv = flags.FlagValues()
@@ -116,11 +118,11 @@ class CommandLine:
         Returns:
             The exit status: 0; 2 for bad flags; 1 for what else failed; 130 for Ctrl-C.
         """
-        self.switch("debug", False, "show the traceback of an error too")
-        self.switch("help", False, "show this", "h")
+        asks_for_help = bool({"-h", "-help", "--help"} & set(argv[1:]))
+        self._define_common()
 
         def call() -> int:
-            if {"-h", "-help", "--help"} & set(argv[1:]):
+            if asks_for_help:
                 print(self.help_text())
             else:
                 body(self._fv, self._parse(argv))
@@ -131,19 +133,30 @@ class CommandLine:
             call,
             see=f"python3 -m esgd_tf {self._name} --help",
             debug=asks_for_traceback(argv),
-            outlives_output=self._outlives_output,
+            outlives_output=self._outlives_output and not asks_for_help,
             **self._stopped,
         )
+
+    @property
+    def all_flags(self) -> list[flags.Flag]:
+        """The flags, in the order of the help."""
+        self._define_common()
+        return [self._fv[name] for name in self._names]
 
     def help_text(self) -> str:
         """Return the help, in 80 columns."""
         call = f"python3 -m esgd_tf {self._name}"
         lines = [f"{call} {self._words} [flags]", "", textwrap.fill(self._summary, 79), ""]
-        lines += [f"  {call} {example}" for example in self._examples]
+        lines += [f"  {example}" for example in self._examples]
         lines += ["", "Flags:"]
-        for name in self._names:
-            lines += flag_help(self._fv[name])
+        for flag in self.all_flags:
+            lines += flag_help(flag)
         return "\n".join(lines)
+
+    def _define_common(self) -> None:
+        if "help" not in self._fv:
+            self.switch("debug", False, "show the traceback of an error too")
+            self.switch("help", False, "show this", "h")
 
     def _parse(self, argv: Sequence[str]) -> list[str]:
         words = parse_flags(self._fv, argv)

@@ -10,9 +10,10 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from esgd_tf._version import __version__
-from esgd_tf.cli.door import BAD_FLAGS, asks_for_traceback, enter
-from esgd_tf.cli.parsers import did_you_mean
+from esgd_tf.cli.door import asks_for_traceback, enter
+from esgd_tf.cli.parsers import FlagError
+from esgd_tf.cli.suggestions import did_you_mean
+from esgd_tf.cli.version import version_line
 
 __all__ = ["COMMANDS", "help_text", "main"]
 
@@ -26,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "landscape": ("esgd_tf.cli.landscape", "how wide the valleys are that runs ended in"),
     "walkers": ("esgd_tf.cli.walkers", "many networks at once, and what lies between them"),
     "compare": ("esgd_tf.cli.compare", "a table and a picture of several runs"),
+    "completion": ("esgd_tf.cli.completion", "let bash or zsh complete commands and flags"),
 }
 
 
@@ -41,22 +43,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv if argv is None else argv)
     # The command has a door of its own; this one is for what happens before it.
-    return enter("esgd_tf", lambda: _call(argv[1:]), debug=asks_for_traceback(argv))
+    return enter(
+        "esgd_tf",
+        lambda: _call(argv[1:]),
+        see="python3 -m esgd_tf --help",
+        debug=asks_for_traceback(argv),
+    )
 
 
 def _call(words: list[str]) -> int:
     if not words:
-        return _refuse(f"name a command: {', '.join(COMMANDS)}")
+        raise FlagError(f"name a command: {', '.join(COMMANDS)}")
     name = words[0]
     if name in ("-h", "-help", "--help", "help"):
         print(help_text())
         return 0
-    if name == "--version":
-        print(f"esgd_tf {__version__}")
+    if name in ("-version", "--version"):
+        print(version_line())
         return 0
     if name not in COMMANDS:
         near = did_you_mean(name, COMMANDS) or f"; there are {', '.join(COMMANDS)}"
-        return _refuse(f"there is no command {name!r}{near}")
+        raise FlagError(f"there is no command {name!r}{near}")
     return importlib.import_module(COMMANDS[name][0]).main(words)
 
 
@@ -72,10 +79,9 @@ def help_text() -> str:
             "",
             "Commands:",
             *(f"  {name:<{width}}  {summary}" for name, (_, summary) in COMMANDS.items()),
+            "",
+            "  esgd-tf --version               of esgd_tf, TensorFlow and Keras",
+            "",
+            "With NO_COLOR in the environment nothing is colored.",
         ]
     )
-
-
-def _refuse(message: str) -> int:
-    print(f"esgd_tf: {message}. See python3 -m esgd_tf --help.", file=sys.stderr)
-    return BAD_FLAGS

@@ -19,7 +19,7 @@ from esgd_tf.runs.run_folder import RunFolder
 from esgd_tf.runs.schema import is_of_walkers
 from esgd_tf.runs.stored_run import StoredRun
 
-__all__ = ["main"]
+__all__ = ["command_line", "main"]
 
 _COLUMNS = ("run", "optimizer", "L", "error %", "loss", "grad. evals", "epochs", "time")
 # Shown where runs differ in it.
@@ -76,6 +76,11 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         The exit status.
     """
+    return command_line().run(argv, _compare)
+
+
+def command_line() -> CommandLine:
+    """Return the command's flags and help."""
     line = CommandLine(
         "compare",
         "RUN RUN...",
@@ -88,7 +93,7 @@ def main(argv: Sequence[str]) -> int:
     )
     line.path("out", "compare.png", "PNG file for the picture, replaced if it is there")
     line.switch("markdown", False, "print Markdown tables")
-    return line.run(argv, _compare)
+    return line
 
 
 def _compare(fv: Any, words: list[str]) -> None:

@@ -19,7 +19,7 @@ from types import FrameType
 from esgd_tf._extras import MissingExtraError
 from esgd_tf.cli.parsers import FlagError
 from esgd_tf.cli.startup import one_sentence, plain_warnings, say
-from esgd_tf.cli.streams import OutputError, standard_streams
+from esgd_tf.cli.streams import OutputError, ReaderGoneError, standard_streams
 from esgd_tf.data.errors import DataError
 from esgd_tf.runs.errors import CheckpointError, RunFolderError
 from esgd_tf.training.errors import ClusterError, StrategyError
@@ -27,6 +27,7 @@ from esgd_tf.training.errors import ClusterError, StrategyError
 __all__ = [
     "BAD_FLAGS",
     "FAILED",
+    "READER_GONE",
     "STOPPED",
     "asks_for_traceback",
     "enter",
@@ -35,6 +36,8 @@ __all__ = [
 ]
 
 FAILED, BAD_FLAGS, STOPPED = 1, 2, 130
+# What a shell says of a program that SIGPIPE has ended.
+READER_GONE = 128 + signal.SIGPIPE
 
 # Their messages are sentences for users.
 _FORESEEN = (
@@ -77,7 +80,8 @@ def enter(
             left.".
 
     Returns:
-        The exit status: that of the body; 2 for bad flags; 130 for Ctrl-C; 1 for what else failed.
+        The exit status: that of the body; 2 for bad flags; 130 for Ctrl-C; 141, and no sentence,
+        where nobody reads the output any more, as after `| head`; 1 for what else failed.
     """
     streams = standard_streams(name, may_be_lost=outlives_output)
     with streams, plain_warnings(name), _ctrl_c() as was_pressed:
@@ -86,6 +90,8 @@ def enter(
             status = body()
             sys.stdout.flush()
             return status
+        except ReaderGoneError:
+            return READER_GONE
         except Exception as error:
             if debug:
                 traceback.print_exc()
@@ -118,10 +124,9 @@ def reason_of(error: Exception) -> str:
 def _sentence(error: Exception, see: str | None) -> tuple[str, int]:
     """Return what to say of an exception, and the exit status."""
     if isinstance(error, FlagError):
-        return f"{error}." + (f" See {see}." if see else ""), BAD_FLAGS
+        return _with_stop(str(error)) + (f" See {see}." if see else ""), BAD_FLAGS
     if isinstance(error, _FORESEEN):
-        text = str(error).rstrip()
-        return text if text.endswith((".", "?", "!")) else f"{text}.", FAILED
+        return _with_stop(str(error).rstrip()), FAILED
     if isinstance(error, OutputError):
         return f"Standard output cannot be written to ({error}).", FAILED
     if isinstance(error, RecursionError):
@@ -138,6 +143,10 @@ def _sentence(error: Exception, see: str | None) -> tuple[str, int]:
         "defect of esgd_tf: --debug shows where it happened.",
         FAILED,
     )
+
+
+def _with_stop(text: str) -> str:
+    return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
 def _is_of_users(error: Exception) -> bool:
@@ -195,5 +204,8 @@ def _ctrl_c() -> Iterator[Callable[[], bool]]:
 
 
 def _complain(name: str, message: str, status: int) -> int:
+    # What was printed before comes first, and is not left for Python's end, which may fail on it.
+    with contextlib.suppress(OutputError):
+        sys.stdout.flush()
     say(f"{name}: {message}")
     return status

@@ -15,7 +15,7 @@ from esgd_tf.cli.startup import start_tensorflow
 from esgd_tf.cli.tables import place_of
 from esgd_tf.runs.stored_run import StoredRun
 
-__all__ = ["main"]
+__all__ = ["command_line", "main"]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -27,6 +27,11 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         The exit status.
     """
+    return command_line().run(argv, _evaluate)
+
+
+def command_line() -> CommandLine:
+    """Return the command's flags and help."""
     line = CommandLine(
         "evaluate",
         "RUN",
@@ -43,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
     line.integer("batch_size", 1, 250, "images at a time: speed and memory, not the result", "b")
     line.path("json", None, "write the numbers to this file too")
     line.data_flags()
-    return line.run(argv, _evaluate)
+    return line
 
 
 def _evaluate(fv: Any, words: list[str]) -> None:

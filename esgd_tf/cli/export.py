@@ -16,7 +16,7 @@ from esgd_tf.cli.startup import start_tensorflow
 from esgd_tf.runs.progress import MEMBER
 from esgd_tf.runs.stored_run import StoredRun
 
-__all__ = ["main"]
+__all__ = ["command_line", "main"]
 
 _BATCH = 250
 # What a SavedModel folder holds beside its variables; the folder `assets` is empty.
@@ -32,6 +32,11 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         The exit status.
     """
+    return command_line().run(argv, _export)
+
+
+def command_line() -> CommandLine:
+    """Return the command's flags and help."""
     line = CommandLine(
         "export",
         "RUN OUT",
@@ -52,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
                 "images")  # fmt: skip
     line.checkpoint_flags()
     line.data_flags()
-    return line.run(argv, _export)
+    return line
 
 
 def _export(fv: Any, words: list[str]) -> None:

@@ -13,15 +13,25 @@ from typing import Any
 
 from absl import flags
 
-from esgd_tf.cli.parsers import FlagError, PathParser, SwitchParser, parse_flags, parser_of
+from esgd_tf.cli.parsers import (
+    FlagError,
+    PathParser,
+    SwitchParser,
+    parse_flags,
+    parser_of,
+)
+from esgd_tf.cli.suggestions import dashed
 from esgd_tf.runs.experiment import GROUPS, Experiment, RunSettings
 from esgd_tf.runs.setting import Setting, Switch, Text, setting, setting_of, settings_of
 from esgd_tf.runs.train_command import train_command
 
 __all__ = ["FlagError", "define_flags", "define_switch", "flag_help", "help_text", "parse"]
 
-# A short name of no more letters is shown with one dash; both take one or two.
-_LETTERS = 3
+_OF_THE_OUTPUT = (
+    "A training outlives its output: where nobody reads it any more (| head), the run",
+    "goes on, and Ctrl-C still saves it. With NO_COLOR in the environment nothing is",
+    "colored. Completion in bash and zsh: python3 -m esgd_tf completion --help.",
+)
 _WHAT, _GOING_ON, _DATA, _RUN = (GROUPS[i] for i in (0, 1, 4, 6))
 
 
@@ -96,6 +106,9 @@ class _OfTheCommand:
     )
     help: bool = setting(Switch(), "show this", _RUN, short="h", default=False)
     presets: bool = setting(Switch(), "show the presets", _RUN, default=False)
+    version: bool = setting(
+        Switch(), "show the versions of esgd_tf, TensorFlow and Keras", _RUN, default=False
+    )
     debug: bool = setting(Switch(), "show the traceback of an error too", _RUN, default=False)
 
 
@@ -187,6 +200,7 @@ def help_text(
         for name, _ in _of_group(title, experiment):
             lines += flag_help(fv[name], defaults.get(name))
     lines += ["", "Defaults shown as (preset: ...) are those of the preset in force without flags."]
+    lines += ["", *_OF_THE_OUTPUT]
     return "\n".join(lines)
 
 
@@ -200,8 +214,7 @@ def flag_help(flag: flags.Flag, preset_value: Any = None) -> list[str]:
     """
     name = f"--{flag.name}"
     if flag.short_name is not None:
-        dashes = "-" if len(flag.short_name) <= _LETTERS else "--"
-        name = f"{dashes}{flag.short_name}, {name}"
+        name = f"{dashed(flag.short_name)}, {name}"
     choices = getattr(flag.parser, "enum_values", None)
     help = flag.help if not choices else f"{flag.help}: {', '.join(choices)}"
     if flag.default is not None and not flag.boolean:

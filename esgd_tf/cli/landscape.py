@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from esgd_tf.cli.landscape_report import Report
     from esgd_tf.cli.measures.bench import Bench, Measured
 
-__all__ = ["main"]
+__all__ = ["command_line", "main"]
 
 _DEFAULT = [name for name, measure in MEASURES.items() if measure.is_default]
 
@@ -35,6 +35,11 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         The exit status.
     """
+    return command_line().run(argv, _landscape)
+
+
+def command_line() -> CommandLine:
+    """Return the command's flags and help."""
     line = CommandLine(
         "landscape",
         "RUN [RUN...]",
@@ -60,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
     line.checkpoint_flags()
     line.integer("batch_size", 1, 512, "images at a time: speed and memory, not the result", "b")
     line.data_flags()
-    return line.run(argv, _landscape)
+    return line
 
 
 def _landscape(fv: Any, words: list[str]) -> None:
@@ -126,12 +131,13 @@ def _take(
         # The other measures, which may have taken hours, are not to be lost by it.
         if bench.fv.debug:
             traceback.print_exc()
-        print(f"  {measure.name:<14}{label}: failed", flush=True)
         report.fail(label, measure.name, reason_of(error))
+        took = "failed"
     else:
-        print(f"  {measure.name:<14}{label}: {time.perf_counter() - start:.0f} s", flush=True)
+        took = f"{time.perf_counter() - start:.0f} s"
         report.add(run, measure, result, label)
     report.save()
+    print(f"  {measure.name:<14}{label}: {took}", flush=True)  # may fail: nobody reads it any more
     if was_interrupted():
         raise KeyboardInterrupt  # it came where Python could not raise it, as in a destructor
 

@@ -24,11 +24,11 @@ from typing import IO, Any
 from absl import flags
 
 from esgd_tf.cli.door import FAILED, asks_for_traceback, enter
-from esgd_tf.cli.flags import define_switch
+from esgd_tf.cli.flags import define_switch, flag_help
 from esgd_tf.cli.parsers import FlagError, NumberParser, WholeParser, parse_flags
 from esgd_tf.cli.startup import say
 
-__all__ = ["main"]
+__all__ = ["define_flags", "main"]
 
 # More processes than any machine trains with.
 _MOST_WORKERS = 1024
@@ -40,14 +40,19 @@ What follows -- is a Python script with its flags, run once per worker. Lines of
 output get their worker's number in front. When a worker fails, all are stopped
 and the launcher ends with its status. Ctrl-C, SIGTERM and SIGHUP (a closed
 terminal) go to all workers.
+Workers go on where nobody reads their output any more (| head).
 
-  --workers          how many (default: 2)
-  --gpus_per_worker  GPUs that each worker sees, the first ones to the first
-                     worker; by default all workers see all
-  --grace            seconds that workers get to save their state once they are
-                     asked to stop (default: 60)
-  --debug            show the traceback of an error too
-  -h, --help         show this"""
+Flags:"""
+# Parser (None for a switch), default, and help of each flag.
+_FLAGS: dict[str, tuple[flags.ArgumentParser | None, Any, str]] = {
+    "workers": (WholeParser(1, _MOST_WORKERS), 2, "how many"),
+    "gpus_per_worker": (WholeParser(1), None, "GPUs that each worker sees, the first ones to the "
+                        "first worker; by default all workers see all"),
+    "grace": (NumberParser(), 60.0, "seconds that workers get to save their state once they are "
+              "asked to stop"),
+    "debug": (None, False, "show the traceback of an error too"),
+    "help": (None, False, "show this"),
+}  # fmt: skip
 # How many of a failed worker's last lines are shown again.
 _TAIL = 20
 
@@ -61,12 +66,13 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         0 if all workers ended well; the status of the first that did not; 2 for bad flags.
     """
+    own = argv[: list(argv).index("--")] if "--" in argv else argv
     return enter(
         "esgd_tf launch",
         lambda: _launch(argv),
         see="python3 -m esgd_tf launch --help",
         debug=asks_for_traceback(argv),
-        outlives_output=True,
+        outlives_output=not {"-h", "-help", "--help"} & set(own),
         stopped="Stopped before the workers began.",
     )
 
@@ -76,24 +82,27 @@ def _launch(argv: Sequence[str]) -> int:
     if "--" in own:
         cut = own.index("--")
         own, command = own[:cut], own[cut + 1 :]
-    fv = flags.FlagValues()
-    for name, parser, default in (
-        ("workers", WholeParser(1, _MOST_WORKERS), 2),
-        ("gpus_per_worker", WholeParser(1), None),
-        ("grace", NumberParser(), 60.0),
-    ):
-        flags.DEFINE(parser, name, default, "", fv, flags.ArgumentSerializer())
-    define_switch(fv, "help", False, "", "h")
-    define_switch(fv, "debug", False, "")
+    fv = define_flags()
     rest = parse_flags(fv, own)
     if fv.help:
-        print(_HELP)
+        print("\n".join([_HELP, *(line for name in _FLAGS for line in flag_help(fv[name]))]))
         return 0
     if rest or not command:
         raise FlagError("what to run must follow --, such as: -- train.py --preset quickstart")
     if command[0].endswith(".py"):
         command = [sys.executable, *command]
     return _Workers(fv.workers, command, fv.gpus_per_worker, fv.grace).run()
+
+
+def define_flags() -> flags.FlagValues:
+    """Return the flags of the launcher, not parsed yet."""
+    fv = flags.FlagValues()
+    for name, (parser, default, help) in _FLAGS.items():
+        if parser is None:
+            define_switch(fv, name, False, help, "h" if name == "help" else None)
+        else:
+            flags.DEFINE(parser, name, default, help, fv, flags.ArgumentSerializer())
+    return fv
 
 
 class _Workers:

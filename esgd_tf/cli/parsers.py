@@ -7,15 +7,15 @@ become words for whoever typed the flag.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
 from esgd_tf._files import expanded
+from esgd_tf.cli.suggestions import dashed, did_you_mean
 from esgd_tf.runs.setting import (
     LARGEST,
     Choice,
@@ -39,7 +39,6 @@ __all__ = [
     "TextParser",
     "WholeParser",
     "check_folder_name",
-    "did_you_mean",
     "flag_error",
     "parse_flags",
     "parser_of",
@@ -234,12 +233,19 @@ def parse_flags(fv: flags.FlagValues, argv: Sequence[str]) -> list[str]:
     try:
         return fv(list(argv))[1:]
     except flags.UnrecognizedFlagError as error:
-        near = did_you_mean(error.flagname, fv)
-        raise FlagError(f"there is no flag {error.flagname!r}{near}") from None
+        raise FlagError(_unknown_flag(error.flagname, fv, argv)) from None
     except flags.CantOpenFlagFileError:
         raise FlagError("the file of --flagfile cannot be read") from None
     except (flags.Error, ValueError) as error:  # ValueError: --noverbose=1
         raise FlagError(_as_typed(flag_error(error), fv, argv)) from None
+
+
+def _unknown_flag(name: str, fv: flags.FlagValues, argv: Sequence[str]) -> str:
+    """Return what to say of a flag that there is not, with its dashes as they were typed."""
+    typed = {word.partition("=")[0] for word in argv}
+    known = [*fv, *(f"no{each}" for each in fv if fv[each].boolean)]
+    near = did_you_mean(name, known, dashed)
+    return f"there is no flag {f'-{name}' if f'-{name}' in typed else f'--{name}'}{near}"
 
 
 def _as_typed(text: str, fv: flags.FlagValues, argv: Sequence[str]) -> str:
@@ -255,23 +261,12 @@ def _as_typed(text: str, fv: flags.FlagValues, argv: Sequence[str]) -> str:
 
 def flag_error(error: Exception) -> str:
     """Return a complaint about a flag in the form that all commands print."""
-    text = str(error).replace("flag --", "--").replace("flag -", "-").rstrip(".?: ")
+    text = str(error).replace("flag --", "--").replace("flag -", "-").rstrip(".: ")
     flag, equals, rest = text.partition("=")
     value, colon, reason = rest.rpartition(": ")
     if colon and len(value) > _SHOWN:
         text = f"{flag}{equals}{value[:_SHOWN]}...{colon}{reason}"
     return text
-
-
-def did_you_mean(word: str, names: Iterable[str]) -> str:
-    """Return "; did you mean NAME?" without its last character, or nothing.
-
-    Args:
-        word: str. What was typed.
-        names: iterable of str. What there is.
-    """
-    near = difflib.get_close_matches(str(word), list(names), n=1)
-    return f"; did you mean {near[0]}" if near else ""
 
 
 def check_folder_name(name: str) -> None:

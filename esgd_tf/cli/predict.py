@@ -12,7 +12,7 @@ from esgd_tf.cli.command_line import CommandLine
 from esgd_tf.cli.startup import start_tensorflow
 from esgd_tf.runs.stored_run import StoredRun
 
-__all__ = ["main"]
+__all__ = ["command_line", "main"]
 
 _BATCH = 250
 
@@ -26,6 +26,11 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         The exit status.
     """
+    return command_line().run(argv, _predict)
+
+
+def command_line() -> CommandLine:
+    """Return the command's flags and help."""
     line = CommandLine(
         "predict",
         "RUN IMAGE...",
@@ -41,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
     line.switch("json", False, "print JSON, and nothing else, to the standard output")
     line.checkpoint_flags()
     line.data_flags()
-    return line.run(argv, _predict)
+    return line
 
 
 def _predict(fv: Any, words: list[str]) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 from absl import flags
 
-from esgd_tf.cli.parsers import FlagError, did_you_mean
+from esgd_tf.cli.parsers import FlagError
+from esgd_tf.cli.suggestions import did_you_mean
 from esgd_tf.data import DataError, parse_corruptions
 from esgd_tf.models import check_name
 from esgd_tf.models import names as model_names

@@ -1,25 +1,36 @@
-"""Standard output and error that never end a run: closed, full, without a reader, or in ASCII."""
+"""Standard output and error that never end a run: closed, full, without a reader, or in ASCII.
+
+Here, too, colors are left out where the environment has NO_COLOR (https://no-color.org): of Keras'
+progress bars and of whatever else is printed.
+"""
 
 from __future__ import annotations
 
 import codecs
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
-__all__ = ["Output", "OutputError", "standard_streams"]
+__all__ = ["Output", "OutputError", "ReaderGoneError", "standard_streams"]
 
 # For terminals that know ASCII or Latin-1 only.
 _PLAIN = {
     "∇": "grad ", "±": "+/-", "…": "...", "━": "-", "╸": "-", "–": "-", "γ": "gamma",
     "σ": "sigma", "μ": "mu", "’": "'", "→": "->",
 }  # fmt: skip
+# Colors, bold and the like (ECMA-48's SGR). What moves the cursor is no color.
+_COLORS = re.compile(r"\x1b\[[0-9;:]*m")
 
 
 class OutputError(Exception):
     """Standard output cannot be written to; the message says why."""
+
+
+class ReaderGoneError(OutputError):
+    """Standard output is a pipe whose reader has ended, as `head` does."""
 
 
 class Output:
@@ -27,17 +38,25 @@ class Output:
 
     Args:
         stream: file. The stream; None for one that was closed before the process began.
-        lost: callable. Called once, with the reason, when the stream can no longer be written to.
-            What is written from then on is dropped, unless this raises.
+        lost: callable. Called once, with an OutputError that says why, when the stream can no
+            longer be written to. What is written from then on is dropped, unless this raises.
+        colors: bool. Whether colors are written. Defaults to True.
     """
 
-    def __init__(self, stream: TextIO | None, lost: Callable[[str], None]) -> None:
-        self.stream, self._lost = stream, lost
+    def __init__(
+        self,
+        stream: TextIO | None,
+        lost: Callable[[OutputError], None],
+        *,
+        colors: bool = True,
+    ) -> None:
+        self.stream, self._lost, self._colors = stream, lost, colors
         self._is_lost = False
 
     def write(self, text: str) -> int:
         """Write, and return the number of characters."""
-        self._try(lambda stream: stream.write(text))
+        shown = text if self._colors else _COLORS.sub("", text)
+        self._try(lambda stream: stream.write(shown))
         return len(text)
 
     def flush(self) -> None:
@@ -65,7 +84,8 @@ class Output:
         except (OSError, ValueError) as error:
             self._is_lost = True
             self._point_at_nothing()
-            self._lost(getattr(error, "strerror", None) or str(error))
+            kind = ReaderGoneError if isinstance(error, BrokenPipeError) else OutputError
+            self._lost(kind(getattr(error, "strerror", None) or str(error)))
 
     def _point_at_nothing(self) -> None:
         """Else Python would fail once more at its end, writing what is still in the buffer."""
@@ -88,9 +108,9 @@ def standard_streams(name: str, *, may_be_lost: bool) -> Iterator[None]:
     """
     _open_closed_descriptors()
 
-    def lost(reason: str) -> None:
+    def lost(reason: OutputError) -> None:
         if not may_be_lost:
-            raise OutputError(reason)
+            raise reason
         print(
             f"{name}: Standard output cannot be written to ({reason}): going on without it.",
             file=sys.stderr,
@@ -101,8 +121,9 @@ def standard_streams(name: str, *, may_be_lost: bool) -> Iterator[None]:
         out, error = (
             restored.enter_context(_with_plain_characters(_unwrapped(each))) for each in before
         )
-        sys.stderr = Output(error, lambda _: None)
-        sys.stdout = Output(out, lost)
+        colors = not os.environ.get("NO_COLOR")
+        sys.stderr = Output(error, lambda _: None, colors=colors)
+        sys.stdout = Output(out, lost, colors=colors)
         try:
             yield
         finally:

@@ -23,6 +23,7 @@ from esgd_tf.cli.places import (
 )
 from esgd_tf.cli.settings import choose_preset, make_settings, resume_settings, stretched
 from esgd_tf.cli.startup import say, without_startup_messages
+from esgd_tf.cli.version import version_line
 from esgd_tf.runs.errors import RunFolderError
 from esgd_tf.runs.experiment import Experiment, RunSettings
 from esgd_tf.runs.run_folder import RunFolder, State
@@ -31,6 +32,8 @@ from esgd_tf.training.cluster import Task, read_task
 
 __all__ = ["main"]
 
+# With one of these there is no training, whose output may be lost.
+_TELLS = {"-h", "-help", "--help", "-presets", "--presets", "-version", "--version"}
 # After so many seconds a worker says that it waits for the others.
 _PATIENCE = 10.0
 _STOPPED = "Stopped before the training began; nothing was written."
@@ -60,13 +63,16 @@ def main(
         lambda: _call(name, presets, argv),
         see=f"{name} --help",
         debug=asks_for_traceback(argv),
-        outlives_output=not {"-h", "-help", "--help", "--presets", "-presets"} & set(argv[1:]),
+        outlives_output=not _TELLS & set(argv[1:]),
         stopped=_STOPPED,
     )
 
 
 def _call(name: str, presets: Mapping[str, Mapping[str, Experiment]], argv: Sequence[str]) -> int:
     fv = define_flags()
+    if {"-version", "--version"} & set(argv[1:]):
+        print(version_line())
+        return 0
     if {"-h", "-help", "--help"} & set(argv[1:]):
         parse(fv, argv[:1])
         print(help_text(fv, vars(presets[choose_preset(fv, presets)][fv.optimizer])))

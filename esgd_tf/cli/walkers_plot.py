@@ -8,7 +8,7 @@ from typing import Any
 from esgd_tf._files import expanded
 from esgd_tf.cli.command_line import CommandLine, output_path
 
-__all__ = ["main"]
+__all__ = ["command_line", "main"]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -20,6 +20,11 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         The exit status.
     """
+    return command_line().run(argv, _plot)
+
+
+def command_line() -> CommandLine:
+    """Return the command's flags and help."""
     line = CommandLine(
         "walkers plot",
         "RUN",
@@ -28,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
         ["runs/walkers-nn-100-2", "RUN --out page.png"],
     )
     line.path("out", None, "the picture (default: walkers.png in the folder of the run)")
-    return line.run(argv, _plot)
+    return line
 
 
 def _plot(fv: Any, words: list[str]) -> None:
