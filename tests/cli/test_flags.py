@@ -107,7 +107,7 @@ def test_help_of_a_preset_shows_its_numbers(capsys):
         (["-rl", "-n", ".."], "--name=..: must be the name of a folder"),
         (["-n", "x" * 300], "is longer than file systems allow"),
         # What was meant.
-        (["--epoch", "3"], "there is no flag 'epoch'; did you mean epochs"),
+        (["--epoch", "3"], "there is no flag --epoch; did you mean --epochs"),
         (["-opt", "entropy_sgd"], "did you mean entropy-sgd"),
         (["-d", "mnits"], "did you mean mnist"),
         (["--preset", "quikstart"], "did you mean quickstart"),

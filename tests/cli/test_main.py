@@ -68,7 +68,7 @@ def test_each_help_names_its_flags_with_their_defaults(name, capsys):
 
 def test_the_version(capsys):
     assert esgd_tf("--version") == 0
-    assert capsys.readouterr().out == f"esgd_tf {package.__version__}\n"
+    assert capsys.readouterr().out.startswith(f"esgd_tf {package.__version__} (TensorFlow ")
 
 
 @pytest.mark.parametrize(
