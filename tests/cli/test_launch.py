@@ -141,7 +141,7 @@ def test_gpus_are_shared_out(launch, capfd):
         (["train.py"], "what to run must follow --"),
         (["--workers", "0", "--", "train.py"], "workers"),
         (["--workers", "two", "--", "train.py"], "workers"),
-        (["--wrokers", "2", "--", "train.py"], "'wrokers'; did you mean workers"),
+        (["--wrokers", "2", "--", "train.py"], "--wrokers; did you mean --workers?"),
         (["--workers", "2000000000", "--", "train.py"], "a whole number from 1 to 1,024"),
         (["--grace", "x", "--", "train.py"], "--grace=x: must be a finite number at least 0"),
         (["--nohelp=1", "--", "train.py"], "does not take an argument"),
