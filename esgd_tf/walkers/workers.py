@@ -17,7 +17,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from esgd_tf import models
-from esgd_tf.optimizers import EntropyAdam, EntropySGD
+from esgd_tf.optimizers import EntropyAdam, EntropySGD, LocalEntropy
 from esgd_tf.replicas import OwnMinibatches, Replicas
 from esgd_tf.replicas._members import state_of
 from esgd_tf.replicas.minibatches import shuffled
@@ -143,16 +143,17 @@ class Workers:
             for n in (ids[id(v)] for v in network.trainable_variables)
         ]
         moving = [network.trainable_variables]
-        if k > 0:
-            optimizer = network.optimizer
+        # Typed, so that a type checker sees what is asked of it.
+        optimizer: LocalEntropy | None = network.optimizer if k > 0 else None
+        if optimizer is not None:
             moving += [slots for slots in (optimizer._loop.anchors, optimizer._loop.means) if slots]
         for variables in moving:
             for variable, shift in zip(variables, shifts, strict=True):
                 if variable is not None:
                     variable.assign_add(shift)
-        if k > 0 and network.optimizer.langevin_steps:
+        if optimizer is not None and optimizer.langevin_steps:
             # The inner loop moves too; otherwise its weights would look as if a user had set them.
-            network.optimizer._loop.remember(tf.distribute.get_strategy())
+            optimizer._loop.probes.remember(tf.distribute.get_strategy())
         if self.model is not None and k > 0:
             self.model.optimizer.center_is_current = False  # the center must be computed again
         elif isinstance(self.zero, worker_zero.QuasiNewton):
