@@ -50,7 +50,10 @@ def test_a_run_does_not_go_on_from_the_checkpoint_of_another(own, other, tmp_pat
     assert not list((other / "checkpoints").iterdir())
 
 
-def test_commands_do_not_take_the_checkpoint_of_another_run(own, other, capsys):
+def test_commands_do_not_take_the_checkpoint_of_another_run(
+    own, other, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)  # `landscape` makes its folder there
     assert esgd_tf("evaluate", other) == 1
     assert "last.keras is of another run" in capsys.readouterr().err
     for command in ("evaluate", "landscape"):
