@@ -31,6 +31,7 @@ def test_the_gradient_is_that_of_the_loss():
     np.testing.assert_allclose(figure.gradient(x), slope, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_what_the_page_says_of_the_minima():
     # f is lowest in the sharp well, and so is -F at the largest gamma; at the others, in the wide.
     x = np.linspace(-3, 3, 601)

@@ -96,6 +96,7 @@ def test_the_default_tier_shows_each_value(collected):
     assert len(cases) == 4
 
 
+@pytest.mark.slow
 def test_both_tiers_show_each_pair(collected):
     cases = [case.split("-") for case in collected[1]["test_matrix"]]
     for one, other, count in ((0, 1, 6), (0, 2, 8), (1, 2, 12)):
@@ -104,18 +105,21 @@ def test_both_tiers_show_each_pair(collected):
     assert set(collected[0]["test_matrix"]) < set(collected[1]["test_matrix"])
 
 
+@pytest.mark.slow
 def test_every_combination_is_all(collected):
     counts = {name: len(cases) for name, cases in collected[2].items()}
     assert counts["test_matrix"] == 24
     assert counts["test_rare"] == 2
 
 
+@pytest.mark.slow
 def test_one_parameter_and_a_table_are_no_matrix(collected):
     assert len(collected[0]["test_row"]) == 3
     # No pair of columns is new in the last row, and still it is another case.
     assert len(collected[0]["test_table"]) == 5
 
 
+@pytest.mark.slow
 def test_marks(collected):
     assert len(collected[0]["test_whole"]) == 4
     assert collected[0]["test_few"] == ["1", "3", "5"]
@@ -123,6 +127,7 @@ def test_marks(collected):
     assert collected[0]["test_rare"] == collected[1]["test_rare"] == ["1"]
 
 
+@pytest.mark.slow
 def test_values_are_told_apart(collected):
     """True is not 1, a fixture's parameters count, and a list needs no hash."""
     assert len(collected[1]["test_fixture"]) == 4

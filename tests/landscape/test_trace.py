@@ -61,6 +61,7 @@ class TestFewProducts:
         h = MatrixOperator(symmetric(SPECTRUM))
         assert trace(h, num_matvecs).matvecs == h.matvecs == num_matvecs
 
+    @pytest.mark.slow
     def test_has_no_bias(self):
         found = [trace(MatrixOperator(symmetric(SPECTRUM)), 14, seed=s) for s in range(1500)]
         values = np.array([f.estimate for f in found])
@@ -72,6 +73,7 @@ class TestFewProducts:
             with pytest.raises(ValueError, match="not finite"):
                 trace(not_finite(value=value), num_matvecs)
 
+    @pytest.mark.slow
     def test_memory(self, monkeypatch):
         monkeypatch.setattr(_memory, "free_memory", lambda: 15_000)
         with pytest.raises(MemoryError, match=r"10 columns for 40 weights .* `num_matvecs`"):

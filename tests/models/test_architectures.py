@@ -403,6 +403,7 @@ def test_save_and_load(name, tmp_path):
 
 
 @_EVERY
+@pytest.mark.few(2)
 def test_clone(name):
     model = _build(name)
     clone = keras.models.clone_model(model)

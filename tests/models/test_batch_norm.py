@@ -141,6 +141,7 @@ def test_training_uses_the_kernel(shape):
     ],
     ids=str,
 )
+@pytest.mark.few(2)
 def test_the_rest_is_left_to_keras(options, shape):
     dtype = options.get("dtype", "float32")
     x, _ = _data(shape, dtype)

@@ -349,6 +349,7 @@ def test_gradients_do_not_accumulate():
         trajectory(ElasticAveraging(0.2), optimizer)
 
 
+@pytest.mark.slow
 def test_clipping_by_norm_sees_the_springs_and_globally_does_not(float64):
     def clipped(g):
         return g * np.minimum(1, 0.3 / np.linalg.norm(g, axis=1, keepdims=True))

@@ -61,6 +61,7 @@ def test_every_entrance_leads_to_the_center_of_now(way, trained, tmp_path):
     np.testing.assert_allclose(WAYS[way](model, x, tmp_path), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_center_is_that_of_now_after_single_batches_and_after_fit():
     """Also for a graph that was made before, which only reads the center's variables."""
     x, y = data()

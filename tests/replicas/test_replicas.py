@@ -198,6 +198,7 @@ def with_batch_norm(a):
     )
 
 
+@pytest.mark.slow
 def test_batch_norm_statistics_of_the_center_are_those_of_training_data(tmp_path):
     x, _ = data()
     model = helpers.replicas(ReplicatedSGD(0.3), helpers.nesterov(), build=with_batch_norm)
@@ -366,6 +367,7 @@ def skipping(**options):
     )
 
 
+@pytest.mark.slow
 def test_a_minibatch_that_is_not_finite_stops_one_replica_only():
     model = helpers.replicas(ReplicatedSGD(0.3), skipping())
     model.fit(OwnMinibatches(poisoned), verbose=0)
@@ -381,6 +383,7 @@ def test_a_minibatch_that_is_not_finite_stops_one_replica_only():
     [ReplicatedSGD(0.3), pytest.param(ElasticAveraging(0.3), marks=pytest.mark.slow)],
     ids=["rsgd", "easgd"],
 )
+@pytest.mark.slow
 def test_asking_for_the_center_does_not_move_a_replica_that_lags_behind(rule):
     """Replica 0 has skipped a minibatch: its outer update follows those of the others."""
 

@@ -68,6 +68,7 @@ def test_logits_from_pixels(images, kind, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_constant_image_is_not_blown_up_by_the_whitening(images):
     prepare = data.preprocessor("gcn_zca", images)
     identity = keras.Sequential([keras.Input((28, 28, 1)), keras.layers.Flatten()])

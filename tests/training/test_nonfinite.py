@@ -93,6 +93,7 @@ def test_as_if_it_had_not_been_there(poison, devices, two_cpus):
         pytest.param(around_nadam, True, id="Nadam, eager"),
     ],
 )
+@pytest.mark.slow
 def test_other_optimizers(optimizer, run_eagerly):
     strategy = tf.distribute.get_strategy()
     ours, history, _ = train(strategy, optimizer, np.nan, run_eagerly=run_eagerly)
