@@ -2,6 +2,7 @@
 """SGD against Entropy-SGD on the full Fashion-MNIST: whose valley is wider?
 
 Command:          python3 results/flatness.py --raw_dir DIR    (DIR: the archives of Fashion-MNIST)
+                  python3 results/flatness.py --draw           (figures again, from numbers.json)
 Expected time:    40 minutes on two cores: six runs of 4 minutes, then 15 minutes of measuring
 Expected result:  results/flatness/table.md, density.png and local_energy.png
 
@@ -17,21 +18,39 @@ the same images, by `python3 -m esgd_tf landscape`.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from esgd_tf import _density
+from results._shared import (
+    COLORS,
+    LINES,
+    MARKERS,
+    ROOT,
+    figure_of,
+    finish,
+    history,
+    mean_and_spread,
+    read_numbers,
+    rounded,
+    write_numbers,
+)
+
 OUT = ROOT / "results" / "flatness"
-OPTIMIZERS, SEEDS, EPOCHS = ("momentum", "entropy-sgd"), (1, 2, 3), 12
+OPTIMIZERS = {"momentum": "SGD-Nesterov", "entropy-sgd": "Entropy-SGD, L = 20"}
+SEEDS, EPOCHS = (1, 2, 3), 12
 MEASURES = ("--density", "--local_energy", "-N", "1024", "--probes", "4", "--steps", "50",
-            "--perturbations", "15", "--sigmas", "0.1,0.2,0.3,0.4,0.5")  # fmt: skip
+            "--perturbations", "16", "--sigmas", "0.1,0.2,0.3,0.4,0.5")  # fmt: skip
 SIGMAS_SHOWN = (0.1, 0.3, 0.5)
+# Standard deviation of the Gaussian that smooths the densities, in units of the eigenvalues.
+BANDWIDTH = 0.02
 
 
 def train(runs: Path, raw_dir: str | None, data_dir: str) -> None:
@@ -39,8 +58,7 @@ def train(runs: Path, raw_dir: str | None, data_dir: str) -> None:
     for optimizer in OPTIMIZERS:
         for seed in SEEDS:
             name = f"{optimizer}-{seed}"
-            history = runs / name / "history.csv"
-            if history.exists() and len(history.read_text().splitlines()) == EPOCHS + 1:
+            if len(history(runs / name)) == EPOCHS:
                 continue
             command = [sys.executable, "train.py", "--preset", "quickstart", "-d", "fashion_mnist"]
             command += ["-opt", optimizer, "-e", str(EPOCHS), "--lr_drops", "7,10"]
@@ -50,51 +68,35 @@ def train(runs: Path, raw_dir: str | None, data_dir: str) -> None:
             subprocess.run(command, cwd=ROOT, check=True)
 
 
-def spread(values: Sequence[float], digits: int) -> str:
-    """Return the mean and the sample standard deviation over the seeds."""
-    return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
-
-
-def row(optimizer: str, runs: Path, found: list[dict[str, Any]]) -> str:
-    """Return the row of one optimizer."""
-    errors, losses = [], []
-    for seed in SEEDS:
-        with (runs / f"{optimizer}-{seed}" / "history.csv").open() as file:
-            last = list(csv.DictReader(file))[-1]
-        errors.append(100 * (1 - float(last["val_accuracy"])))
-        losses.append(float(last["val_loss"]))
-    own = [r for r in found if r["label"].rsplit("-", 1)[0] == optimizer]
-    densities = [r["result"] for r in own if r["measure"] == "density"]
-    energies = [r["result"] for r in own if r["measure"] == "local_energy"]
-    largest = [max(d["nodes"]) for d in densities]
-    smallest = [min(d["nodes"]) for d in densities]
-    traces = [
-        d["size"] * sum(n * w for n, w in zip(d["nodes"], d["weights"], strict=True))
-        for d in densities
-    ]
-    cells = [optimizer, spread(errors, 2), spread(losses, 3), spread(largest, 2)]
-    cells += [spread(smallest, 3), spread(traces, 1)]
-    for sigma in SIGMAS_SHOWN:
-        k = energies[0]["sigmas"].index(sigma)
-        cells.append(spread([100 * e["increase"]["test"]["error"][k] for e in energies], 2))
-    return f"| {' | '.join(cells)} |"
-
-
-def main() -> None:
-    """Train, measure, tabulate."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--raw_dir", help="folder with the archives of Fashion-MNIST")
-    parser.add_argument("--data_dir", default="tfrecords", help="where prepared data lie")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "results-flatness")
-    flags = parser.parse_args()
-    train(flags.runs, flags.raw_dir, flags.data_dir)
+def measure(runs: Path, data_dir: str) -> dict[str, Any]:
+    """Measure all runs, and return what the table and the figures need of each."""
+    out = runs / "landscape"
     names = [f"{optimizer}-{seed}" for optimizer in OPTIMIZERS for seed in SEEDS]
-    command = [sys.executable, "-m", "esgd_tf", "landscape", *MEASURES, "--out", str(OUT)]
-    command += ["--data_dir", flags.data_dir, *(str(flags.runs / name) for name in names)]
+    command = [sys.executable, "-m", "esgd_tf", "landscape", *MEASURES, "--out", str(out)]
+    command += ["--data_dir", data_dir, *(str(runs / name) for name in names)]
     subprocess.run(command, cwd=ROOT, check=True)
-    found = json.loads((OUT / "landscape.json").read_text())["results"]
+    found = json.loads((out / "landscape.json").read_text())["results"]
+    by = {(r["label"], r["measure"]): r["result"] for r in found}
+    numbers: dict[str, Any] = {}
+    for name in names:
+        last = history(runs / name)[-1]
+        density, energy = by[name, "density"], by[name, "local_energy"]
+        numbers[name] = {
+            "error": 100 * (1 - float(last["val_accuracy"])),
+            "loss": float(last["val_loss"]),
+            "sigmas": energy["sigmas"],
+            "increase of the test error": rounded(
+                [100 * v for v in energy["increase"]["test"]["error"]]
+            ),
+            "size": density["size"],
+            "nodes": rounded(density["nodes"], 7),
+            "weights": rounded(density["weights"], 7),
+        }
+    return {"runs": numbers}
+
+
+def table(numbers: dict[str, Any]) -> str:
+    """Return the table."""
     header = ["optimizer", "test error (%)", "test loss", "largest eigenvalue", "smallest", "trace"]
     header += [f"increase of the test error at σ = {sigma:g} (% points)" for sigma in SIGMAS_SHOWN]
     lines = [
@@ -106,14 +108,95 @@ def main() -> None:
         "",
         "    python3 results/flatness.py --raw_dir DIR",
         "",
+        f"on {numbers['made_by']}.",
+        "",
         f"| {' | '.join(header)} |",
         f"|{'---|' * len(header)}",
-        *(row(optimizer, flags.runs, found) for optimizer in OPTIMIZERS),
     ]
-    (OUT / "table.md").write_text("\n".join(lines) + "\n")
-    for name in ("landscape.json", "landscape.csv"):  # large, and made again by the command
-        (OUT / name).unlink()
-    print("\n".join(lines))
+    for optimizer in OPTIMIZERS:
+        runs = [numbers["runs"][f"{optimizer}-{seed}"] for seed in SEEDS]
+        traces = [run["size"] * np.dot(run["nodes"], run["weights"]) for run in runs]
+        cells = [
+            optimizer,
+            mean_and_spread([run["error"] for run in runs], 2),
+            mean_and_spread([run["loss"] for run in runs], 3),
+            mean_and_spread([max(run["nodes"]) for run in runs], 2),
+            mean_and_spread([min(run["nodes"]) for run in runs], 3),
+            mean_and_spread(traces, 1),
+        ]
+        for sigma in SIGMAS_SHOWN:
+            k = runs[0]["sigmas"].index(sigma)
+            cells.append(mean_and_spread([r["increase of the test error"][k] for r in runs], 2))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def plot_local_energy(numbers: dict[str, Any]) -> None:
+    """Plot the rise of the test error under noise, mean and spread per optimizer."""
+    figure = figure_of(7.0, 4.2)
+    axis = figure.subplots()
+    for n, (optimizer, label) in enumerate(OPTIMIZERS.items()):
+        runs = [numbers["runs"][f"{optimizer}-{seed}"] for seed in SEEDS]
+        values = np.array([run["increase of the test error"] for run in runs])
+        axis.errorbar(
+            runs[0]["sigmas"], values.mean(axis=0), yerr=values.std(axis=0, ddof=1), ls=LINES[n],
+            marker=MARKERS[n], color=COLORS[n], lw=2, capsize=4, label=label,
+        )  # fmt: skip
+    axis.set(
+        xlabel="σ of multiplicative noise on the weights",
+        ylabel="increase of the test error (% points)",
+        title=f"mean ± sample standard deviation of {len(SEEDS)} seeds",
+    )
+    axis.legend()
+    finish(figure, OUT / "local_energy.png")
+
+
+def plot_density(numbers: dict[str, Any]) -> None:
+    """Plot the densities of eigenvalues, mean per optimizer, with the ends of every seed."""
+    figure = figure_of(7.0, 4.2)
+    axis = figure.subplots()
+    all_nodes = np.concatenate([run["nodes"] for run in numbers["runs"].values()])
+    size = next(iter(numbers["runs"].values()))["size"]
+    grid = _density.grid_for(all_nodes, 4000)
+    floor = 0.1 / size / BANDWIDTH
+    for n, (optimizer, label) in enumerate(OPTIMIZERS.items()):
+        runs = [numbers["runs"][f"{optimizer}-{seed}"] for seed in SEEDS]
+        density = np.mean(
+            [_density.bells(run["nodes"], grid, BANDWIDTH) @ run["weights"] for run in runs], axis=0
+        )
+        axis.plot(
+            grid, np.where(density > floor, density, np.nan), color=COLORS[n], ls=LINES[n], lw=1.5,
+            label=label,
+        )  # fmt: skip
+        ends = [end(run["nodes"]) for run in runs for end in (min, max)]
+        axis.plot(ends, [floor * 2.0 ** (n + 1)] * len(ends), MARKERS[n], color=COLORS[n], ms=7)
+    axis.set(
+        xlabel=f"eigenvalue of the Hessian (smoothed by a Gaussian of σ = {BANDWIDTH})",
+        ylabel="density of eigenvalues", yscale="log", ylim=(floor, None),
+        title=f"mean of {len(SEEDS)} seeds; marks: smallest and largest of each",
+    )  # fmt: skip
+    axis.legend()
+    finish(figure, OUT / "density.png")
+
+
+def main() -> None:
+    """Train, measure, tabulate, plot."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--raw_dir", help="folder with the archives of Fashion-MNIST")
+    parser.add_argument("--data_dir", default="tfrecords", help="where prepared data lie")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "results-flatness")
+    parser.add_argument("--draw", action="store_true", help="only plot numbers.json again")
+    flags = parser.parse_args()
+    if not flags.draw:
+        train(flags.runs, flags.raw_dir, flags.data_dir)
+        write_numbers(OUT / "numbers.json", measure(flags.runs, flags.data_dir))
+    numbers = read_numbers(OUT / "numbers.json")
+    (OUT / "table.md").write_text(table(numbers))
+    plot_local_energy(numbers)
+    plot_density(numbers)
+    print((OUT / "table.md").read_text())
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Expected time:    half an hour on two cores: 9 minutes for density and extremes 
                   network, 16 for the exact spectrum of the smaller
 Expected result:  results/hessian/table.md and spectrum.png: nearly all eigenvalues are tiny, a few
                   are large and positive, the negative ones are small; density and exact spectrum of
-                  the smaller network agree
+                  the smaller network agree; --draw plots again, from numbers.json
 
 Networks: lenet-10-20-128, the paper's small-LeNet (47,658 weights), and lenet-4-10-50 (9,674),
 small enough to form its matrix. Both are trained by Adam (1e-3) with minibatches of 128, without
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import sys
 import time
 from pathlib import Path
@@ -28,14 +27,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import keras
-import matplotlib as mpl
-
-mpl.use("agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
 
-from esgd_tf import data, models
+from esgd_tf import _density, data, models
 from esgd_tf.landscape import (
     FullSpectrum,
     HessianOperator,
@@ -45,11 +40,23 @@ from esgd_tf.landscape import (
     spectral_density,
     trace,
 )
+from results._shared import (
+    COLORS,
+    LINES,
+    figure_of,
+    finish,
+    machine,
+    read_numbers,
+    rounded,
+    write_numbers,
+)
 
 OUT = Path(__file__).resolve().parent / "hessian"
 SEED = 1
 LARGE, SMALL = "lenet-10-20-128", "lenet-4-10-50"
 THRESHOLDS = (1e-4, 1e-3, 1e-2, 1e-1)
+# Standard deviation of the Gaussian that smooths the spectra, in units of the eigenvalues.
+BANDWIDTH = 0.05
 
 
 def mnist(raw_dir: str | None) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -99,7 +106,11 @@ def main() -> None:
     )
     parser.add_argument("--raw_dir", help="folder with the archives of MNIST")
     parser.add_argument("--columns", type=Path, help="keep the exact matrix here meanwhile")
+    parser.add_argument("--draw", action="store_true", help="only plot numbers.json again")
     flags = parser.parse_args()
+    if flags.draw:
+        plot(read_numbers(OUT / "numbers.json"))
+        return
     splits = mnist(flags.raw_dir)
     OUT.mkdir(exist_ok=True)
     x, y = splits["train"]
@@ -166,7 +177,13 @@ def main() -> None:
         f"Asymmetry of the matrix, from rounding: {exact.asymmetry:.1g} of its largest entry.",
         "",
     ]
-    plot(large, small, exact)
+    kept = {
+        "nodes": rounded(small.nodes, 6),
+        "weights": rounded(small.weights, 6),
+        "eigenvalues": rounded(exact.eigenvalues, 4),
+    }
+    write_numbers(OUT / "numbers.json", kept)
+    plot(kept)
     head = [
         "# The Hessian of a small LeNet on MNIST",
         "",
@@ -174,8 +191,7 @@ def main() -> None:
         "",
         "    python3 results/hessian.py --raw_dir DIR",
         "",
-        f"on {os.cpu_count()} cores, Python {platform.python_version()}, TensorFlow "
-        f"{tf.__version__}, Keras {keras.__version__}, seed {SEED}.",
+        f"on {machine()};\nseed {SEED}.",
         "",
     ]
     text = "\n".join([*head, *lines])
@@ -183,28 +199,29 @@ def main() -> None:
     print(text)
 
 
-def plot(large: SpectralDensity, small: SpectralDensity, exact: FullSpectrum) -> None:
-    """Plot the density of the large network beside density and exact spectrum of the small one."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8), layout="constrained")
-    large.plot(ax=left)
-    left.set_title("lenet-10-20-128: 47,658 weights", fontsize="medium")
-    width = exact.eigenvalues[-1] - exact.eigenvalues[0]
-    bandwidth = 0.01 * width
-    small.plot(ax=right, bandwidth=bandwidth)
-    right.lines[-1].set_label("density (10 probes)")
-    grid = right.lines[-1].get_xdata()
-    bells = np.zeros_like(grid)
-    for part in np.array_split(exact.eigenvalues, 50):
-        z = (grid[:, None] - part) / bandwidth
-        bells += np.exp(-0.5 * z**2).sum(axis=1)
-    bells /= len(exact.eigenvalues) * bandwidth * np.sqrt(2 * np.pi)
-    floor = right.get_ylim()[0]
-    right.plot(grid, np.maximum(bells, floor), "k--", lw=1, label="all eigenvalues")
-    right.set_title("lenet-4-10-50: 9,674 weights", fontsize="medium")
-    right.legend()
-    for ax in (left, right):
-        ax.grid(alpha=0.3)
-    figure.savefig(OUT / "spectrum.png", dpi=130)
+def plot(numbers: dict[str, Any]) -> None:
+    """Plot the density and all eigenvalues of the small network, smoothed alike."""
+    nodes, exact = np.array(numbers["nodes"]), np.array(numbers["eigenvalues"])
+    grid = _density.grid_for(exact, 4000)
+    floor = 0.1 / len(exact) / BANDWIDTH
+    curves = {
+        "all eigenvalues": _density.bells(exact, grid, BANDWIDTH).mean(axis=1),
+        "density, 10 probes of 100 steps": _density.bells(nodes, grid, BANDWIDTH)
+        @ np.array(numbers["weights"]),
+    }
+    figure = figure_of(7.0, 4.2)
+    axis = figure.subplots()
+    for n, (label, density) in enumerate(curves.items()):
+        shown = np.where(density > floor, density, np.nan)
+        axis.plot(grid, shown, color=COLORS[n], ls=LINES[n], lw=1.5, label=label)
+    ends = [exact.min(), exact.max()]
+    axis.plot(ends, [2 * floor] * 2, "^k", ms=8, ls="", label="smallest and largest")
+    axis.set(
+        xlabel=f"eigenvalue of the Hessian (smoothed by a Gaussian of σ = {BANDWIDTH})",
+        ylabel="density of eigenvalues", yscale="log", ylim=(floor, None),
+    )  # fmt: skip
+    axis.legend()
+    finish(figure, OUT / "spectrum.png")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@ r"""Replicas against one network, at equal numbers of gradient evaluations.
 
 Command:          python3 results/replicas.py --raw_dir DIR    (DIR: the archives of both data sets)
 Expected time:    two hours on two cores: 42 runs of one to six minutes, then measuring
-Expected result:  results/replicas/table.md and curves.png: errors, distances, local energies
+                  --draw plots the figure again, from the table
+Expected result:  results/replicas/table.md and methods.png: errors, distances, local energies
 
 LeNet (lenet-10-20-128, without BatchNorm) on the full Fashion-MNIST and, for 32x32 colour images,
 on CIFAR-10 without augmentation, three seeds each, eight effective epochs. A run is
@@ -19,27 +20,30 @@ noise, 1,024 test images.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-mpl.use("agg")
-import matplotlib.pyplot as plt
+from results._shared import (
+    COLORS,
+    MARKERS,
+    ROOT,
+    figure_of,
+    finish,
+    history,
+    machine,
+    mean_and_spread,
+)
 
-ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "results" / "replicas"
 SEEDS, EPOCHS = (1, 2, 3), 8
-DATASETS = ("fashion_mnist", "cifar10")
+DATASETS = {"fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
 COMMON = ("--preset", "conv-cifar10", "-m", "lenet-10-20-128", "--augmentation", "none",
           "-e", str(EPOCHS), "--lr_drops", "5,7", "--lr", "0.05")  # fmt: skip
 METHODS: dict[str, tuple[str, ...]] = {
@@ -78,20 +82,6 @@ def train(runs: Path, raw_dir: str | None, data_dir: str, flags: argparse.Namesp
                 subprocess.run(command, cwd=ROOT, check=True)
 
 
-def history(run: Path) -> list[dict[str, str]]:
-    """Return the rows of history.csv, or none if the file does not exist."""
-    path = run / "history.csv"
-    if not path.exists():
-        return []
-    with path.open() as file:
-        return list(csv.DictReader(file))
-
-
-def spread(values: Sequence[float], digits: int) -> str:
-    """Return the mean and the sample standard deviation over the seeds."""
-    return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
-
-
 def local_energies(runs: Path, dataset: str, data_dir: str) -> dict[str, dict[str, Any]]:
     """Return the local energy of every run of a data set; each is measured only once."""
     out = runs / f"landscape-{dataset}"
@@ -128,52 +118,68 @@ def table(runs: Path, dataset: str, energies: dict[str, dict[str, Any]]) -> list
             return [100 * (1 - float(row[name])) for row in rows]
 
         cells = [method, f"{numbers('gradient_evaluations')[0]:,.0f}"]
-        cells += [spread(errors("val_accuracy"), 2), spread(numbers("val_loss"), 3)]
-        cells.append(spread(numbers("loss"), 3))
+        cells += [
+            mean_and_spread(errors("val_accuracy"), 2),
+            mean_and_spread(numbers("val_loss"), 3),
+        ]
+        cells.append(mean_and_spread(numbers("loss"), 3))
         if method in REPLICATED:
             of_replicas = [
                 statistics.mean(errors(f"test_replica{a}_accuracy", [row])[0] for a in range(3))
                 for row in last
             ]
-            cells += [spread(of_replicas, 2), spread(errors("test_ensemble_accuracy"), 2)]
-            cells.append(spread([1e4 * d for d in numbers("distance")], 2))
+            cells += [
+                mean_and_spread(of_replicas, 2),
+                mean_and_spread(errors("test_ensemble_accuracy"), 2),
+            ]
+            cells.append(mean_and_spread([1e4 * d for d in numbers("distance")], 2))
         else:
             cells += ["", "", ""]
         own = [energies[run_name(dataset, method, seed)] for seed in SEEDS]
         for sigma in SIGMAS:
             k = own[0]["sigmas"].index(sigma)
-            cells.append(spread([100 * e["increase"]["test"]["error"][k] for e in own], 2))
+            cells.append(mean_and_spread([100 * e["increase"]["test"]["error"][k] for e in own], 2))
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
-def plot(runs: Path, datasets: Sequence[str]) -> None:
-    """Plot the test error, and the replicas' distance to the center, by gradient evaluations."""
-    size = (9.5, 3.4 * len(datasets))
-    figure, axes = plt.subplots(len(datasets), 2, figsize=size, layout="constrained", squeeze=False)
-    for row, dataset in zip(axes, datasets, strict=True):
-        for number, method in enumerate(METHODS):
-            rows = [history(runs / run_name(dataset, method, seed)) for seed in SEEDS]
-            steps = [float(r["gradient_evaluations"]) for r in rows[0]]
-            for axis, name in zip(row, ("val_accuracy", "distance"), strict=True):
-                if name not in rows[0][0]:
-                    continue
-                values = [[float(r[name]) for r in run] for run in rows]
-                if name == "val_accuracy":
-                    values = [[100 * (1 - v) for v in run] for run in values]
-                means = [statistics.mean(v) for v in zip(*values, strict=True)]
-                low, high = ([f(v) for v in zip(*values, strict=True)] for f in (min, max))
-                axis.plot(steps, means, color=f"C{number}", label=method)
-                axis.fill_between(steps, low, high, color=f"C{number}", alpha=0.2, lw=0)
-        row[0].set_ylabel(f"{dataset}: test error (%)")
-        row[1].set_ylabel("rms distance to the center")
-        row[1].set_yscale("log")
-        for axis in row:
-            axis.set_xlabel("gradient evaluations, of all replicas")
-            axis.grid(alpha=0.3, which="both")
-            axis.legend(fontsize="small")
-    figure.suptitle("mean and range of 3 seeds", fontsize="medium")
-    figure.savefig(OUT / "curves.png", dpi=130)
+def read_table(dataset: str) -> dict[str, dict[str, str]]:
+    """Return the cells of a data set's table, by method and column."""
+    section = (OUT / "table.md").read_text().split(f"## {dataset}\n")[1].split("\n## ")[0]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in section.splitlines()
+        if line.startswith("|") and not line.startswith("|--")
+    ]
+    header, *body = rows
+    return {row[0]: dict(zip(header, row, strict=True)) for row in body}
+
+
+def plot(datasets: Sequence[str]) -> None:
+    """Plot the test error and the local energy of each method, as the table has them."""
+    columns = {
+        "test error (%)": "test error (%)",
+        f"local energy, σ = {SIGMAS[-1]:g} (% points)": (
+            f"local energy (% points)\nat σ = {SIGMAS[-1]:g}"
+        ),
+    }
+    figure = figure_of(9.0, 6.0)
+    axes = figure.subplots(len(columns), len(datasets), sharey=True, squeeze=False)
+    for row, (column, label) in zip(axes, columns.items(), strict=True):
+        for axis, dataset in zip(row, datasets, strict=True):
+            cells = read_table(dataset)
+            for n, method in enumerate(METHODS):
+                mean, deviation = map(float, cells[method][column].split(" ± "))
+                axis.errorbar(
+                    mean, n, xerr=deviation, fmt=MARKERS[method in REPLICATED], ms=8, lw=2,
+                    capsize=4, color=COLORS[method in REPLICATED],
+                )  # fmt: skip
+            axis.set(xlabel=label)
+            axis.set_yticks(range(len(METHODS)), METHODS)
+            if column == next(iter(columns)):
+                axis.set_title(DATASETS[dataset])
+    axes[0, 0].invert_yaxis()
+    finish(figure, OUT / "methods.png")
 
 
 def main() -> None:
@@ -183,11 +189,15 @@ def main() -> None:
     )
     parser.add_argument("--raw_dir", help="folder with the archives of Fashion-MNIST and CIFAR-10")
     parser.add_argument("--data_dir", default="tfrecords", help="where prepared data lie")
-    parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=DATASETS)
+    parser.add_argument("--datasets", nargs="+", choices=list(DATASETS), default=list(DATASETS))
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="for --train_only")
     parser.add_argument("--train_only", action="store_true", help="measure later")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "results-replicas")
+    parser.add_argument("--draw", action="store_true", help="only plot table.md again")
     flags = parser.parse_args()
+    if flags.draw:
+        plot(flags.datasets)
+        return
     train(flags.runs, flags.raw_dir, flags.data_dir, flags)
     if flags.train_only:
         return
@@ -201,15 +211,14 @@ def main() -> None:
         "",
         "    python3 results/replicas.py --raw_dir DIR",
         "",
-        f"on {os.cpu_count()} CPU cores, Python {platform.python_version()}, TensorFlow "
-        f"{version('tensorflow')}, Keras {version('keras')}.",
+        f"on {machine()}.",
         "",
     ]
     for dataset in flags.datasets:
         energies = local_energies(flags.runs, dataset, flags.data_dir)
         lines += [f"## {dataset}", "", *table(flags.runs, dataset, energies), ""]
     (OUT / "table.md").write_text("\n".join(lines))
-    plot(flags.runs, flags.datasets)
+    plot(flags.datasets)
     print("\n".join(lines))
 
 

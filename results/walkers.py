@@ -3,8 +3,9 @@
 
 Command:          python3 results/walkers.py --raw_dir DIR    (DIR/mnist holds the archives)
 Expected time:    about 50 minutes on one core; --quick, which proves nothing, 5 minutes
-Expected result:  results/walkers/table.md, spectrum_at_the_end.png, lines.png,
-                  and figure pages of runs with seed 1; what was run before (runs/) is kept
+                  --draw plots the figures again, from numbers.json
+Expected result:  results/walkers/table.md, spectrum_at_the_end.png, lines.png;
+                  what was run before (runs/) is kept
 
 (1) Sagun, Bottou and LeCun, "Eigenvalues of the Hessian in deep learning: singularity and beyond"
 (2016), and Sagun et al. (2017): at the end of training nearly all eigenvalues are near zero, the
@@ -21,7 +22,6 @@ import argparse
 import dataclasses
 import json
 import os
-import platform
 import shutil
 import sys
 from pathlib import Path
@@ -31,36 +31,41 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # So that the script runs from a checkout as it is.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import keras
 import numpy as np
-import tensorflow as tf
 
-from esgd_tf.runs.figures import new_figure
-from esgd_tf.walkers import Experiment, Problem, Settings, figure_page, read_table
+from esgd_tf.walkers import Experiment, Problem, Settings, read_table
+from results._shared import (
+    COLORS,
+    LINES,
+    MARKERS,
+    ROOT,
+    figure_of,
+    finish,
+    machine,
+    read_numbers,
+    rounded,
+    write_numbers,
+)
 
-ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "results" / "walkers"
 RUNS = ROOT / "runs" / "results-walkers"
 BASE = Settings(dataset="mnist", n_samples_train=1000, n_samples_test=2000, freq=50)
 SEEDS = (1, 2, 3)
+# The standard deviation of the noise on the common start, by the name of the start.
+STARTS = {"one": 0.0, "separate": 0.05}
 ALPHAS = (0.0, 0.001, 0.01, 0.1)
 # Outliers are looked for among so many of the largest eigenvalues.
 AMONG = 30
 
 
 def run(name: str, settings: Settings, raw_dir: str | None) -> list[dict[str, Any]]:
-    """Run an experiment, unless it was run before, and return its table.
-
-    The page of the experiment with the first seed and a weak coupling is plotted.
-    """
+    """Run an experiment, unless it was run before, and return its table."""
     folder = RUNS / name
     if not is_done(folder, settings):
         print(f"-- {name}", flush=True)
         shutil.rmtree(folder, ignore_errors=True)
         problem = Problem.load(settings, raw_dir=raw_dir)
         Experiment(settings, folder, problem=problem, say=print).run()
-    if settings.seed == SEEDS[0] and settings.alpha < 0.01:  # beyond, workers are one
-        figure_page(folder, OUT / f"{name}.png")
     return read_table(folder)
 
 
@@ -91,8 +96,8 @@ def outliers(eigenvalues: np.ndarray) -> tuple[int, int]:
     return int(np.sum(ordered > -ordered[-1])), int(np.argmax(top[:-1] / top[1:])) + 1
 
 
-def spectrum(raw_dir: str | None, quick: bool) -> list[str]:
-    """Tabulate and plot the first finding, on spectra of the Hessian."""
+def spectrum(raw_dir: str | None, quick: bool, numbers: dict[str, Any]) -> list[str]:
+    """Tabulate the first finding, on spectra of the Hessian; add to the numbers of the figures."""
     settings = dataclasses.replace(
         BASE, n_workers=0, n_hidden=10, n_steps=200 if quick else 3000, hessian=True,
         n_eigenvalues=12, density_probes=0, full_spectrum=True, freq_h=100 if quick else 500,
@@ -142,33 +147,20 @@ def spectrum(raw_dir: str | None, quick: bool) -> list[str]:
         cells = [f"{100 * share:.1f} %" for share in shares]
         cells += [*map(str, outliers(values)), " ".join(f"{v:.3g}" for v in values[:12])]
         lines.append(f"| {seed} | {' | '.join(cells)} |")
-    figure = new_figure(13.0, 3.8)
-    left, middle, right = figure.subplots(1, 3)
-    left.hist(spectra[SEEDS[0]], bins=150, log=True)
-    title = f"all, at step {settings.n_steps}, seed {SEEDS[0]}"
-    left.set(xlabel="eigenvalue", ylabel="number", title=title)
-    for seed, values in spectra.items():
-        middle.plot(range(1, 41), values[:40], ".-", label=f"seed {seed}")
-    middle.axvline(10, color="0.5", ls=":", lw=1)
-    title = "the largest, by rank (dotted: 10)"
-    middle.set(xlabel="rank", ylabel="eigenvalue", yscale="log", title=title)
-    middle.legend(fontsize="small")
-    for n, (seed, table) in enumerate(tables.items()):
-        measured = of_kind(table, "spectrum")
-        steps = [row["step"] for row in measured]
-        largest, smallest = ([row[side][0] for row in measured] for side in ("right", "left"))
-        right.plot(steps, largest, "o-", color=f"C{n}", label=f"largest, seed {seed}")
-        right.plot(steps, np.negative(smallest), "s--", color=f"C{n}", label="minus the smallest")
-    right.set(xlabel="minibatch steps", ylabel="eigenvalue", yscale="log", title="ends")
-    right.legend(fontsize="small")
-    for axis in (left, middle, right):
-        axis.grid(alpha=0.3)
-    figure.savefig(OUT / "spectrum_at_the_end.png", dpi=130)
+    numbers["spectra"] = {
+        str(seed): {
+            "eigenvalues": rounded(spectra[seed], 4),
+            "steps": [row["step"] for row in of_kind(table, "spectrum")],
+            "largest": rounded([row["right"][0] for row in of_kind(table, "spectrum")]),
+            "smallest": rounded([row["left"][0] for row in of_kind(table, "spectrum")]),
+        }
+        for seed, table in tables.items()
+    }
     return [*lines, ""]
 
 
-def between(raw_dir: str | None, quick: bool) -> list[str]:
-    """Tabulate and plot the second finding, on lines between workers."""
+def between(raw_dir: str | None, quick: bool, numbers: dict[str, Any]) -> list[str]:
+    """Tabulate the second finding, on lines between workers; add to the numbers of the figures."""
     lines = [
         "## 2. Barriers between four workers of nn-100-2",
         "",
@@ -179,11 +171,11 @@ def between(raw_dir: str | None, quick: bool) -> list[str]:
         "spherical: largest | training loss | center's |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    figure = new_figure(9.5, 3.8)
-    panels = figure.subplots(1, 2, sharey=True)
-    for panel, (start, std) in zip(panels, (("one", 0.0), ("separate", 0.05)), strict=True):
-        for n, alpha in enumerate(ALPHAS):
+    numbers["lines"] = {}
+    for start, std in STARTS.items():
+        for alpha in ALPHAS:
             found: list[list[float]] = []
+            losses: list[list[float]] = []
             for seed in SEEDS[:1] if quick else SEEDS:
                 settings = dataclasses.replace(
                     BASE, n_workers=4, alpha=alpha, weight_init_std=std, lines="both", seed=seed,
@@ -204,24 +196,66 @@ def between(raw_dir: str | None, quick: bool) -> list[str]:
                         last[0]["train"]["loss"],
                     ]
                 )
-                for row in (r for r in pairs if r["line"] == "linear" and seed == SEEDS[0]):
-                    label = f"alpha {alpha:g}" if (row["i"], row["j"]) == (2, 1) else None
-                    panel.plot(
-                        row["coefficients"], row["train"]["loss"], color=f"C{n}", lw=1, label=label
-                    )
+                losses += [rounded(r["train"]["loss"]) for r in pairs if r["line"] == "linear"]
+            numbers["lines"][f"{start} {alpha:g}"] = {
+                "coefficients": rounded(pairs[0]["coefficients"]),
+                # Of all pairs of all seeds.
+                "losses": losses,
+            }
             mean = np.mean(found, axis=0)
             spread = np.zeros_like(mean) if quick else np.std(found, axis=0, ddof=1)
             cells = [f"{m:.3g} ± {s:.1g}" for m, s in zip(mean, spread, strict=True)]
             if not alpha:
                 cells[-1] = "(full-batch GD) " + cells[-1]
             lines.append(f"| {start} | {alpha:g} | {' | '.join(cells)} |")
-        panel.set(xlabel="0 is one worker, 1 the other", title=f"linear lines, {start} start")
-        panel.set_yscale("log")
-        panel.grid(alpha=0.3)
-    panels[0].legend()
-    panels[0].set_ylabel("training loss (nats)")
-    figure.savefig(OUT / "lines.png", dpi=130)
     return [*lines, ""]
+
+
+def plot_spectra(numbers: dict[str, Any]) -> None:
+    """Plot the largest eigenvalues by rank, and the ends of the spectrum over time."""
+    figure = figure_of(9.0, 4.2)
+    left, right = figure.subplots(1, 2)
+    for n, (seed, found) in enumerate(numbers["spectra"].items()):
+        look = {"color": COLORS[n], "marker": MARKERS[n], "ms": 5}
+        left.plot(range(1, 41), found["eigenvalues"][:40], ls="", label=f"seed {seed}", **look)
+        right.plot(found["steps"], found["largest"], ls="-", **look)
+        right.plot(found["steps"], np.negative(found["smallest"]), ls="--", **look)
+    left.axvline(10, color="0.5", ls=":", lw=1.5)
+    left.set(xlabel="rank (dotted: 10, the classes)", ylabel="eigenvalue at the end", yscale="log")
+    left.legend()
+    right.set(xlabel="minibatch steps", ylabel="magnitude of the eigenvalue", yscale="log")
+    right.plot([], [], "k-", label="largest")
+    right.plot([], [], "k--", label="most negative")
+    right.legend()
+    finish(figure, OUT / "spectrum_at_the_end.png")
+
+
+def plot_lines(numbers: dict[str, Any]) -> None:
+    """Plot the training loss on lines between workers: median and range of pairs and seeds."""
+    figure = figure_of(9.0, 4.2)
+    panels = figure.subplots(1, len(STARTS), sharey=True)
+    for panel, start in zip(panels, STARTS, strict=True):
+        for n, alpha in enumerate(ALPHAS):
+            found = numbers["lines"][f"{start} {alpha:g}"]
+            at, losses = found["coefficients"], np.array(found["losses"])
+            panel.plot(
+                at, np.median(losses, axis=0), color=COLORS[n], ls=LINES[n], lw=2,
+                label=f"α = {alpha:g}",
+            )  # fmt: skip
+            panel.fill_between(
+                at, losses.min(axis=0), losses.max(axis=0), color=COLORS[n], alpha=0.2, lw=0
+            )
+        panel.set(xlabel="from one worker (0) to the other (1)", yscale="log")
+        panel.set_title("one start" if start == "one" else "separate starts")
+    panels[0].set_ylabel("training loss (nats)")
+    panels[1].legend()
+    finish(figure, OUT / "lines.png")
+
+
+def plot(numbers: dict[str, Any]) -> None:
+    """Plot both findings."""
+    plot_spectra(numbers)
+    plot_lines(numbers)
 
 
 def main() -> None:
@@ -231,7 +265,11 @@ def main() -> None:
     )
     parser.add_argument("--raw_dir", help="folder with the archives of MNIST")
     parser.add_argument("--quick", action="store_true", help="few steps, one seed: to try it out")
+    parser.add_argument("--draw", action="store_true", help="only plot numbers.json again")
     flags = parser.parse_args()
+    if flags.draw:
+        plot(read_numbers(OUT / "numbers.json"))
+        return
     OUT.mkdir(exist_ok=True)
     head = [
         "# Walkers on 1,000 digits",
@@ -240,15 +278,17 @@ def main() -> None:
         "",
         f"    python3 results/walkers.py --raw_dir DIR{' --quick' if flags.quick else ''}",
         "",
-        f"on {os.cpu_count()} cores, Python {platform.python_version()}, TensorFlow "
-        f"{tf.__version__}, Keras {keras.__version__}. SGD, lr {BASE.lr:g}, momentum "
+        f"on {machine()}.\nSGD, lr {BASE.lr:g}, momentum "
         f"{BASE.momentum:g}, minibatches of {BASE.batch_size}.",
         "",
     ]
-    text = "\n".join(
-        [*head, *spectrum(flags.raw_dir, flags.quick), *between(flags.raw_dir, flags.quick)]
-    )
+    numbers: dict[str, Any] = {}
+    lines = spectrum(flags.raw_dir, flags.quick, numbers)
+    lines += between(flags.raw_dir, flags.quick, numbers)
+    text = "\n".join([*head, *lines])
     (OUT / "table.md").write_text(text)
+    write_numbers(OUT / "numbers.json", numbers)
+    plot(numbers)
     print(text)
 
 
