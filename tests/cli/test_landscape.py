@@ -144,9 +144,9 @@ def test_seeds_of_one_experiment_share_a_color(runs, tmp_path):
     assert [s.label for s in shown] == ["entropy-sgd, L = 3 (2 seeds)", "sgd-1", None]
 
 
-def test_default_measures_of_one_run_on_the_test_split(runs, tmp_path, capsys):
+def test_default_measures_of_one_run_on_the_test_split(finished, tmp_path, capsys):
     out = tmp_path / "deep" / "wide"
-    assert esgd_tf("landscape", runs[0], *QUICK, "--split", "test", "--out", out) == 0
+    assert esgd_tf("landscape", finished, *QUICK, "--split", "test", "--out", out) == 0
     printed = capsys.readouterr().out
     assert "Hessian, sharpness and paths on the test images" in printed
     assert sorted(p.name for p in out.iterdir()) == [
@@ -169,16 +169,20 @@ def test_default_measures_of_one_run_on_the_test_split(runs, tmp_path, capsys):
         (("--no_such_flag",), "no_such_flag"),
     ],
 )
-def test_bad_flags(runs, capsys, flags, sentence):
-    assert sentence in refused(capsys, 2, runs[0], *flags)
+def test_bad_flags(finished, capsys, flags, sentence):
+    assert sentence in refused(capsys, 2, finished, *flags)
 
 
-def test_other_refusals(runs, finished, tmp_path, capsys):
+def test_other_refusals(finished, tmp_path, capsys):
     assert "give RUN" in refused(capsys, 2)
-    assert "named twice" in refused(capsys, 2, runs[0], runs[0])
+    assert "named twice" in refused(capsys, 2, finished, finished)
     assert "no run folder" in refused(capsys, 1, tmp_path)
     (tmp_path / "file").write_text("")
-    assert "is a file; name a folder" in refused(capsys, 2, runs[0], "--out", tmp_path / "file")
+    assert "is a file; name a folder" in refused(capsys, 2, finished, "--out", tmp_path / "file")
+
+
+@pytest.mark.slow
+def test_no_line_between_networks_of_two_architectures(runs, finished, tmp_path, capsys):
     line = ("landscape", runs[0], finished, "--interpolate", *QUICK, "--out", tmp_path / "out")
     assert esgd_tf(*line) == 1
     assert "there is no line between them" in capsys.readouterr().err

@@ -21,13 +21,14 @@ COUPLED = {
 }
 
 
-@pytest.fixture(scope="module", params=["rsgd", pytest.param("parle", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["rsgd", "parle"])
 def whole(request, tmp_path_factory):
     logdir = tmp_path_factory.mktemp(request.param)
     assert train(*FLAGS, *COUPLED[request.param], "--logdir", logdir, "-n", "whole") == 0
     return request.param, logdir / "whole"
 
 
+@pytest.mark.slow
 def test_history_has_what_the_papers_log(whole):
     optimizer, run = whole
     rows = history(run)
@@ -67,6 +68,7 @@ def test_going_on_after_ctrl_c_within_an_epoch(whole, tmp_path, monkeypatch, cap
                 assert float(row[name]) == pytest.approx(float(wanted[name]), rel=1e-5), name
 
 
+@pytest.mark.slow
 def test_evaluate_measures_the_center(whole, capsys):
     _, run = whole
     assert esgd_tf("evaluate", run) == 0
@@ -166,6 +168,7 @@ def test_each_gives_every_replica_a_whole_budget(tmp_path):
     assert int(history(tmp_path / "each")[-1]["gradient_evaluations"]) == 10
 
 
+@pytest.mark.slow
 def test_the_checkpoint_loads_as_a_model_with_a_center(whole, tmp_path):
     _, run = whole
     model = load_model(shutil.copy(run / "checkpoints" / "last.keras", tmp_path / "r.keras"))

@@ -80,6 +80,7 @@ def goes_on_to_the_same_bits(cut, finished):
                 assert float(row[name]) == pytest.approx(float(wanted[name]), rel=1e-5), name
 
 
+@pytest.mark.slow
 def test_going_on_after_ctrl_c_within_an_epoch(finished, interrupted, tmp_path):
     cut = shutil.copytree(interrupted, tmp_path / "cut")
     _, extra = state(cut / "checkpoints" / "last.keras")

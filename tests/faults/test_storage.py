@@ -197,6 +197,7 @@ def test_no_flipped_byte_goes_unnoticed(two_epochs, tmp_path):
     assert refused > len(places) // 2
 
 
+@pytest.mark.slow
 def test_a_run_of_another_configuration_is_refused(copied, capsys):
     flags = ("-rl", "--logdir", copied.path.parent, "-n", "run", "-L", 5)
     assert train(*flags) == 2
@@ -205,6 +206,7 @@ def test_a_run_of_another_configuration_is_refused(copied, capsys):
     assert "has 3" in error
 
 
+@pytest.mark.slow
 def test_damaged_settings_and_history_are_refused(copied, capsys):
     content = copied.history.read_bytes()
     copied.history.write_bytes(content.replace(b"1.0", b"one"))
@@ -216,6 +218,7 @@ def test_damaged_settings_and_history_are_refused(copied, capsys):
     assert "config.json is damaged" in sentence(capsys)
 
 
+@pytest.mark.slow
 def test_moved_checkpoints_do_not_restart_a_run(copied, tmp_path, capsys):
     copied.checkpoints.rename(tmp_path / "elsewhere")
     assert train("-rl", "-e", 3, "--logdir", copied.path.parent, "-n", "run") == 1
