@@ -25,8 +25,9 @@ class HessianOperator(CurvatureOperator):
     """The Hessian of the mean loss over all the data, H = ∇²f(w).
 
     Examples:
-        >>> H = HessianOperator(model, "sparse_categorical_crossentropy", (x, y))
-        >>> eigenpairs(H, k=5).eigenvalues
+        >>> from esgd_tf import landscape
+        >>> H = landscape.HessianOperator(model, loss, (x, y))
+        >>> landscape.eigenpairs(H, k=5).eigenvalues
 
     The loss is the one that `model.evaluate` reports on the same data: with the loss weights,
     masks, sample weights, reductions and added losses of Keras, and divided by the number of

@@ -58,7 +58,7 @@ class EntropySGD(_FixedOuterOptimizer):
 
     Examples:
         >>> model.compile(
-        ...     optimizer=EntropySGD(langevin_steps=20),
+        ...     optimizer=esgd_tf.EntropySGD(langevin_steps=20),
         ...     loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         ... )
         >>> model.fit(x, y, callbacks=[esgd_tf.AnchorCallback()])

@@ -94,7 +94,7 @@ def from_sgd(
         ...     momentum=0.9,
         ...     nesterov=True,
         ... )
-        >>> model.compile(optimizer=from_sgd(sgd, 20, gamma=0.03), loss=loss)
+        >>> model.compile(optimizer=esgd_tf.from_sgd(sgd, 20, gamma=0.03), loss=loss)
 
     Args:
         optimizer: keras.optimizers.SGD that is not built yet. The SGD.

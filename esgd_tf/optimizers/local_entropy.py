@@ -63,7 +63,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
     arXiv 1611.01838, Algorithm 1, with the conventions of the authors' released code.
 
     Examples:
-        >>> optimizer = LocalEntropy(keras.optimizers.Lion(1e-3), langevin_steps=10)
+        >>> optimizer = esgd_tf.LocalEntropy(keras.optimizers.Lion(1e-3), langevin_steps=10)
         >>> model.compile(optimizer=optimizer, loss="mse")
 
     Note:

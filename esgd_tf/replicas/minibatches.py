@@ -18,8 +18,12 @@ class OwnMinibatches:
     """A data set for every replica.
 
     Examples:
-        >>> data = OwnMinibatches(lambda a: dataset.shuffle(50_000, seed=a).batch(128))
-        >>> replicas.fit(data, epochs=10)
+        >>> from esgd_tf import replicas
+        >>> images = tf.data.Dataset.from_tensor_slices((x, y))
+        >>> data = replicas.OwnMinibatches(lambda a: images.shuffle(50_000, seed=a).batch(32))
+        >>> model = replicas.Replicas(build_model, 2, replicas.ElasticAveraging())
+        >>> model.compile(keras.optimizers.SGD(0.1), loss)
+        >>> model.fit(data, epochs=10)
 
     Args:
         make: callable. Called with the number a of a replica, returns its `tf.data.Dataset` of

@@ -42,7 +42,9 @@ class Replicas(ReadableReplicas):
     """y interacting replicas of a network.
 
     Examples:
-        >>> model = Replicas(build_model, 3, ReplicatedSGD(Focusing(steps=30 * 391)))
+        >>> from esgd_tf import replicas
+        >>> coupling = replicas.ReplicatedSGD(replicas.Focusing(steps=30 * 391))
+        >>> model = replicas.Replicas(build_model, 3, coupling)
         >>> model.compile(keras.optimizers.SGD(0.1, momentum=0.9), loss, metrics=["accuracy"])
         >>> model.fit(x, y, epochs=30, batch_size=128, validation_data=(x_test, y_test))
         >>> network = model.center()                      # a plain Keras model

@@ -104,7 +104,9 @@ def evaluate_at(
     never some of both.
 
     Examples:
-        >>> with evaluate_at(model, "anchor"):
+        >>> model.compile(optimizer=esgd_tf.EntropySGD(), loss=loss)
+        >>> model.fit(x, y)
+        >>> with esgd_tf.evaluate_at(model, "anchor"):
         ...     model.evaluate(x_test, y_test)
 
     Args:
@@ -192,9 +194,10 @@ class AnchorCallback(keras.callbacks.Callback):
     those of several replicas are averaged.
 
     Examples:
+        >>> model.compile(optimizer=esgd_tf.EntropySGD(), loss=loss)
         >>> model.fit(
         ...     x, y, validation_data=(x_val, y_val),
-        ...     callbacks=[AnchorCallback(), keras.callbacks.ModelCheckpoint("best.keras")],
+        ...     callbacks=[esgd_tf.AnchorCallback(), keras.callbacks.ModelCheckpoint("best.keras")],
         ... )
 
     Args:

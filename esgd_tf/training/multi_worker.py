@@ -47,12 +47,13 @@ def enable_multi_worker(model: keras.Model) -> keras.Model:
     `esgd_tf.data` do; batch sizes are global.
 
     Examples:
+        >>> from esgd_tf import training
         >>> strategy = tf.distribute.MultiWorkerMirroredStrategy()
         >>> with strategy.scope():
         ...     model = make_model()
         ...     model.compile(optimizer=esgd_tf.EntropySGD(), loss="mse")
         ...     model.optimizer.build(model.trainable_variables)
-        >>> enable_multi_worker(model).fit(dataset)
+        >>> training.enable_multi_worker(model).fit(dataset)
 
     Args:
         model: keras.Model. A compiled model, changed in place. Under another strategy nothing is

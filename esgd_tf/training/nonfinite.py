@@ -26,8 +26,10 @@ def skip_nonfinite(model: keras.Model) -> keras.Model:
     is decided by the gradient summed over all devices, so all of them do the same.
 
     Examples:
+        >>> from esgd_tf import training
+        >>> model = make_model()
         >>> model.compile(optimizer=esgd_tf.EntropySGD(skip_nonfinite=True), loss="mse")
-        >>> skip_nonfinite(model).fit(dataset)
+        >>> training.skip_nonfinite(model).fit(dataset)
 
     Args:
         model: keras.Model. A compiled and built model, changed in place. Call this before

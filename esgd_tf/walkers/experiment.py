@@ -28,7 +28,9 @@ class Experiment:
     """One or more coupled networks on a loss landscape.
 
     Examples:
-        >>> experiment = Experiment(Settings(n_workers=3, alpha=0.1, hessian=True), "runs/three")
+        >>> from esgd_tf import walkers
+        >>> settings = walkers.Settings(dataset="fashion_mnist_small", n_workers=3, alpha=0.1)
+        >>> experiment = walkers.Experiment(settings, "runs/three")
         >>> experiment.run()
         >>> [row["train"]["loss"] for row in experiment.rows if row["kind"] == "stats"]
         >>> network = experiment.network(0)                     # the center
