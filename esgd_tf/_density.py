@@ -19,10 +19,19 @@ def bells(nodes: ArrayLike, grid: ArrayLike, bandwidth: float) -> Array:
     return np.exp(-0.5 * z**2) / (bandwidth * np.sqrt(2 * np.pi))
 
 
-def grid_for(nodes: ArrayLike, points: int = 1000) -> Array:
-    """Return a grid over the nodes with 5 % of their range on either side."""
-    margin = 0.05 * np.ptp(nodes) or 1e-2
-    return np.linspace(np.min(nodes) - margin, np.max(nodes) + margin, points)
+def grid_for(nodes: ArrayLike, points: int = 1000, *, margin: float = 0.05) -> Array:
+    """Return a grid over the nodes.
+
+    Args:
+        nodes: array. Where the density has its nodes.
+        points: int >= 2. The number of points. Defaults to 1000.
+        margin: float >= 0. What the grid has beyond the nodes on either side, as a fraction of
+            their range. Defaults to 0.05.
+    """
+    beyond = margin * np.ptp(nodes)
+    if margin > 0 and beyond == 0:
+        beyond = 1e-2
+    return np.linspace(np.min(nodes) - beyond, np.max(nodes) + beyond, points)
 
 
 def floor_for(nodes: ArrayLike, size: int) -> float:

@@ -16,7 +16,7 @@ import tensorflow as tf
 from tests import tiers
 
 # A full collection frees iterators of tf.data, some of which wait up to a minute for a thread of
-# theirs that sleeps, the longer the older they are; and on Python's own schedule there are dozens of
+# theirs that sleeps, the longer the older they are; on Python's own schedule there are dozens of
 # collections. See `full_collections`.
 gc.set_threshold(700, 10, 1_000_000)
 

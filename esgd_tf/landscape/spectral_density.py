@@ -140,16 +140,34 @@ class SpectralDensity(Result):
         label: str | None = None,
         bandwidth: float | None = None,
     ) -> Axes:
-        """Plot the smoothed density on a logarithmic scale, with two standard errors."""
+        """Plot the smoothed density on a logarithmic scale, with two standard errors.
+
+        It is plotted between the smallest and the largest node, which are marked: what the Gaussian
+        smears beyond them is no part of the spectrum.
+
+        Args:
+            ax: Axes. Where to plot. Defaults to None, which makes a new figure.
+            color: str. A colour of Matplotlib. Defaults to None, which takes the next one.
+            label: str. What the legend says. Defaults to None, for nothing.
+            bandwidth: float > 0. The standard deviation of the Gaussian, as for `density`. Defaults
+                to None, which means 1 % of the range of the nodes.
+        """
         ax = axes(ax)
-        grid = _density.grid_for(self.nodes)
+        # With one node, there is only what the Gaussian makes of it.
+        spread = self.largest > self.smallest
+        grid = _density.grid_for(self.nodes, margin=0.0 if spread else 0.05)
         value, error = self.density(grid, bandwidth)
         floor = _density.floor_for(self.nodes, self.size)
         (line,) = ax.plot(grid, np.maximum(value, floor), lw=1, color=color, label=label)
         if self.num_probes > 1:
             low, high = np.maximum(value - 2 * error, floor), np.maximum(value + 2 * error, floor)
             ax.fill_between(grid, low, high, color=line.get_color(), alpha=0.25, lw=0)
-        ax.set(xlabel="eigenvalue", ylabel="density of eigenvalues", yscale="log")
+        # The marks stand on the axis, wherever it is.
+        ends, axis_heights = [self.smallest, self.largest], ax.get_xaxis_transform()
+        ax.plot(ends, [0, 0], "^", color=line.get_color(), transform=axis_heights, clip_on=False)
+        width = "1 % of the range" if bandwidth is None else f"{bandwidth:.2g}"
+        ax.set(xlabel=f"eigenvalue (smoothed by a Gaussian of σ = {width})", yscale="log")
+        ax.set(ylabel="density of eigenvalues")
         ax.set_ylim(bottom=floor)
         return ax
 

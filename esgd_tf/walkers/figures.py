@@ -241,12 +241,18 @@ def _plot_density(axis: Axes, rows: Rows) -> None:
             )  # fmt: skip
             continue
         nodes, weights = row["density"]["nodes"], row["density"]["weights"]
-        grid = _density.grid_for(nodes)
+        # Beyond the ends there is only what the Gaussian smears.
+        grid = _density.grid_for(nodes, margin=0.0 if np.ptp(nodes) > 0 else 0.05)
         density = _density.bells(nodes, grid, _density.bandwidth_for(nodes)) @ np.array(weights)
         floor = _density.floor_for(nodes, row["density"]["size"])
         axis.plot(grid, np.maximum(density, floor), color=color, lw=1.1, label=label)
     axis.set_yscale("log")
-    _finish(axis, f"density of eigenvalues at step {last}", "eigenvalue", "density")
+    _finish(
+        axis,
+        f"density of eigenvalues at step {last}",
+        "eigenvalue (σ: 1 % of the range)",
+        "density",
+    )
 
 
 def _sharpness(axis: Axes, rows: Rows) -> None:

@@ -108,6 +108,15 @@ class TestDensity:
         assert json.loads(json.dumps(found.to_dict()))["size"] == 40
         assert found.plot().get_yscale() == "log"
 
+    def test_a_plot_ends_at_the_ends_and_says_how_it_was_smoothed(self):
+        found = spectral_density(hessian(), num_probes=2, num_steps=25)
+        ax = found.plot(bandwidth=0.25)
+        curve, marks = ax.lines
+        for line in (curve, marks):
+            np.testing.assert_allclose([min(line.get_xdata()), max(line.get_xdata())], [-3, 8])
+        assert "Gaussian of σ = 0.25" in ax.get_xlabel()
+        assert "1 % of the range" in found.plot().get_xlabel()
+
 
 class TestMemory:
     """A probe of 20 steps for 40 weights takes 8 x 40 x 26 = 8,320 bytes."""
