@@ -9,8 +9,9 @@ weight decay λ, the Entropy-SGD has, at outer update t,
     weight_decay           = λ (1 - m)                 an L2 term
 
 An L2 term goes through the momentum and so acts 1 / (1 - m) times as much, a decoupled decay does
-not. The paper's recipes for SGD and Entropy-SGD are related in this way: 0.1 with drops for SGD;
-0.1 inside, constant, and 1 with the same drops outside for Entropy-SGD.
+not. The paper's recipes for All-CNN are related in this way, but for the places of the drops: SGD
+has 0.1, a fifth of it after every 60 epochs; Entropy-SGD has 0.1 inside, constant, and outside 1, a
+fifth of it after every 80 effective epochs.
 
 Source: Chaudhari et al., ICLR 2017, arXiv 1611.01838, the section on experiments.
 """
