@@ -6,6 +6,7 @@ plotted again without training again (`--draw`).
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import os
@@ -33,6 +34,26 @@ from esgd_tf._files import replaced_when_whole
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
+
+
+def parser_of(doc: str | None, *, data: str = "", runs: str = "") -> argparse.ArgumentParser:
+    """Return a parser with the flags that the scripts share.
+
+    Args:
+        doc: str. The script's docstring, which is its help.
+        data: str. The data sets whose archives it needs. Defaults to "", for none.
+        runs: str. The folder of its runs of train.py, under runs/. Defaults to "", for none.
+    """
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--draw", action="store_true", help="only plot what was kept again")
+    if data:
+        parser.add_argument("--raw_dir", help=f"folder with the archives of {data}")
+    if runs:
+        parser.add_argument("--data_dir", default="tfrecords", help="where prepared data lie")
+        parser.add_argument("--runs", type=Path, default=ROOT / "runs" / runs)
+    return parser
 
 
 def figure_of(width: float, height: float) -> Figure:
@@ -155,8 +176,10 @@ def machine() -> str:
             if line.startswith("model name"):
                 processor = line.split(":", 1)[1].strip()
                 break
+    number = len(os.sched_getaffinity(0))
+    cores = "1 core" if number == 1 else f"{number} cores"
     return (
-        f"{len(os.sched_getaffinity(0))} cores ({processor}), Python {platform.python_version()}, "
+        f"{cores} ({processor}), Python {platform.python_version()}, "
         f"TensorFlow {version('tensorflow')}, Keras {version('keras')}"
     )
 

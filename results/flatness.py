@@ -17,7 +17,6 @@ the same images, by `python3 -m esgd_tf landscape`.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -38,6 +37,7 @@ from results._shared import (
     finish,
     history,
     mean_and_spread,
+    parser_of,
     read_numbers,
     rounded,
     write_numbers,
@@ -181,14 +181,7 @@ def plot_density(numbers: dict[str, Any]) -> None:
 
 def main() -> None:
     """Train, measure, tabulate, plot."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--raw_dir", help="folder with the archives of Fashion-MNIST")
-    parser.add_argument("--data_dir", default="tfrecords", help="where prepared data lie")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "results-flatness")
-    parser.add_argument("--draw", action="store_true", help="only plot numbers.json again")
-    flags = parser.parse_args()
+    flags = parser_of(__doc__, data="Fashion-MNIST", runs="results-flatness").parse_args()
     if not flags.draw:
         train(flags.runs, flags.raw_dir, flags.data_dir)
         write_numbers(OUT / "numbers.json", measure(flags.runs, flags.data_dir))

@@ -16,7 +16,6 @@ entropy on the first 4,096 training images (1,024 for the exact spectrum).
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
@@ -46,6 +45,7 @@ from results._shared import (
     figure_of,
     finish,
     machine,
+    parser_of,
     read_numbers,
     rounded,
     write_numbers,
@@ -101,12 +101,8 @@ def share(spectrum: FullSpectrum | SpectralDensity, magnitude: float) -> str:
 
 def main() -> None:
     """Train, measure, tabulate, plot."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--raw_dir", help="folder with the archives of MNIST")
+    parser = parser_of(__doc__, data="MNIST")
     parser.add_argument("--columns", type=Path, help="keep the exact matrix here meanwhile")
-    parser.add_argument("--draw", action="store_true", help="only plot numbers.json again")
     flags = parser.parse_args()
     if flags.draw:
         plot(read_numbers(OUT / "numbers.json"))

@@ -13,7 +13,6 @@ trained again.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from results._shared import (
     finish,
     history,
     mean_and_spread,
+    parser_of,
     plot_mean_and_spread,
     read_numbers,
     rounded,
@@ -57,7 +57,6 @@ def collect(runs: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for optimizer in OPTIMIZERS:
         for seed in SEEDS:
-            # Entropy-SGD leaves out what is not known yet.
             rows = history(runs / f"{optimizer}-{seed}")
             found[f"{optimizer}-{seed}"] = {
                 "gradient_evaluations": [int(float(r["gradient_evaluations"])) for r in rows],
@@ -112,12 +111,7 @@ def plot(numbers: dict[str, Any]) -> None:
 
 def main() -> None:
     """Train what is missing, tabulate, and plot."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--draw", action="store_true", help="only plot numbers.json again")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "results-quickstart")
-    flags = parser.parse_args()
+    flags = parser_of(__doc__, runs="results-quickstart").parse_args()
     if not flags.draw:
         train(flags.runs)
         write_numbers(OUT / "numbers.json", collect(flags.runs))

@@ -39,6 +39,7 @@ from results._shared import (
     history,
     machine,
     mean_and_spread,
+    parser_of,
 )
 
 OUT = ROOT / "results" / "replicas"
@@ -184,16 +185,10 @@ def plot(datasets: Sequence[str]) -> None:
 
 def main() -> None:
     """Train, measure, tabulate, plot."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--raw_dir", help="folder with the archives of Fashion-MNIST and CIFAR-10")
-    parser.add_argument("--data_dir", default="tfrecords", help="where prepared data lie")
+    parser = parser_of(__doc__, data="Fashion-MNIST and CIFAR-10", runs="results-replicas")
     parser.add_argument("--datasets", nargs="+", choices=list(DATASETS), default=list(DATASETS))
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="for --train_only")
     parser.add_argument("--train_only", action="store_true", help="measure later")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "results-replicas")
-    parser.add_argument("--draw", action="store_true", help="only plot table.md again")
     flags = parser.parse_args()
     if flags.draw:
         plot(flags.datasets)

@@ -18,7 +18,6 @@ four workers of nn-100-2 from one start or from separate ones, alpha from 0 to 0
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import os
@@ -42,6 +41,7 @@ from results._shared import (
     figure_of,
     finish,
     machine,
+    parser_of,
     read_numbers,
     rounded,
     write_numbers,
@@ -248,7 +248,7 @@ def plot_lines(numbers: dict[str, Any]) -> None:
         panel.set(xlabel="from one worker (0) to the other (1)", yscale="log")
         panel.set_title("one start" if start == "one" else "separate starts")
     panels[0].set_ylabel("training loss (nats)")
-    panels[1].legend()
+    panels[0].legend()  # where there is room
     finish(figure, OUT / "lines.png")
 
 
@@ -260,12 +260,8 @@ def plot(numbers: dict[str, Any]) -> None:
 
 def main() -> None:
     """Run, tabulate, plot."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--raw_dir", help="folder with the archives of MNIST")
+    parser = parser_of(__doc__, data="MNIST")
     parser.add_argument("--quick", action="store_true", help="few steps, one seed: to try it out")
-    parser.add_argument("--draw", action="store_true", help="only plot numbers.json again")
     flags = parser.parse_args()
     if flags.draw:
         plot(read_numbers(OUT / "numbers.json"))
