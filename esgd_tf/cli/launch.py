@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import FrameType
 from typing import IO, Any
 
@@ -120,6 +120,7 @@ class _Workers:
         self._tails = [collections.deque[str](maxlen=_TAIL) for _ in range(count)]
         self._lock = threading.Lock()
         self._stopping_since: float | None = None
+        self._told: set[int] = set()
 
     def run(self) -> int:
         """Start all, wait for all, and return the status."""
@@ -137,7 +138,7 @@ class _Workers:
                 say(f"esgd_tf launch: {self._command[0]}: {error.strerror}.")
                 return FAILED
             if self._stopping_since is not None:
-                self._stop(signal.SIGTERM)  # those that were started after the signal
+                self._stop_the_others()  # those that were started after the signal
             failed = self._wait()
         for reader in self._readers:
             reader.join()
@@ -191,7 +192,7 @@ class _Workers:
             if failed is None:
                 failed = self._first_failed()
                 if failed is not None:
-                    self._stop(signal.SIGTERM)
+                    self._stop_the_others()
             since = self._stopping_since
             if since is not None and time.monotonic() - since > self._grace:
                 self._stop(signal.SIGKILL)
@@ -206,12 +207,20 @@ class _Workers:
 
     def _stop(self, number: int) -> None:
         """Send a signal to all that still run; from the first on, their time is limited."""
+        self._signal(number, range(len(self._processes)))
+
+    def _stop_the_others(self) -> None:
+        """Ask those to end that have had no signal yet: one who saves is not asked twice."""
+        self._signal(signal.SIGTERM, set(range(len(self._processes))) - self._told)
+
+    def _signal(self, number: int, indices: Iterable[int]) -> None:
         if self._stopping_since is None:
             self._stopping_since = time.monotonic()
-        for process in self._processes:
-            if process.poll() is None:
+        for index in indices:
+            if self._processes[index].poll() is None:
+                self._told.add(index)
                 with contextlib.suppress(ProcessLookupError):
-                    process.send_signal(number)
+                    self._processes[index].send_signal(number)
 
     def _report(self, failed: int) -> int:
         code = self._processes[failed].returncode

@@ -146,7 +146,7 @@ class SpectralDensity(Result):
         smears beyond them is no part of the spectrum.
 
         Args:
-            ax: Axes. Where to plot. Defaults to None, which makes a new figure.
+            ax: matplotlib.axes.Axes. Where to plot. Defaults to None, which makes a new figure.
             color: str. A colour of Matplotlib. Defaults to None, which takes the next one.
             label: str. What the legend says. Defaults to None, for nothing.
             bandwidth: float > 0. The standard deviation of the Gaussian, as for `density`. Defaults

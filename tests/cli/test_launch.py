@@ -76,6 +76,20 @@ def test_who_ignores_the_request_is_killed_after_the_grace(launch, capfd):
     assert "[0] deaf" in capfd.readouterr().out
 
 
+def status_after(number, script, tmp_path):
+    """Return what the workers printed after a signal to the launcher, and its status."""
+    (tmp_path / "worker.py").write_text(HEAD + script)
+    command = [sys.executable, "-m", "esgd_tf", "launch", "--", str(tmp_path / "worker.py")]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as launcher:
+        ready = [launcher.stdout.readline() for _ in range(2)]
+        assert sorted(ready) == ["[0] ready\n", "[1] ready\n"]
+        launcher.send_signal(number)
+        out, _ = launcher.communicate(timeout=60)
+    return sorted(out.splitlines()), launcher.returncode
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_are_passed_on(tmp_path, number):
     script = (
@@ -88,17 +102,21 @@ def test_signals_are_passed_on(tmp_path, number):
         "print('ready', flush=True)\n"
         "time.sleep(600)\n"
     )
-    (tmp_path / "worker.py").write_text(HEAD + script)
-    command = [sys.executable, "-m", "esgd_tf", "launch", "--", str(tmp_path / "worker.py")]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as launcher:
-        ready = [launcher.stdout.readline() for _ in range(2)]
-        assert sorted(ready) == ["[0] ready\n", "[1] ready\n"]
-        launcher.send_signal(number)
-        out, _ = launcher.communicate(timeout=60)
-    assert sorted(out.splitlines()) == ["[0] saved", "[1] saved"]
-    assert launcher.returncode == 128 + number
+    assert status_after(number, script, tmp_path) == (["[0] saved", "[1] saved"], 128 + number)
+
+
+def test_a_worker_that_saves_after_ctrl_c_is_not_ended_because_another_has_saved(tmp_path):
+    script = (
+        "import signal\n"
+        "def saves(number, frame):\n"
+        "    time.sleep(0 if index else 1)\n"
+        "    print('saved', flush=True)\n"
+        "    sys.exit(128 + number)\n"
+        "signal.signal(signal.SIGINT, saves)\n"  # SIGTERM kills
+        "print('ready', flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    assert status_after(signal.SIGINT, script, tmp_path) == (["[0] saved", "[1] saved"], 130)
 
 
 def test_workers_end_with_a_launcher_that_is_killed(tmp_path):

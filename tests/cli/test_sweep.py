@@ -78,7 +78,7 @@ def trained(tmp_path_factory, two_cpus):
     return run
 
 
-@pytest.mark.parametrize(("optimizer", "precision"), cases())
+@pytest.mark.parametrize(("optimizer", "precision"), list(cases()))
 def test_two_parts_on_two_devices_are_one_run_on_one(optimizer, precision, trained):
     one, _ = trained(optimizer, precision, "none", 1)
     two, _ = trained(optimizer, precision, "mirrored", 2)
