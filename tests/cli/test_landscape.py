@@ -144,9 +144,19 @@ def test_seeds_of_one_experiment_share_a_color(runs, tmp_path):
     assert [s.label for s in shown] == ["entropy-sgd, L = 3 (2 seeds)", "sgd-1", None]
 
 
-def test_default_measures_of_one_run_on_the_test_split(finished, tmp_path, capsys):
+def test_one_measure_of_a_run(finished, tmp_path, capsys):
     out = tmp_path / "deep" / "wide"
-    assert esgd_tf("landscape", finished, *QUICK, "--split", "test", "--out", out) == 0
+    assert esgd_tf("landscape", finished, "--local_energy", *QUICK, "--out", out) == 0
+    assert "40 test images, mean cross entropy" in capsys.readouterr().out
+    assert sorted(p.name for p in out.iterdir()) == [
+        "landscape.csv", "landscape.json", "local_energy.png",
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_default_measures_of_one_run_on_the_test_split(runs, tmp_path, capsys):
+    out = tmp_path / "deep" / "wide"
+    assert esgd_tf("landscape", runs[0], *QUICK, "--split", "test", "--out", out) == 0
     printed = capsys.readouterr().out
     assert "Hessian, sharpness and paths on the test images" in printed
     assert sorted(p.name for p in out.iterdir()) == [

@@ -32,6 +32,7 @@ def test_help_lists_the_commands(capsys):
 @pytest.mark.parametrize("words", [["--help"], *([name, "--help"] for name in THERE), ["evaluate"],
                                    ["predict", "--tpo", "3", "RUN", "x.png"],
                                    ["export", "RUN"]])  # fmt: skip
+@pytest.mark.few(5)
 def test_help_and_bad_flags_do_not_import_tensorflow(words):
     code = (
         "import sys, runpy\n"

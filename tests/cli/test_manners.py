@@ -120,6 +120,7 @@ def test_the_status_is_that_of_sigpipe(debug, monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_a_training_outlives_its_reader(tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", Gone())

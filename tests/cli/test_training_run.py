@@ -114,6 +114,7 @@ def test_an_existing_run_is_not_overwritten(finished, capsys):
     assert (finished / "config.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path, capsys):
     flags = [*SMALL, "--logdir", str(tmp_path), "-n", "wild"]
     assert train(*flags, "--langevin_lr", "1e30", "--lr", "1e30") == 1

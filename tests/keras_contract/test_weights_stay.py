@@ -172,7 +172,7 @@ def two_layers(optimizer):
 
 
 @pytest.mark.parametrize("use_ema", [False, True])
-@pytest.mark.few(1)
+@pytest.mark.slow
 def test_a_layer_frozen_between_two_fits_stays(use_ema):
     model, layer = two_layers(EntropySGD(0.7, L, use_ema=use_ema, seed=1))
     quiet_fit(model)  # ends in mid-loop, at the anchor
@@ -467,6 +467,7 @@ def test_save_freq_counts_over_epochs_as_keras_does(tmp_path):
         assert loaded.optimizer._swap.holds() == "anchor", path
 
 
+@pytest.mark.slow
 def test_forgetting_the_callback_is_told_once():
     data = helpers.data()
     model = helpers.network(EntropySGD(0.7, L, seed=1))

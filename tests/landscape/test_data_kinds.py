@@ -87,7 +87,7 @@ TAKEN = {
 
 @pytest.mark.usefixtures("eagerly")
 class TestTaken:
-    @pytest.mark.few(6)
+    @pytest.mark.few(3)
     @pytest.mark.parametrize("kind", TAKEN)
     def test_gives_the_loss_of_keras(self, kind):
         assert mean_square(TAKEN[kind]()) == pytest.approx(expected(), rel=1e-5)

@@ -30,6 +30,7 @@ class TestEigenpairs:
             ("BE", [8, 4, -3]),
         ],
     )
+    @pytest.mark.few(2)
     def test_ends_of_a_known_spectrum(self, which, expected):
         h = hessian()
         pairs = eigenpairs(h, 3, which, tol=1e-10)
@@ -85,6 +86,7 @@ class TestEigenpairs:
 
     @pytest.mark.parametrize("which", ["LA", "SA", "LM"])
     @pytest.mark.parametrize("curvatures", [[3.0], [3.0, 2.0, 1.0], [3.0, 2.0, -1.0], []])
+    @pytest.mark.few(2)
     def test_seed_where_most_directions_are_flat(self, which, curvatures):
         """The space that Lanczos searches ends there, and ARPACK draws another vector."""
         curvatures = np.r_[curvatures, np.zeros(40)]

@@ -41,6 +41,7 @@ class TestFullSpectrum:
         )
         assert full.plot().get_xlabel()
 
+    @pytest.mark.slow
     def test_goes_on_after_an_interruption(self, tmp_path, monkeypatch):
         values = np.linspace(-1, 1, 300)
         h, path = hessian(values), tmp_path / "columns.npy"

@@ -97,7 +97,7 @@ def test_some_products(name):
     products_are_right(CASES[name])
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["LayerNormalization", "Embedding", "Resizing, lanczos3"])
 def test_some_products_of_graphs(name):
     products_are_right(CASES[name])

@@ -106,6 +106,7 @@ class TestLangevinOnQuadratics:
     @pytest.mark.parametrize(
         ("n", "beta"), [(10, 3.0), pytest.param(1000, 1.0, marks=pytest.mark.slow)]
     )
+    @pytest.mark.slow
     def test_closed_form(self, n, beta):
         """Away from the minimum, with directions in which f falls, through TensorFlow."""
         a, b, x = problem(n)

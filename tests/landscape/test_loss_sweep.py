@@ -97,6 +97,7 @@ class TestEveryLoss:
 
     @pytest.mark.usefixtures("eagerly")
     @pytest.mark.parametrize(("row", "options", "shape", "weighting"), ALL)
+    @pytest.mark.few(5)
     def test_value_and_gradient(self, row, options, shape, weighting):
         check(row, options, shape, weighting)
 

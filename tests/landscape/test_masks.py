@@ -88,7 +88,7 @@ class TestMasks:
         model.compile(loss="sparse_categorical_crossentropy", run_eagerly=True)
         agrees(model, data)
 
-    @pytest.mark.few(1)
+    @pytest.mark.slow
     def test_in_graphs(self):
         tf.config.run_functions_eagerly(False)
         model, data = reader("lstm", sequences=True), sentences(sequences=True)

@@ -262,7 +262,7 @@ class TestResultsSayWhere:
         ],
         ids=["weights", "anchor", "center"],
     )
-    @pytest.mark.few(1)
+    @pytest.mark.slow
     def test_measured_at(self, make, where):
         for name, result in results(make()).items():
             assert result.measured_at == where, name

@@ -89,6 +89,7 @@ class TestClosedForms:
 
 class TestGaussNewtonAndFisher:
     @pytest.mark.usefixtures("float64")
+    @pytest.mark.slow
     def test_gauss_newton_is_jacobian_curvature_jacobian(self):
         model, (x, y) = mlp(), examples(12)
         variables = [v.value for v in model.trainable_variables]
@@ -106,7 +107,7 @@ class TestGaussNewtonAndFisher:
         np.testing.assert_allclose(matrix(g), expected, atol=1e-12)
         assert np.linalg.eigvalsh(matrix(g)).min() > -1e-12
 
-    @pytest.mark.few(1)
+    @pytest.mark.slow
     @pytest.mark.usefixtures("float64")
     @pytest.mark.parametrize("centered", [False, True])
     def test_fisher_is_the_second_moment_of_gradients(self, centered):

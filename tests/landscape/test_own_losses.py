@@ -72,7 +72,7 @@ OWN = {
 
 @pytest.mark.usefixtures("eagerly")
 class TestOwnLosses:
-    @pytest.mark.few(4)
+    @pytest.mark.few(2)
     @pytest.mark.parametrize("name", OWN)
     @pytest.mark.parametrize("shape", ["n1", "nc", "ntc"])
     @pytest.mark.parametrize("weighting", ["none", "n"])

@@ -245,7 +245,7 @@ class TestGaussNewtonOfProbabilities:
             ("sigmoid", 1, keras.losses.BinaryCrossentropy),
         ],
     )
-    @pytest.mark.few(1)
+    @pytest.mark.slow
     def test_is_that_of_the_logits(self, activation, units, loss):
         x, y = examples(12, 3, 3)
         if units == 1:

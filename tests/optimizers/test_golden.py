@@ -111,7 +111,7 @@ def test_inputs():
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if not c["noise"]], ids=name)
-@pytest.mark.few(16)
+@pytest.mark.few(8)
 def test_public_optimizer(float64, case):
     tested = optimizer(case)
     variable = keras.Variable(X0, dtype="float64")

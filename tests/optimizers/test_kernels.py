@@ -15,6 +15,7 @@ MODES = list(itertools.product([(0.0, False), (0.9, False), (0.9, True)], [0.0, 
 
 
 @pytest.mark.parametrize(("momentum", "weight_decay", "averaging"), MODES)
+@pytest.mark.few(6)
 def test_optimizer_follows_the_pure_rules(float64, momentum, weight_decay, averaging):
     momentum, nesterov = momentum
     options = {

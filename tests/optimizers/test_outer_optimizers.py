@@ -55,6 +55,7 @@ def test_sweep_is_complete():
 
 @every_outer
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.few(9)
 def test_no_langevin_steps_is_the_outer_optimizer_bit_for_bit(make, dtype):
     keras.config.set_floatx(dtype)
     weights = helpers.start_weights(dtype)

@@ -41,7 +41,7 @@ def gathers(monkeypatch):
         *(pytest.param(n, marks=pytest.mark.slow) for n in ("rsgd", "parle")),
     ],
 )
-@pytest.mark.few(1)
+@pytest.mark.slow
 def test_one_replica_a_device_is_all_on_one(name, two_cpus, gathers):
     trajectory, _, center, history = helpers.uninterrupted(name)
     model = helpers.case(name, strategy=two_cpus)

@@ -84,6 +84,7 @@ def with_batch_norm(a):
     return keras.Sequential([keras.Input((4,)), norm, *helpers.network(a).layers])
 
 
+@pytest.mark.slow
 def test_statistics_are_estimated_for_center_and_replicas_or_for_none():
     """Else networks that are close to each other would differ by what they are measured with."""
     x, y = data()

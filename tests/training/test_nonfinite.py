@@ -72,6 +72,7 @@ def around_nadam():
     ("devices", "poison"),
     [("one", np.nan), pytest.param("two", np.inf, marks=pytest.mark.slow)],
 )
+@pytest.mark.slow
 def test_as_if_it_had_not_been_there(poison, devices, two_cpus):
     strategy = {"one": tf.distribute.get_strategy(), "two": two_cpus}[devices]
     # Variables that `fit` makes while it traces are restored as well.
