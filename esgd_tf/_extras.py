@@ -1,7 +1,8 @@
-"""Which packages a part of the library needs beside TensorFlow, Keras and NumPy.
+"""Which packages a part of the library needs beside Keras and NumPy.
 
-The optimizers need nothing more. What else a part needs is an extra of the distribution, so that a
-user's environment holds what is used.
+The optimizers need TensorFlow and nothing more. What a part needs is an extra of the distribution,
+so that a user's environment holds what is used. Each room asks before it imports anything: Keras
+without TensorFlow fails in its own words.
 """
 
 from __future__ import annotations

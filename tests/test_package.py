@@ -16,6 +16,7 @@ from esgd_tf.cli import presets
 from esgd_tf.runs.train_command import train_command
 
 ROOT = Path(__file__).parents[1]
+ROOMS = ["data", "landscape", "models", "optimizers", "replicas", "runs", "training", "walkers"]
 
 
 def extras():
@@ -83,6 +84,24 @@ def test_without_an_extra_there_is_one_sentence():
         assert done.returncode == 1
         assert done.stderr.count("\n") == 1
         assert says in done.stderr
+
+
+@pytest.mark.parametrize("public", ["EntropySGD", "evaluate_at", *ROOMS])
+def test_without_tensorflow_there_is_one_sentence(public):
+    """TensorFlow can neither be found nor imported, which Keras does first of all."""
+    code = (
+        "import importlib.util as u, sys; find = u.find_spec;"
+        "u.find_spec = lambda name, *a: None if name == 'tensorflow' else find(name, *a);"
+        "sys.modules['tensorflow'] = None;"
+        f"from esgd_tf import {public}"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith(
+        "needs tensorflow, which is not installed: python3 -m pip install 'esgd-tf[tensorflow]'."
+    )
 
 
 def test_presets_are_those_of_config():

@@ -13,6 +13,7 @@ import lazy_loader
 
 from esgd_tf._extras import require
 
+require("esgd_tf.data", "tensorflow", "tensorflow", "keras")
 require("esgd_tf.data", "data", "tensorflow_datasets", "filelock", "PIL", "tqdm")
 
 # The names stand in the stub beside this file, where editors and type checkers look for them.

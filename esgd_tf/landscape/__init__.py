@@ -7,6 +7,7 @@ frozen result with `.to_dict()` and `.plot()`, and with its uncertainty where it
 
 from esgd_tf._extras import require
 
+require("esgd_tf.landscape", "tensorflow", "tensorflow", "keras")
 require("esgd_tf.landscape", "landscape", "scipy", "tqdm")
 
 from esgd_tf.landscape._diagonal import DiagonalEstimate

@@ -1,5 +1,9 @@
 """Keras optimizers that descend the local entropy, and their rules as pure functions."""
 
+from esgd_tf._extras import require
+
+require("esgd_tf.optimizers", "tensorflow", "tensorflow", "keras")
+
 from esgd_tf.optimizers import langevin, scoping
 from esgd_tf.optimizers._statistics import LangevinStatistics
 from esgd_tf.optimizers.entropy_sgd import EntropyAdam, EntropySGD

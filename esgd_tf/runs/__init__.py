@@ -7,6 +7,7 @@ import lazy_loader
 
 from esgd_tf._extras import require
 
+require("esgd_tf.runs", "tensorflow", "tensorflow", "keras")
 require("esgd_tf.runs", "all", "filelock", "matplotlib", "scipy", "tensorboard", "tqdm")
 
 # The names stand in the stub beside this file, where editors and type checkers look for them.

@@ -12,6 +12,7 @@ import lazy_loader
 
 from esgd_tf._extras import require
 
+require("esgd_tf.walkers", "tensorflow", "tensorflow", "keras")
 require("esgd_tf.walkers", "all", "filelock", "matplotlib", "scipy", "tensorflow_datasets")
 
 # The names stand in the stub beside this file, where editors and type checkers look for them.
