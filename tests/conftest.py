@@ -12,13 +12,29 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import pytest
 import tensorflow as tf
+from tensorflow.python.data.ops import iterator_ops
 
 from tests import tiers
 
-# A full collection frees iterators of tf.data, some of which wait up to a minute for a thread of
-# theirs that sleeps, the longer the older they are; on Python's own schedule there are dozens of
-# collections. See `full_collections`.
+# On Python's own schedule there are dozens of full collections; see `full_collections`.
 gc.set_threshold(700, 10, 1_000_000)
+
+
+def _without_autotuning():
+    """Let tf.data choose its parallelism once and for all.
+
+    Each iterator has a thread that goes on tuning it, in longer and longer intervals. Whoever frees
+    an old one waits for that thread, which comes to minutes where a collection frees hundreds.
+    """
+    create = iterator_ops.OwnedIterator._create_iterator
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    iterator_ops.OwnedIterator._create_iterator = lambda self, dataset: create(
+        self, dataset.with_options(options)
+    )
+
+
+_without_autotuning()
 
 # TensorFlow can be told only once, and before it looks at its devices.
 for _cpu in tf.config.list_physical_devices("CPU"):
@@ -43,10 +59,7 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(autouse=True, scope="module")
 def full_collections():
-    """Collect what the graphs of earlier modules left once they have taken another 4 GB.
-
-    A process of the default tier stays below that.
-    """
+    """Collect what the graphs of earlier modules left once they have taken another gigabyte."""
     yield
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if peak > _COLLECTED_AT[0] + _ROOM:
@@ -54,7 +67,7 @@ def full_collections():
         _COLLECTED_AT[0] = peak
 
 
-_ROOM = 4 * 2**20  # KiB
+_ROOM = 2**20  # KiB
 _COLLECTED_AT = [0]  # the peak of this process' memory at the last collection
 
 

@@ -194,7 +194,7 @@ def test_the_network_is_bfloat16_and_the_optimizer_is_not(needs_bfloat16, make):
         if dtype == "bfloat16" and op != "Cast" and any(n in name for n in names)
     }
     assert not rounded
-    assert all(v.dtype in ("float32", "int64", "int32") for v in optimizer.variables)
+    assert {v.dtype for v in optimizer.variables}.isdisjoint({"bfloat16", "float16"})
 
 
 @pytest.mark.slow

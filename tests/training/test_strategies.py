@@ -56,8 +56,8 @@ def test_one_device():
         (("mirrored", ["CPU:0", "cpu:0"]), "twice"),
         (("none", ["CPU:0", "CPU:1"]), "one device"),
         (("multi_worker",), "launch --workers"),
-        # TensorFlow looks for one for a minute.
-        pytest.param(("tpu",), "no TPU here", marks=pytest.mark.slow),
+        # TensorFlow looks for one for up to three minutes; see below.
+        pytest.param(("tpu",), "no TPU here", marks=[pytest.mark.slow, pytest.mark.rare]),
         (("parameter_server",), "no strategy"),
     ],
 )
@@ -66,6 +66,16 @@ def test_what_is_not_there_is_said(arguments, says, monkeypatch):
     with pytest.raises(StrategyError, match=says) as raised:
         make_strategy(*arguments)
     assert "\n" not in str(raised.value)
+
+
+def test_no_tpu_is_said(monkeypatch):
+    def connect(name):
+        assert name == "local"
+        raise ValueError("Please provide a TPU Name to connect to.\nMore of it.")
+
+    monkeypatch.setattr(tf.distribute.cluster_resolver.TPUClusterResolver, "connect", connect)
+    with pytest.raises(StrategyError, match=r"no TPU here, .* \(Please provide a TPU Name .*\)\.$"):
+        make_strategy("tpu")
 
 
 def test_a_malformed_job_is_said(monkeypatch):
