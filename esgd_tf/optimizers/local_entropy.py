@@ -162,17 +162,18 @@ class LocalEntropy(WrappingOptimizer):
                 "`learning_rate` belongs to the outer optimizer; the inner step size is "
                 "`langevin_learning_rate`."
             )
-        self.langevin_steps = _checks.integer("langevin_steps", langevin_steps, at_least=0)
+        langevin_steps = _checks.integer("langevin_steps", langevin_steps, at_least=0)
         super().__init__(
             outer_optimizer,
             weight_decay=weight_decay,
             skip_nonfinite=skip_nonfinite,
             learning_rate_multipliers=learning_rate_multipliers,
             # The anchor is averaged, once per outer update.
-            averages_in_step=self.langevin_steps > 0,
+            averages_in_step=langevin_steps > 0,
             name=name,
             **kwargs,
         )
+        self.langevin_steps = langevin_steps
         self.scoping = _checks.real("scoping", scoping, at_least=0)
         schedule = scope_schedule(gamma, self.scoping)
         self.gamma = gamma if isinstance(gamma, ScopeSchedule) else float(gamma)
