@@ -119,6 +119,8 @@ class Minibatch:
         Args:
             places: list of lists of tensors. The weights at which each part is evaluated.
         """
+        # Metrics make their variables when first used: in a stateless scope they would be lost.
+        _keras.symbolic_build(self._model, (self.x, self.y, self.sample_weight))
         count = len(places)
         # The metrics of several outputs' losses see the outputs in the forward pass.
         variables = [*self._state, *self._model.metrics_variables]

@@ -117,9 +117,7 @@ class EMA(Rival):
         walk.release_frozen(distribution)
         self._step_of_wrapped(distribution, gradients, learning_rate)
         # Keras averages all weights, whether or not they have a gradient.
-        distribution.extended.update(
-            walk.members.value, lambda v: v.assign(tf.ones_like(v)), group=False
-        )
+        walk.set_members(distribution, walk.trainable_mask())
         self._set_phase(distribution, tf.ones([], tf.int64))
 
     def finalize_variable_values(self, var_list: Sequence[keras.Variable]) -> None:

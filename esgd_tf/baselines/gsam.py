@@ -161,7 +161,7 @@ class GSAM(SharpnessAware):
         return [e if e is None else tf.cast(factor, e.dtype) * e for e in offsets]
 
     def _combined(self, first: Gradients, second: Gradients) -> Gradients:
-        return surrogate_gap_gradient(first, second, self.alpha)
+        return surrogate_gap_gradient(first, second, self.alpha) if self.alpha else second
 
     def _arguments(self) -> dict[str, Any]:
         return {

@@ -167,9 +167,7 @@ class SWA(Rival):
             distribution.extended.update(
                 walk.counts.value, lambda v, new: v.assign(new), args=(counts + 1,), group=False
             )
-            distribution.extended.update(
-                walk.members.value, lambda v: v.assign(tf.ones_like(v)), group=False
-            )
+            walk.set_members(distribution, walk.trainable_mask())
             return self._set_phase(distribution, tf.ones([], tf.int64))
 
         due = (t >= self.start) & tf.equal((t - self.start) % self.every, 0)

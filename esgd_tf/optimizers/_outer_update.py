@@ -51,7 +51,7 @@ def checked(
     kind = type(optimizer).__name__
     if isinstance(optimizer, refused) or hasattr(optimizer, "optimizers"):
         raise ValueError(
-            f"The {role} cannot be a {kind}, which wraps other optimizers: wrap "
+            f"The {role} cannot be {_article(kind)} {kind}, which wraps other optimizers: wrap "
             f"{owner} in it instead, or give the plain optimizer."
         )
     if optimizer.built:
@@ -78,6 +78,10 @@ def checked(
         optimizer = type(optimizer).from_config(optimizer.get_config())
     _taken.add(optimizer)
     return optimizer
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "AEIOU" else "a"
 
 
 class AnchorCoupling(Protocol):

@@ -100,6 +100,21 @@ class Walk:
         mask[list(numbers)] = 1
         return tf.constant(mask)
 
+    def trainable_mask(self) -> tf.Tensor:
+        """Return 1 at weights that are not frozen and 0 at the others: int32 [weights]."""
+        return 1 - self.mask(frozen(self.weights))
+
+    def set_members(self, distribution: tf.distribute.Strategy, members: tf.Tensor) -> None:
+        """Set which weights have joined.
+
+        Args:
+            distribution: tf.distribute.Strategy. The strategy in force.
+            members: int32 tensor of shape [number of weights]. 1 for weights that have joined.
+        """
+        distribution.extended.update(
+            self.members.value, lambda v, now: v.assign(now), args=(members,), group=False
+        )
+
     def release_frozen(self, distribution: tf.distribute.Strategy) -> None:
         """Put weights that have been frozen in mid-walk back to their anchors, for good.
 
@@ -171,9 +186,7 @@ class Walk:
             start_all,
             lambda: tf.cond(tf.reduce_any(joining), start_some, lambda: tf.constant(0)),
         )
-        distribution.extended.update(
-            self.members.value, lambda v, now: v.assign(now), args=(members,), group=False
-        )
+        self.set_members(distribution, members)
         return members
 
     # ---- one weight on one device -------------------------------------------------------------

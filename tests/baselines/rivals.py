@@ -8,7 +8,8 @@ from tests.optimizers import helpers
 
 
 def sgd():
-    return keras.optimizers.SGD(0.1, momentum=0.9)
+    # Keras rounds numbers through float32, which leaves these as they are.
+    return keras.optimizers.SGD(0.125, momentum=0.875)
 
 
 MAKERS = {
@@ -81,7 +82,7 @@ def point(optimizer, start, curvatures):
     return esgd_tf.enable_minibatch_gradients(model), (np.zeros((2, 1)), np.repeat(a, 2, axis=0))
 
 
-def numpy_sgd(steps, gradient, start, *, learning_rate=0.1, momentum=0.9):
+def numpy_sgd(steps, gradient, start, *, learning_rate=0.125, momentum=0.875):
     """Return the weights after each step of SGD with momentum, in NumPy.
 
     Args:

@@ -12,7 +12,7 @@ from tests.optimizers import helpers
 
 def test_the_average_is_keras_own():
     held, model = rivals.recorded(rivals.MAKERS["EMA"]())
-    plain = keras.optimizers.SGD(0.1, momentum=0.9, use_ema=True, ema_momentum=0.7)
+    plain = keras.optimizers.SGD(0.125, momentum=0.875, use_ema=True, ema_momentum=0.7)
     keras_held, keras_model = rivals.recorded(plain)
     for ours, theirs in zip(held, keras_held, strict=True):
         helpers.assert_equal(ours, theirs)

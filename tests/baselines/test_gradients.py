@@ -72,7 +72,7 @@ class Rich(keras.Model):
     def call(self, inputs, training=False):
         tokens, x = inputs
         h = self.dense(self.embed(tokens) + x)
-        return {"a": self.norm(h, training=training), "b": keras.ops.sum(h, axis=-1)}
+        return {"a": self.norm(h, training=training), "b": keras.ops.sum(h, axis=-1, keepdims=True)}
 
 
 def rich(optimizer, **options):
@@ -82,7 +82,7 @@ def rich(optimizer, **options):
     x = (generator.integers(0, 5, 12), generator.normal(size=(12, 3)).astype("float32"))
     y = {
         "a": generator.normal(size=(12, 3)).astype("float32"),
-        "b": generator.normal(size=12).astype("float32"),
+        "b": generator.normal(size=(12, 1)).astype("float32"),
     }
     model(x)
     model.compile(
@@ -115,7 +115,8 @@ def test_the_parts_of_a_rich_model(float64):
     results = []
     for make in (rivals.sgd(), esgd_tf.LPFSGD(rivals.sgd(), gamma=0.0, samples=2)):
         model, (x, y, weight) = rich(make, run_eagerly=True)
-        model.norm.trainable = False  # would normalise each part by itself
+        model.norm.trainable = False  # it would normalise each part by itself,
+        model.dense.activity_regularizer = None  # and this sums over examples
         logs = model.fit(
             x, y, sample_weight=weight, batch_size=4, epochs=2, verbose=0, shuffle=False
         ).history

@@ -16,7 +16,7 @@ def reference(steps=10, k=3, alpha=0.6):
     slow, fast, velocity, held = start, start, [np.zeros_like(w) for w in start], []
     for step in range(steps):
         gradients = gradient(fast, step)
-        velocity = [0.9 * v - 0.1 * g for v, g in zip(velocity, gradients, strict=True)]
+        velocity = [0.875 * v - 0.125 * g for v, g in zip(velocity, gradients, strict=True)]
         fast = [w + v for w, v in zip(fast, velocity, strict=True)]
         if (step + 1) % k == 0:
             slow = [s + alpha * (w - s) for s, w in zip(slow, fast, strict=True)]
