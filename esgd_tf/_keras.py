@@ -253,7 +253,7 @@ def call_in_training(model: keras.Model, x: Any) -> Any:
     """Return a model's outputs in training mode, as Keras' training step calls it.
 
     Args:
-        model: keras.Model. The model; one whose `call` has no argument `training` is called without.
+        model: keras.Model. The model; its `call` need not have an argument `training`.
         x: nested structure of tensors. The inputs.
     """
     return model(x, training=True) if model._call_has_training_arg else model(x)
@@ -273,9 +273,7 @@ def loss_in_training(
         outputs: nested structure of tensors. What the model returned.
         sample_weight: nested structure of tensors. Weights of the examples; None for none.
     """
-    return model._compute_loss(
-        x=x, y=y, y_pred=outputs, sample_weight=sample_weight, training=True
-    )
+    return model._compute_loss(x=x, y=y, y_pred=outputs, sample_weight=sample_weight, training=True)
 
 
 def see_loss(model: keras.Model, loss: tf.Tensor, examples: tf.Tensor) -> None:

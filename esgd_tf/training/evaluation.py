@@ -17,8 +17,8 @@ import tensorflow as tf
 from esgd_tf import _checks, _keras
 from esgd_tf._warn import warn
 from esgd_tf.optimizers import LocalEntropy, _finding
-from esgd_tf.optimizers._wrapping import WrappingOptimizer
 from esgd_tf.optimizers._swap import PLACES, Where, uninterrupted
+from esgd_tf.optimizers._wrapping import WrappingOptimizer
 from esgd_tf.training.batch_norm import BatchNormAveraging, BatchNormReestimation
 
 __all__ = [

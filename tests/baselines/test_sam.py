@@ -126,8 +126,7 @@ class TestWhatItLeavesAlone:
 
 class TestPerturbation:
     def test_asam_is_that_of_a_rescaled_network(self, float64):
-        """relu(x A) B = relu(x c A) B / c: ASAM's e scales along with the layers, SAM's does not.
-        """
+        """relu(x A) B = relu(x c A) B / c: ASAM's e scales along with the layers, not SAM's."""
         generator = np.random.default_rng(2)
         x, a, b = (generator.normal(size=s) for s in ((9, 4), (4, 5), (5, 2)))
         target = generator.normal(size=(9, 2))
