@@ -14,6 +14,12 @@
             arXiv 1412.6651
     parle   Chaudhari et al., "Parle: parallelizing stochastic gradient descent", arXiv 1707.00424,
             and its released code
+    sam     Foret et al., "Sharpness-aware minimization", ICLR 2021, and its released code
+    asam    Kwon et al., "ASAM", ICML 2021, and the README of its released code (SAM's rho too)
+    lpf     Bisla et al., "Low-pass filtering SGD", AISTATS 2022, and its released code
+    swa     Izmailov et al., "Averaging weights leads to wider optima and better generalization",
+            UAI 2018, and its released code
+    lookahead  Zhang et al., "Lookahead optimizer", NeurIPS 2019, and its released code
     ours    no source: a choice of this library, said why
 
 Epochs are effective epochs: one pass over the data, whatever the optimizer. The paper's "epoch" of
@@ -216,6 +222,30 @@ PARLE: dict[str, Any] = {
     "initialization": "same",  # parle
 }
 
+# Rivals take the momentum run's settings too: what the sources below say of networks that they
+# train, and for the others what they say of the one that comes nearest.
+RIVALS: dict[str, dict[str, Any]] = {
+    "sam": {"optimizer": "sam", "rho": 0.05},  # sam, for CIFAR-10
+    "asam": {"optimizer": "asam", "rho": 0.5},  # asam, for CIFAR-10
+    # lpf: M and gamma_0 of its wide ResNets
+    "lpf-sgd": {"optimizer": "lpf-sgd", "lpf_samples": 8, "lpf_gamma": 5e-4},
+    # swa: half of the step size; it starts at 161 of 200 epochs
+    "swa": {"optimizer": "swa", "swa_start": 0.8, "swa_lr": 0.05},
+    "ema": {"optimizer": "ema", "ema": 0.999},  # ours
+    "lookahead": {"optimizer": "lookahead"},  # lookahead: k = 5, alpha = 0.8
+}
+
+
+def _rivals(momentum: Experiment, **changes: Mapping[str, Any]) -> dict[str, Experiment]:
+    """Return the rivals around the momentum run of a preset."""
+    return {
+        name: dataclasses.replace(
+            momentum, **{**numbers, **changes.get(name.replace("-", "_"), {})}
+        )
+        for name, numbers in RIVALS.items()
+    }
+
+
 PRESETS: Mapping[str, Mapping[str, Experiment]] = {
     "wrn-cifar10": {
         "entropy-sgd": WRN_CIFAR10_ENTROPY_SGD,
@@ -228,6 +258,7 @@ PRESETS: Mapping[str, Mapping[str, Experiment]] = {
         "rsgd": dataclasses.replace(WRN_CIFAR10_MOMENTUM, **RSGD),
         "easgd": dataclasses.replace(WRN_CIFAR10_MOMENTUM, **EASGD),
         "parle": dataclasses.replace(WRN_CIFAR10_MOMENTUM, **PARLE),
+        **_rivals(WRN_CIFAR10_MOMENTUM, lpf_sgd={"lpf_growth": 35.0}),
     },
     "wrn-cifar100": {
         "entropy-sgd": WRN_CIFAR100_ENTROPY_SGD,
@@ -240,6 +271,9 @@ PRESETS: Mapping[str, Mapping[str, Experiment]] = {
         "rsgd": dataclasses.replace(WRN_CIFAR100_MOMENTUM, **RSGD),
         "easgd": dataclasses.replace(WRN_CIFAR100_MOMENTUM, **EASGD),
         "parle": dataclasses.replace(WRN_CIFAR100_MOMENTUM, **PARLE),
+        **_rivals(
+            WRN_CIFAR100_MOMENTUM, sam={"rho": 0.1}, asam={"rho": 1.0}, lpf_sgd={"lpf_growth": 25.0}
+        ),
     },
     "allcnn-cifar10": {
         "entropy-sgd": ALLCNN_ENTROPY_SGD,
@@ -252,6 +286,7 @@ PRESETS: Mapping[str, Mapping[str, Experiment]] = {
         "rsgd": dataclasses.replace(ALLCNN_MOMENTUM, **RSGD),
         "easgd": dataclasses.replace(ALLCNN_MOMENTUM, **EASGD),
         "parle": dataclasses.replace(ALLCNN_MOMENTUM, **PARLE),
+        **_rivals(ALLCNN_MOMENTUM),
     },
     "lenet": {
         "entropy-sgd": LENET_ENTROPY_SGD,
@@ -264,6 +299,7 @@ PRESETS: Mapping[str, Mapping[str, Experiment]] = {
         "rsgd": dataclasses.replace(LENET_MOMENTUM, **RSGD),
         "easgd": dataclasses.replace(LENET_MOMENTUM, **EASGD),
         "parle": dataclasses.replace(LENET_MOMENTUM, **PARLE),
+        **_rivals(LENET_MOMENTUM),
     },
     "mnistfc": {
         "entropy-sgd": MNISTFC_ENTROPY_SGD,
@@ -276,6 +312,7 @@ PRESETS: Mapping[str, Mapping[str, Experiment]] = {
         "rsgd": dataclasses.replace(MNISTFC_MOMENTUM, **RSGD),
         "easgd": dataclasses.replace(MNISTFC_MOMENTUM, **EASGD),
         "parle": dataclasses.replace(MNISTFC_MOMENTUM, **PARLE),
+        **_rivals(MNISTFC_MOMENTUM),
     },
     "quickstart": {
         "entropy-sgd": QUICKSTART_ENTROPY_SGD,
@@ -288,6 +325,7 @@ PRESETS: Mapping[str, Mapping[str, Experiment]] = {
         "rsgd": dataclasses.replace(QUICKSTART_MOMENTUM, **RSGD),
         "easgd": dataclasses.replace(QUICKSTART_MOMENTUM, **EASGD),
         "parle": dataclasses.replace(QUICKSTART_MOMENTUM, **PARLE),
+        **_rivals(QUICKSTART_MOMENTUM),
     },
     "conv-cifar10": {
         "entropy-sgd": CONV_CIFAR10_ENTROPY_SGD,
@@ -300,5 +338,6 @@ PRESETS: Mapping[str, Mapping[str, Experiment]] = {
         "rsgd": dataclasses.replace(CONV_CIFAR10_MOMENTUM, **RSGD),
         "easgd": dataclasses.replace(CONV_CIFAR10_MOMENTUM, **EASGD),
         "parle": dataclasses.replace(CONV_CIFAR10_MOMENTUM, **PARLE),
+        **_rivals(CONV_CIFAR10_MOMENTUM),
     },
 }

@@ -1,3 +1,4 @@
+from . import baselines as baselines
 from . import data as data
 from . import landscape as landscape
 from . import models as models
@@ -7,6 +8,15 @@ from . import runs as runs
 from . import training as training
 from . import walkers as walkers
 from ._version import __version__ as __version__
+from .baselines import ASAM as ASAM
+from .baselines import EMA as EMA
+from .baselines import GSAM as GSAM
+from .baselines import LPFSGD as LPFSGD
+from .baselines import SAM as SAM
+from .baselines import SWA as SWA
+from .baselines import Lookahead as Lookahead
+from .baselines import SWASchedule as SWASchedule
+from .baselines import enable_minibatch_gradients as enable_minibatch_gradients
 from .optimizers import EntropyAdam as EntropyAdam
 from .optimizers import EntropySGD as EntropySGD
 from .optimizers import LocalEntropy as LocalEntropy

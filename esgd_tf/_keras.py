@@ -23,6 +23,7 @@ import keras
 import tensorflow as tf
 
 __all__ = [
+    "call_in_training",
     "clipped",
     "compiled_loss",
     "counter_of",
@@ -33,6 +34,7 @@ __all__ = [
     "initial_epoch",
     "is_in_multi_worker_mode",
     "layers_in",
+    "loss_in_training",
     "loss_scale_of",
     "loss_tracker",
     "moving_averages",
@@ -45,6 +47,7 @@ __all__ = [
     "replace_symbolic_build",
     "require_compiled",
     "scalars_besides_counters",
+    "see_loss",
     "set_policy",
     "strategy_of",
     "sublayers",
@@ -73,7 +76,12 @@ _OPTIMIZER = (
 )
 
 # What `keras.Model` and `keras.Layer` must have.
-_MODEL = ("_assert_compile_called", "_get_regularization_losses", "_symbolic_build")
+_MODEL = (
+    "_assert_compile_called",
+    "_compute_loss",
+    "_get_regularization_losses",
+    "_symbolic_build",
+)
 _LAYER = ("_flatten_layers",)
 
 _missing = [
@@ -239,6 +247,49 @@ def compiled_loss(model: keras.Model) -> tuple[Any, Any]:
 def loss_tracker(model: keras.Model) -> keras.metrics.Metric | None:
     """Return the metric that averages the loss; each `compile` makes a new one."""
     return getattr(model, "_loss_tracker", None)
+
+
+def call_in_training(model: keras.Model, x: Any) -> Any:
+    """Return a model's outputs in training mode, as Keras' training step calls it.
+
+    Args:
+        model: keras.Model. The model; its `call` need not have an argument `training`.
+        x: nested structure of tensors. The inputs.
+    """
+    return model(x, training=True) if model._call_has_training_arg else model(x)
+
+
+def loss_in_training(
+    model: keras.Model, x: Any, y: Any, outputs: Any, sample_weight: Any
+) -> tf.Tensor:
+    """Return the loss as Keras' training step computes it.
+
+    The public `compute_loss` may be overridden without the argument `training`.
+
+    Args:
+        model: keras.Model. The compiled model.
+        x: nested structure of tensors. The inputs.
+        y: nested structure of tensors. The targets.
+        outputs: nested structure of tensors. What the model returned.
+        sample_weight: nested structure of tensors. Weights of the examples; None for none.
+    """
+    return model._compute_loss(x=x, y=y, y_pred=outputs, sample_weight=sample_weight, training=True)
+
+
+def see_loss(model: keras.Model, loss: tf.Tensor, examples: tf.Tensor) -> None:
+    """Let the metric that averages the loss see one more minibatch.
+
+    Under tf.distribute a loss is a device's part of the sum over all: the mean wants it whole.
+
+    Args:
+        model: keras.Model. The compiled model.
+        loss: float scalar tensor. What `loss_in_training` returned.
+        examples: int scalar tensor. The examples of the minibatch, on this device.
+    """
+    devices = tf.distribute.get_strategy().num_replicas_in_sync
+    if devices > 1:
+        loss = loss * tf.cast(devices, loss.dtype)
+    model._loss_tracker.update_state(loss, sample_weight=examples)
 
 
 def require_compiled(model: keras.Model, method: str) -> None:

@@ -17,6 +17,12 @@ import wrapt
 _PACKAGE = "esgd_tf"
 #: The modules with registered classes, and these.
 CLASSES = {
+    "esgd_tf.baselines.ema": ["EMA"],
+    "esgd_tf.baselines.gsam": ["GSAM"],
+    "esgd_tf.baselines.lookahead": ["Lookahead"],
+    "esgd_tf.baselines.lpf_sgd": ["LPFSGD"],
+    "esgd_tf.baselines.sam": ["ASAM", "SAM"],
+    "esgd_tf.baselines.swa": ["SWA", "SWASchedule"],
     "esgd_tf.models.batch_norm": ["BatchNormalization"],
     "esgd_tf.optimizers.entropy_sgd": ["EntropyAdam", "EntropySGD"],
     "esgd_tf.optimizers.from_sgd": ["OuterSchedule"],

@@ -212,5 +212,9 @@ def _check_replicas(experiment: Experiment) -> None:
             )
         if e.replicas == 1:
             raise FlagError("--replicas=1 has nothing to couple: see -opt momentum")
+    if e.lookahead_alpha > 1:
+        raise FlagError(f"--lookahead_alpha={e.lookahead_alpha:g}: must be at most 1")
+    if e.lpf_growth < 1:
+        raise FlagError(f"--lpf_growth={e.lpf_growth:g}: must be at least 1")
     if e.focusing_growth < 1:
         raise FlagError(f"--focusing_growth={e.focusing_growth:g}: must be at least 1")

@@ -1,4 +1,4 @@
-"""Which `LocalEntropy` optimizers train a model, wherever it keeps them."""
+"""Which of our optimizers train a model, wherever it keeps them."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING, Any, cast
 import keras
 
 if TYPE_CHECKING:
-    from esgd_tf.optimizers.local_entropy import LocalEntropy
+    from esgd_tf.optimizers._wrapping import WrappingOptimizer
 
 __all__ = ["has_replicas", "of_model", "of_optimizer"]
 
 
-def of_optimizer(optimizer: keras.optimizers.Optimizer | None) -> list[LocalEntropy]:
-    """Return the `LocalEntropy`s in an optimizer: itself, or those that it wraps."""
+def of_optimizer(optimizer: keras.optimizers.Optimizer | None) -> list[WrappingOptimizer]:
+    """Return the `LocalEntropy`s and rivals in an optimizer: itself, or those that it wraps."""
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         return of_optimizer(optimizer.inner_optimizer)
-    if hasattr(type(optimizer), "langevin_phase"):
-        return [cast("LocalEntropy", optimizer)]
+    if hasattr(type(optimizer), "gradient_evaluations_per_step"):
+        return [cast("WrappingOptimizer", optimizer)]
     # Those of Keras' MultiOptimizer.
     inner = getattr(optimizer, "optimizers", None)
     return [] if inner is None else [found for one in inner for found in of_optimizer(one)]
 
 
-def of_model(model: keras.Model) -> list[LocalEntropy]:
-    """Return the `LocalEntropy`s of a model: in `model.optimizer`, and in its attributes."""
+def of_model(model: keras.Model) -> list[WrappingOptimizer]:
+    """Return those of a model: in `model.optimizer`, and in its attributes."""
     candidates = [getattr(model, "optimizer", None)]
     if not has_replicas(model):
         for name, value in vars(model).items():

@@ -1,41 +1,26 @@
 """The inner loop of Entropy-SGD: anchor, mean and velocity, and the Langevin steps that move them.
 
 The equations stand in `langevin.py`; here they run on variables, by the fused kernels of
-`_kernels.py`. What the equations leave open is which weights take part.
-
-*Membership.* A weight joins the inner loop with its first gradient in it: then anchor = mean = x'
-= x and v = 0. The outer update moves those that have joined and no others. So weights that get
-their gradients in turn (two losses, a frozen part) are never dragged by a loop they are not in.
-A weight that someone else has changed between two steps (`_probes.py`) joins anew, from where it
-is; a weight that has been frozen leaves, and goes back to its anchor.
-
-Each branch is one `tf.cond` for all weights, outside any replica: inside one, a conditional that
-updates variables fails under tf.distribute (merge_call).
+`_kernels.py`. Which weights take part is said in `_walk.py`: a weight starts with v = 0 when it
+joins, and the outer update moves those that have joined and no others.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from esgd_tf.optimizers import _kernels, langevin
-from esgd_tf.optimizers._probes import Probes
 from esgd_tf.optimizers._statistics import StatisticsVariables
 from esgd_tf.optimizers._step_sizes import Scalars, StepSizes
-from esgd_tf.optimizers._swap import WeightSwap
-from esgd_tf.optimizers._variables import as_tf, frozen
+from esgd_tf.optimizers._walk import Gradients, Walk
 from esgd_tf.optimizers.scoping import AutoScope, ScopeSchedule
 
-__all__ = ["Gradients", "InnerLoop", "Rule", "Taken"]
-
-#: By the number of a weight: its gradient, summed over the devices, and its variable.
-Gradients = Mapping[int, tuple[tf.Tensor, tf.Variable]]
+__all__ = ["InnerLoop", "Rule", "Taken"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +57,8 @@ class Taken(NamedTuple):
     seen: dict[int, tuple[tf.Tensor, tf.Tensor]]
 
 
-class InnerLoop:
-    """The state of the inner loop of one `LocalEntropy`, and its steps.
+class InnerLoop(Walk):
+    """The inner loop of one `LocalEntropy`: the walk of the Langevin weights x' about the anchor x.
 
     Args:
         owner: keras.optimizers.Optimizer. The optimizer that saves the variables as its state.
@@ -85,21 +70,9 @@ class InnerLoop:
         schedule: ScopeSchedule. The law of gamma; `AutoScope` measures it in the inner loop.
 
     Attributes:
-        weights: list of keras.Variable. The weights, in the order of their numbers; empty before
-            `build`.
-        l2: list of float. The coefficient of the L2 term for each weight.
-        anchors: list of keras.Variable. x for each weight; None for a weight that Keras overwrites
-            with its gradient. Empty for L = 0.
-        means: list of keras.Variable. mu for each weight, likewise.
-        velocities: list of keras.Variable. -eta' v for each weight, likewise; empty for momentum 0.
-        members: keras.Variable, int32 of shape [number of weights]. 1 for weights that have joined.
-        probes: Probes. Tell which weights someone else has changed.
-        swap: WeightSwap. Exchanges x' with the anchor or the mean, and back.
+        velocities: list of keras.Variable. -eta' v for each weight; empty for momentum 0.
         statistics: StatisticsVariables. What watches the steps; None for nothing.
     """
-
-    members: keras.Variable
-    probes: Probes
 
     def __init__(
         self,
@@ -110,42 +83,22 @@ class InnerLoop:
         statistics: bool,
         schedule: ScopeSchedule,
     ) -> None:
-        self._owner = owner
+        super().__init__(owner, phase)
         self._rule = rule
         self._step_sizes = step_sizes
-        self.l2: list[float] = []
-        self.phase = phase
-        self.swap = WeightSwap(owner, self)
         self.statistics: StatisticsVariables | None = None
         if statistics or isinstance(schedule, AutoScope):
             self.statistics = StatisticsVariables(owner, rule.langevin_steps, schedule)
-        self.weights: list[keras.Variable] = []
-        self.anchors: list[keras.Variable] = []
-        self.means: list[keras.Variable] = []
         self.velocities: list[keras.Variable] = []
 
-    def build(self, weights: Sequence[keras.Variable], l2: Sequence[float]) -> None:
-        """Create the slots, and what else depends on the number of weights.
-
-        Args:
-            weights: list of keras.Variable. The weights that the optimizer trains.
-            l2: list of float >= 0. The coefficient of the L2 term for each weight.
-        """
-        self.weights, self.l2 = list(weights), list(l2)
+    def _make_slots(self) -> None:
         if self._rule.langevin_steps == 0:
             return
-        self.anchors, self.means = self._owner.add_optimizer_variables(weights, ["anchor", "mean"])
-        if self._step_sizes.has_momentum:
-            self.velocities = self._owner.add_optimizer_variables(weights, "velocity")
-        self.members = self._owner.add_variable(
-            shape=(len(weights),),
-            initializer="zeros",
-            dtype="int32",
-            aggregation="only_first_replica",
-            name="members",
+        self.anchors, self.means = self._owner.add_optimizer_variables(
+            self.weights, ["anchor", "mean"]
         )
-        self.probes = Probes(self._owner, weights)
-        self.swap.build(len(weights))
+        if self._step_sizes.has_momentum:
+            self.velocities = self._owner.add_optimizer_variables(self.weights, "velocity")
 
     # ---- one step -----------------------------------------------------------------------------
 
@@ -170,7 +123,7 @@ class InnerLoop:
             key = _kernels.noise_key(self._rule.seed.value, evaluation)
         kinds = {(v.dtype, self._step_sizes.factor(i)) for i, (_, v) in gradients.items()}
         scalars = self._step_sizes.scalars(kinds, scope, self._rule.noise, self._rule.averaging)
-        members = self._join(distribution, gradients, phase)
+        members = self.join(distribution, gradients, phase)
         # By the variable on each device.
         seen: dict[int, tuple[tf.Tensor, tf.Tensor]] = {}
         for i, (gradient, variable) in gradients.items():
@@ -211,88 +164,6 @@ class InnerLoop:
             difference = tf.cast(factor, difference.dtype) * difference
         variable.assign(anchor)
         return difference
-
-    # ---- who takes part -----------------------------------------------------------------------
-
-    def mask(self, numbers: Collection[int]) -> tf.Tensor:
-        """Return 1 at these weights and 0 at the others: int32 [number of weights].
-
-        Args:
-            numbers: collection of int. Numbers of weights.
-        """
-        mask = np.zeros(len(self.weights), np.int32)
-        mask[list(numbers)] = 1
-        return tf.constant(mask)
-
-    def release_frozen(self, distribution: tf.distribute.Strategy) -> None:
-        """Put weights that have been frozen in mid-loop back to their anchors, for good.
-
-        Args:
-            distribution: tf.distribute.Strategy. The strategy in force.
-        """
-        numbers = [i for i in frozen(self.weights) if self.anchors[i] is not None]
-        if not numbers:
-            return
-        joined = tf.gather(tf.convert_to_tensor(self.members.value), numbers)
-
-        def release() -> tf.Tensor:
-            for place, i in enumerate(numbers):
-                distribution.extended.update(
-                    as_tf(self.weights[i]),
-                    lambda v, anchor, joined: v.assign(tf.where(joined, anchor, v)),
-                    args=(self.anchors[i].value, tf.cast(joined[place], tf.bool)),
-                    group=False,
-                )
-            stay = 1 - self.mask(numbers)
-            distribution.extended.update(
-                self.members.value, lambda v, stay: v.assign(v * stay), args=(stay,), group=False
-            )
-            return tf.constant(0)
-
-        tf.cond(tf.reduce_any(joined > 0), release, lambda: tf.constant(0))
-
-    def _join(
-        self,
-        distribution: tf.distribute.Strategy,
-        gradients: Gradients,
-        phase: tf.Tensor,
-    ) -> tf.Tensor:
-        """Start the loop of weights that join at this step; return all members: int32 [weights]."""
-        replaced = self.probes.is_replaced(distribution)
-        before = tf.cast(self.members.value, tf.bool)
-        present, starts = self.mask(gradients), tf.equal(phase, 0)
-        joining = tf.cast(present, tf.bool) & (starts | ~before | replaced)
-        stay = before & ~replaced & ~starts
-        members = tf.maximum(tf.cast(stay, tf.int32), present)
-        # A weight that was changed in mid-loop by a callback keeps its velocity, as in Keras' SGD.
-        keep_velocity = replaced & before & (phase > 0)
-
-        def start_all() -> tf.Tensor:
-            for i, (_, variable) in gradients.items():
-                distribution.extended.update(
-                    variable, lambda v, i=i: self._start(i, v), group=False
-                )
-            return tf.constant(0)
-
-        def start_some() -> tf.Tensor:
-            for i, (_, variable) in gradients.items():
-                distribution.extended.update(
-                    variable,
-                    functools.partial(self._start_if, i),
-                    args=(joining[i], keep_velocity[i]),
-                    group=False,
-                )
-            return tf.constant(0)
-
-        tf.cond(
-            starts,
-            start_all,
-            lambda: tf.cond(tf.reduce_any(joining), start_some, lambda: tf.constant(0)),
-        )
-        distribution.extended.update(
-            self.members.value, lambda v, now: v.assign(now), args=(members,), group=False
-        )
-        return members
 
     # ---- one weight on one device -------------------------------------------------------------
 

@@ -31,50 +31,57 @@ _taken: weakref.WeakSet[keras.optimizers.Optimizer] = weakref.WeakSet()
 
 
 def checked(
-    optimizer: keras.optimizers.Optimizer | str, refused: tuple[type, ...]
+    optimizer: keras.optimizers.Optimizer | str,
+    refused: tuple[type, ...],
+    role: str = "outer optimizer",
+    owner: str = "LocalEntropy",
 ) -> keras.optimizers.Optimizer:
-    """Return the outer optimizer, or raise a ValueError that says what to do instead.
+    """Return the wrapped optimizer, or raise a ValueError that says what to do instead.
 
     Args:
-        optimizer: keras.optimizers.Optimizer, or str. The outer optimizer, or its name.
-        refused: tuple of types. Optimizers that wrap others, and so cannot be an outer one.
+        optimizer: keras.optimizers.Optimizer, or str. The optimizer to wrap, or its name.
+        refused: tuple of types. Optimizers that wrap others, and so cannot be wrapped.
+        role: str. What the wrapped optimizer is called. Defaults to "outer optimizer".
+        owner: str. The class of the optimizer that wraps it. Defaults to "LocalEntropy".
 
     Raises:
-        ValueError: The optimizer cannot be an outer one.
+        ValueError: The optimizer cannot be wrapped.
     """
     optimizer = keras.optimizers.get(optimizer)
     kind = type(optimizer).__name__
     if isinstance(optimizer, refused) or hasattr(optimizer, "optimizers"):
         raise ValueError(
-            f"The outer optimizer cannot be a {kind}, which wraps other optimizers: wrap "
-            "LocalEntropy in it instead, or give the plain optimizer."
+            f"The {role} cannot be {_article(kind)} {kind}, which wraps other optimizers: wrap "
+            f"{owner} in it instead, or give the plain optimizer."
         )
     if optimizer.built:
-        raise ValueError(
-            f"The outer optimizer ({kind}) is built already, on other state: give a new one."
-        )
+        raise ValueError(f"The {role} ({kind}) is built already, on other state: give a new one.")
     for hook in _NOT_CALLED:
         if _keras.has_own(optimizer, hook):
             raise ValueError(
-                f"{kind} has a `{hook}` of its own, which would not be called: an outer optimizer "
+                f"{kind} has a `{hook}` of its own, which would not be called: an {role} "
                 "is asked for its `update_step`, one weight at a time."
             )
     for option in ("global_clipnorm", "gradient_accumulation_steps", "loss_scale_factor"):
         if getattr(optimizer, option):
             raise ValueError(
-                f"`{option}` has no effect on an outer optimizer ({kind}): set it on "
-                "LocalEntropy, where it acts on the minibatch gradients."
+                f"`{option}` has no effect on an {role} ({kind}): set it on "
+                f"{owner}, where it acts on the minibatch gradients."
             )
     if optimizer.use_ema:
         raise ValueError(
-            f"`use_ema` has no effect on an outer optimizer ({kind}): set it on LocalEntropy, "
-            "which averages the anchor once per outer update."
+            f"`use_ema` has no effect on an {role} ({kind}): set it on {owner}, "
+            "which averages the weights that it returns."
         )
     if optimizer in _taken:
         # Two that share one would share its counter and its state.
         optimizer = type(optimizer).from_config(optimizer.get_config())
     _taken.add(optimizer)
     return optimizer
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "AEIOU" else "a"
 
 
 class AnchorCoupling(Protocol):

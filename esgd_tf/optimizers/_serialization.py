@@ -19,6 +19,7 @@ from esgd_tf._warn import warn
 from esgd_tf.optimizers.scoping import ScopeSchedule
 
 if TYPE_CHECKING:
+    from esgd_tf.optimizers._wrapping import WrappingOptimizer
     from esgd_tf.optimizers.local_entropy import LocalEntropy
 
 __all__ = ["StateWarning", "StoredState", "arguments", "deserialized", "set_weights"]
@@ -43,13 +44,13 @@ class StateWarning(UserWarning):
 
 
 class StoredState:
-    """The state of one `LocalEntropy` and of its outer optimizer, on the way from a file.
+    """The state of one optimizer and of the one that it wraps, on the way from a file.
 
     Args:
-        optimizer: LocalEntropy. The optimizer whose state is saved and loaded.
+        optimizer: WrappingOptimizer. The optimizer whose state is saved and loaded.
     """
 
-    def __init__(self, optimizer: LocalEntropy) -> None:
+    def __init__(self, optimizer: WrappingOptimizer) -> None:
         self._optimizer = optimizer
         self._own: dict[str, np.ndarray] | None = None
         self._outer: dict[str, np.ndarray] | None = None
@@ -102,9 +103,7 @@ class StoredState:
             )
             return
         optimizer._swap.may_be_elsewhere = True
-        if optimizer.langevin_steps == 0:
-            return
-        phase = int(optimizer.langevin_phase)
+        phase = int(optimizer._walk.phase.numpy())
         if int(mark) != optimizer.langevin_steps and phase > 0:
             warn(
                 f"The file was saved after {phase} of {int(mark)} Langevin steps: "
@@ -115,8 +114,8 @@ class StoredState:
         optimizer._warnings.loaded()
 
 
-def set_weights(optimizer: LocalEntropy, weights: Sequence[Any]) -> None:
-    """Set all variables of a `LocalEntropy` and its outer optimizer.
+def set_weights(optimizer: WrappingOptimizer, weights: Sequence[Any]) -> None:
+    """Set all variables of an optimizer and of the one that it wraps.
 
     Raises:
         ValueError: The optimizer is not built, or the arrays do not fit.

@@ -32,7 +32,7 @@ from esgd_tf import _keras
 from esgd_tf.optimizers._variables import as_tf, frozen, rounding
 
 if TYPE_CHECKING:
-    from esgd_tf.optimizers._inner_loop import InnerLoop
+    from esgd_tf.optimizers._walk import Walk
 
 __all__ = ["PLACES", "WeightSwap", "Where", "uninterrupted"]
 
@@ -45,20 +45,20 @@ _ROUNDING = 2.0**-36
 
 
 class WeightSwap:
-    """The exchange of the model's weights with the slots of an inner loop.
+    """The exchange of the model's weights with the slots of a walk.
 
     Args:
         owner: keras.optimizers.Optimizer. The optimizer that saves the variables as its state.
-        loop: InnerLoop. Owns the anchors, the means and the phase.
+        walk: Walk. Owns the anchors, the means and the phase.
 
     Attributes:
         may_be_elsewhere: False only if x' is known to be in place, so that a callback may ask at
             every minibatch.
     """
 
-    def __init__(self, owner: keras.optimizers.Optimizer, loop: InnerLoop) -> None:
+    def __init__(self, owner: keras.optimizers.Optimizer, walk: Walk) -> None:
         self._owner = owner
-        self._loop = loop
+        self._walk = walk
         self._held = owner.add_variable(
             shape=(),
             initializer="zeros",
@@ -84,23 +84,23 @@ class WeightSwap:
 
     def holds(self) -> Where | None:
         """Return what the model holds, eagerly; None where anchor, mean and x' coincide."""
-        if not self._loop.weights or int(self._loop.phase.numpy()) == 0:
+        if not self._walk.weights or int(self._walk.phase.numpy()) == 0:
             return None
         return PLACES[int(self._held.numpy())]
 
     def anchors(self) -> list[tf.Tensor]:
         """Return the anchor of every weight, wherever it is kept at the moment."""
-        loop = self._loop
-        weights = [tf.convert_to_tensor(as_tf(v)) for v in loop.weights]
-        if not loop.anchors:
+        walk = self._walk
+        weights = [tf.convert_to_tensor(as_tf(v)) for v in walk.weights]
+        if not walk.anchors:
             return weights
         held = tf.convert_to_tensor(self._held.value)
-        in_place = tf.equal(loop.phase.value, 0) | tf.equal(held, PLACES.index("anchor"))
-        members = tf.cast(loop.members.value, tf.bool)
+        in_place = tf.equal(walk.phase.value, 0) | tf.equal(held, PLACES.index("anchor"))
+        members = tf.cast(walk.members.value, tf.bool)
         if tf.executing_eagerly() and bool(~in_place):
             # In a graph the next step sees to it.
-            members &= ~loop.probes.is_replaced(self._strategy)
-        pairs = list(zip(weights, loop.anchors, strict=True))
+            members &= ~walk.probes.is_replaced(self._strategy)
+        pairs = list(zip(weights, walk.anchors, strict=True))
 
         def kept() -> list[tf.Tensor]:
             return [
@@ -148,7 +148,7 @@ class WeightSwap:
 
     def leave_inner_loop(self) -> None:
         """Let all weights be what they are: each starts anew with its next gradient."""
-        members = self._loop.members
+        members = self._walk.members
         members.assign(tf.zeros_like(members.value))
         self._held.assign(PLACES.index("langevin"))
 
@@ -159,13 +159,13 @@ class WeightSwap:
             distribution: tf.distribute.Strategy. The strategy in force.
         """
         held = tf.convert_to_tensor(self._held.value)
-        loop = self._loop
+        walk = self._walk
 
         def take_back() -> tf.Tensor:
-            members = tf.convert_to_tensor(loop.members.value)
+            members = tf.convert_to_tensor(walk.members.value)
             going_back = self._are_untouched(distribution) & tf.cast(members, tf.bool)
-            for i, variable in enumerate(loop.weights):
-                if loop.anchors[i] is not None:
+            for i, variable in enumerate(walk.weights):
+                if walk.anchors[i] is not None:
                     distribution.extended.update(
                         as_tf(variable),
                         self._take_back,
@@ -173,33 +173,33 @@ class WeightSwap:
                         group=False,
                     )
             distribution.extended.update(
-                loop.members.value,
+                walk.members.value,
                 lambda v, now: v.assign(now),
                 args=(tf.cast(going_back, tf.int32),),
                 group=False,
             )
             distribution.extended.update(self._held.value, lambda v: v.assign(0), group=False)
-            loop.probes.remember(distribution)
+            walk.probes.remember(distribution)
             return tf.constant(0)
 
         tf.cond(tf.equal(held, PLACES.index("langevin")), lambda: tf.constant(0), take_back)
 
     def _exchange(self, where: Where, distribution: tf.distribute.Strategy) -> None:
-        loop = self._loop
-        loop.release_frozen(distribution)
-        members = loop.members.numpy().astype(bool)
-        moved = members & ~loop.probes.is_replaced(distribution).numpy()
+        walk = self._walk
+        walk.release_frozen(distribution)
+        members = walk.members.numpy().astype(bool)
+        moved = members & ~walk.probes.is_replaced(distribution).numpy()
         if not moved.any():
             return
-        slots = loop.anchors if where == "anchor" else loop.means
-        for i, (variable, slot) in enumerate(zip(loop.weights, slots, strict=True)):
+        slots = walk.anchors if where == "anchor" else walk.means
+        for i, (variable, slot) in enumerate(zip(walk.weights, slots, strict=True)):
             if slot is not None and moved[i]:
                 langevin = tf.identity(tf.convert_to_tensor(variable))
                 placed = tf.identity(tf.convert_to_tensor(slot.value))
                 variable.assign(placed)
                 slot.assign(langevin)
-        # Weights that someone else has put there are out of the loop.
-        loop.members.assign(moved.astype("int32"))
+        # Weights that someone else has put there are out of the walk.
+        walk.members.assign(moved.astype("int32"))
         self._fingerprints.assign(self._fingerprints_now(distribution))
         self._held.assign(PLACES.index(where))
 
@@ -207,31 +207,34 @@ class WeightSwap:
         self, variable: tf.Variable, i: int, held: tf.Tensor, going_back: tf.Tensor
     ) -> None:
         """Undo `_exchange` for one variable that goes back; what has been replaced stays."""
-        anchor, mean = self._loop.anchors[i].value, self._loop.means[i].value
+        anchor, mean = self._walk.anchors[i].value, self._walk.means[i].value
         placed, first, second = (tf.convert_to_tensor(v) for v in (variable, anchor, mean))
         from_anchor = tf.equal(held, PLACES.index("anchor"))
         variable.assign(tf.where(going_back, tf.where(from_anchor, first, second), placed))
+        if mean is anchor:
+            anchor.assign(tf.where(going_back, placed, first))
+            return
         # What stands in the model is the anchor, or the mean: rounded, if it was moved about.
         anchor.assign(tf.where(going_back & from_anchor, placed, first))
         mean.assign(tf.where(going_back & ~from_anchor, placed, second))
 
     def _are_untouched(self, distribution: tf.distribute.Strategy) -> tf.Tensor:
         """Return whether each weight is what `_exchange` put there, up to rounding: bool."""
-        weights = self._loop.weights
+        weights = self._walk.weights
         then, norm_then = tf.unstack(tf.convert_to_tensor(self._fingerprints.value), axis=1)
         now, norm_now = tf.unstack(self._fingerprints_now(distribution), axis=1)
         epsilon = [max(rounding(v.dtype), _ROUNDING) for v in weights]
         # Rounding errors have random signs: that of the projection grows as the norm does.
         tolerance = 4.0 * tf.constant(epsilon, tf.float64) * tf.maximum(norm_then, norm_now)
         same = (tf.abs(now - then) <= tolerance) | (tf.math.is_nan(then) & tf.math.is_nan(now))
-        return same & ~tf.cast(self._loop.mask(frozen(weights)), tf.bool)
+        return same & ~tf.cast(self._walk.mask(frozen(weights)), tf.bool)
 
     def _fingerprints_now(self, distribution: tf.distribute.Strategy) -> tf.Tensor:
         """Return the projection and the norm of every weight: float64 [number of weights, 2]."""
         return tf.stack(
             [
                 _fingerprint(distribution.experimental_local_results(as_tf(variable))[0])
-                for variable in self._loop.weights
+                for variable in self._walk.weights
             ]
         )
 

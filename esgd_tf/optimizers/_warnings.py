@@ -11,9 +11,10 @@ from esgd_tf._warn import warn
 from esgd_tf.optimizers import _finding
 
 if TYPE_CHECKING:
+    from esgd_tf.optimizers._wrapping import WrappingOptimizer
     from esgd_tf.optimizers.local_entropy import LocalEntropy
 
-__all__ = ["Warnings", "watch_evaluation"]
+__all__ = ["LocalEntropyWarnings", "Warnings", "watch_evaluation"]
 
 _REMEDY = (
     "Put esgd_tf.AnchorCallback() into the `callbacks` of `fit`, or do it inside "
@@ -22,13 +23,13 @@ _REMEDY = (
 
 
 class Warnings:
-    """The warnings of one `LocalEntropy`, each given once.
+    """The warnings of one optimizer, each given once.
 
     Args:
-        optimizer: LocalEntropy. The optimizer that the warnings are about.
+        optimizer: WrappingOptimizer. The optimizer that the warnings are about.
     """
 
-    def __init__(self, optimizer: LocalEntropy) -> None:
+    def __init__(self, optimizer: WrappingOptimizer) -> None:
         self._optimizer = optimizer
         self._given: set[str] = set()
         #: Set while someone has asked for the weights that the model holds.
@@ -52,10 +53,46 @@ class Warnings:
         if not self.place_is_chosen and self._optimizer.held == "langevin":
             self._once(
                 "loaded",
-                "This file was saved in the middle of an inner loop, and the model now holds the "
-                "Langevin weights x'. Training goes on exactly; to use the network, go to the "
-                "anchor: `with esgd_tf.evaluate_at(model):`, or load by esgd_tf.load_model.",
+                f"This file was saved {self._when_loaded()}. Training goes on exactly; to use the "
+                "network, go to the anchor: `with esgd_tf.evaluate_at(model):`, or load by "
+                "esgd_tf.load_model.",
             )
+
+    def ending(self) -> None:
+        """Warn of what is only known at the end of `fit`."""
+
+    def scoping(self) -> None:
+        """Warn of what the scope does."""
+
+    def _langevin(self, what: str, remedy: str) -> None:
+        if not self.place_is_chosen and self._optimizer.held == "langevin":
+            self._once(what, f"The model is {what} at {self._where()} {remedy}")
+
+    def _where(self) -> str:
+        kind = type(self._optimizer).__name__
+        return (
+            f"the weights that {kind} trains, not at the anchor: {self._optimizer._anchor_words}, "
+            "which is what training returns."
+        )
+
+    def _when_loaded(self) -> str:
+        kind = type(self._optimizer).__name__
+        return f"at the weights that {kind} trains, which the model now holds"
+
+    def _once(self, what: str, message: str) -> None:
+        if what not in self._given:
+            self._given.add(what)
+            warn(message)
+
+
+class LocalEntropyWarnings(Warnings):
+    """The warnings of one `LocalEntropy`.
+
+    Args:
+        optimizer: LocalEntropy. The optimizer that the warnings are about.
+    """
+
+    _optimizer: LocalEntropy
 
     def ending(self) -> None:
         """Warn if a `fit` is over before the anchor has moved at all."""
@@ -94,21 +131,16 @@ class Warnings:
                 "schedule.",
             )
 
-    def _langevin(self, what: str, remedy: str) -> None:
+    def _where(self) -> str:
         optimizer = self._optimizer
-        if self.place_is_chosen or optimizer.held != "langevin":
-            return
-        self._once(
-            what,
-            f"The model is {what} at its Langevin weights x', after "
-            f"{int(optimizer.langevin_phase)} of {optimizer.langevin_steps} steps of an inner "
-            f"loop: they jump about the anchor, which is what training returns. {remedy}",
+        return (
+            f"its Langevin weights x', after {int(optimizer.langevin_phase)} of "
+            f"{optimizer.langevin_steps} steps of an inner loop: they jump about the anchor, which "
+            "is what training returns."
         )
 
-    def _once(self, what: str, message: str) -> None:
-        if what not in self._given:
-            self._given.add(what)
-            warn(message)
+    def _when_loaded(self) -> str:
+        return "in the middle of an inner loop, and the model now holds the Langevin weights x'"
 
 
 def watch_evaluation() -> None:

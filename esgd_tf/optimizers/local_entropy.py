@@ -15,38 +15,29 @@ anything but a Langevin step. Between two outer updates the model's variables ho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Unpack
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Unpack
 
 import keras
 import tensorflow as tf
 
 from esgd_tf import _checks, _keras
-from esgd_tf.optimizers import _kernels, _nonfinite, _serialization
+from esgd_tf.optimizers import _serialization
 from esgd_tf.optimizers._inner_loop import InnerLoop, Rule
 from esgd_tf.optimizers._options import KerasOptions
-from esgd_tf.optimizers._outer_update import AnchorCoupling, OuterUpdate, checked
 from esgd_tf.optimizers._scope import ActingScope, scope_schedule
 from esgd_tf.optimizers._statistics import LangevinStatistics
 from esgd_tf.optimizers._step_sizes import StepSizes
-from esgd_tf.optimizers._swap import Where
 from esgd_tf.optimizers._variables import as_tf, is_frozen, scalar
-from esgd_tf.optimizers._warnings import Warnings, watch_evaluation
+from esgd_tf.optimizers._warnings import LocalEntropyWarnings
+from esgd_tf.optimizers._wrapping import WrappingOptimizer, on_devices
 from esgd_tf.optimizers.scoping import AutoScope, ScopeSchedule
 
 __all__ = ["LocalEntropy"]
 
-watch_evaluation()
-
-# What is part of the traced step.
-_FIXED = {
-    "averaging", "gamma", "gamma_in_outer_step", "keeps_statistics", "langevin_steps", "nesterov",
-    "noise", "outer_optimizer", "scoping", "seed", "skip_nonfinite", "weight_decay",
-}  # fmt: skip
-
 
 @keras.saving.register_keras_serializable(package="esgd_tf")
-class LocalEntropy(keras.optimizers.Optimizer):
+class LocalEntropy(WrappingOptimizer):
     """Local-entropy descent around any Keras optimizer.
 
     At outer update t = 1, 2, ... with x' = mean = x and v = 0 at its start, `langevin_steps` times
@@ -139,6 +130,12 @@ class LocalEntropy(keras.optimizers.Optimizer):
             set on this optimizer instead, or does more than its `update_step`.
     """
 
+    _fixed: ClassVar[set[str]] = WrappingOptimizer._fixed | {
+        "averaging", "gamma", "gamma_in_outer_step", "keeps_statistics", "langevin_steps",
+        "nesterov", "noise", "scoping", "seed",
+    }  # fmt: skip
+    _settable: ClassVar[str] = "`learning_rate`, `langevin_learning_rate` and `momentum`"
+
     def __init__(
         self,
         outer_optimizer: keras.optimizers.Optimizer | str,
@@ -165,47 +162,32 @@ class LocalEntropy(keras.optimizers.Optimizer):
                 "`learning_rate` belongs to the outer optimizer; the inner step size is "
                 "`langevin_learning_rate`."
             )
-        _checks.keras_options(kwargs)
-        outer_optimizer = checked(
-            outer_optimizer, (LocalEntropy, keras.optimizers.LossScaleOptimizer)
+        langevin_steps = _checks.integer("langevin_steps", langevin_steps, at_least=0)
+        super().__init__(
+            outer_optimizer,
+            weight_decay=weight_decay,
+            skip_nonfinite=skip_nonfinite,
+            learning_rate_multipliers=learning_rate_multipliers,
+            # The anchor is averaged, once per outer update.
+            averages_in_step=langevin_steps > 0,
+            name=name,
+            **kwargs,
         )
-        # A callable, so that the base class makes no variable for a rate that is not its own.
-        super().__init__(learning_rate=_rate_of_the_outer_optimizer, name=name, **kwargs)
-        self.outer_optimizer = outer_optimizer
-        self.langevin_steps = _checks.integer("langevin_steps", langevin_steps, at_least=0)
+        self.langevin_steps = langevin_steps
         self.scoping = _checks.real("scoping", scoping, at_least=0)
         schedule = scope_schedule(gamma, self.scoping)
         self.gamma = gamma if isinstance(gamma, ScopeSchedule) else float(gamma)
         self.noise = _checks.real("noise", noise, at_least=0)
         self.averaging = _checks.real("averaging", averaging, at_least=0, below=1)
         self.nesterov = _checks.boolean("nesterov", nesterov)
-        self.weight_decay = _checks.real(
-            "weight_decay", 0.0 if weight_decay is None else weight_decay, at_least=0
-        )
         self.gamma_in_outer_step = _checks.boolean("gamma_in_outer_step", gamma_in_outer_step)
         self.seed = None if seed is None else _checks.integer("seed", seed, at_least=0, below=2**31)
         self.keeps_statistics = _checks.boolean("statistics", statistics)
-        self.skip_nonfinite = _checks.boolean("skip_nonfinite", skip_nonfinite)
 
-        # With an inner loop the base class would count gradient evaluations; this counts outer
-        # updates. Without one, or without a step that may be left out, Keras averages by itself.
-        self._ema_overwrite_every: int | None = kwargs.get("ema_overwrite_frequency")
-        self._averages_in_step = self.use_ema and (self.langevin_steps > 0 or self.skip_nonfinite)
-        if self._averages_in_step:
-            self.ema_overwrite_frequency = None
-        self._outer = OuterUpdate(
-            self,
-            outer_optimizer,
-            learning_rate_multipliers,
-            averages=self._averages_in_step,
-            overwrite_every=self._ema_overwrite_every,
-        )
         self._seed = scalar(
             self, "seed", "int64", _keras.new_seed() if self.seed is None else self.seed
         )
-        self._skipped: keras.Variable = None
-        if self.skip_nonfinite:
-            self._skipped = scalar(self, "skipped", "int64")
+        self._add_skip_counter()
         self._step_sizes = StepSizes(
             self,
             self._outer.iterations,
@@ -226,34 +208,21 @@ class LocalEntropy(keras.optimizers.Optimizer):
         self._loop = InnerLoop(
             self, rule, self._step_sizes, self._phase, self.keeps_statistics, schedule
         )
-        self._swap = self._loop.swap
         self._scope = ActingScope(
             self.gamma, schedule, self._step_sizes, self._outer.iterations, self._loop.statistics
         )
         self._measures_scope = isinstance(schedule, AutoScope)
-        self._stored = _serialization.StoredState(self)
-        self._warnings = Warnings(self)
-        self._is_made = True
+        self._complete(self._loop)
+
+    def _make_warnings(self) -> LocalEntropyWarnings:
+        return LocalEntropyWarnings(self)
 
     # ---- what users read and set --------------------------------------------------------------
-
-    @property
-    def outer_iterations(self) -> keras.Variable:
-        """Number of outer updates so far."""
-        return self.outer_optimizer.iterations
 
     @property
     def langevin_phase(self) -> tf.Tensor:
         """Langevin steps taken since the last outer update: an int64 scalar in [0, L)."""
         return tf.convert_to_tensor(self._phase.value)
-
-    @property
-    def held(self) -> Where | None:
-        """What the model's variables hold: "langevin", "anchor" or "mean"; None if these coincide.
-
-        They coincide between two outer updates (phase 0), and are told apart eagerly only.
-        """
-        return self._swap.holds()
 
     @property
     def scope(self) -> tf.Tensor:
@@ -262,29 +231,6 @@ class LocalEntropy(keras.optimizers.Optimizer):
         t is the outer update that is under way. At 1 / eta' x' is held at the anchor.
         """
         return self._scope.acting()
-
-    @property
-    def coupling(self) -> AnchorCoupling | None:
-        """What acts on the anchor around the outer optimizer's step; replicas set it."""
-        return self._outer.coupling
-
-    @coupling.setter
-    def coupling(self, coupling: AnchorCoupling | None) -> None:
-        self._outer.coupling = coupling
-
-    @property
-    def skipped(self) -> int:
-        """Number of minibatches left out so far because their gradient was not finite."""
-        return 0 if self._skipped is None else int(self._skipped.numpy())
-
-    @property
-    def learning_rate(self) -> Any:
-        """The outer optimizer's learning rate; its schedule counts outer updates."""
-        return self.outer_optimizer.learning_rate
-
-    @learning_rate.setter
-    def learning_rate(self, learning_rate: Any) -> None:
-        self.outer_optimizer.learning_rate = learning_rate
 
     @property
     def langevin_learning_rate(self) -> Any:
@@ -307,27 +253,6 @@ class LocalEntropy(keras.optimizers.Optimizer):
     def momentum(self, momentum: float) -> None:
         self._step_sizes.momentum = momentum
 
-    @property
-    def variables(self) -> list[keras.Variable]:
-        """All state: this optimizer's variables, then the outer optimizer's."""
-        return [*self._variables, *self.outer_optimizer.variables]
-
-    def set_weights(self, weights: Sequence[Any]) -> None:
-        """Set all state, in the order of `variables`.
-
-        Args:
-            weights: sequence of arrays of the shapes of `variables`. The new state.
-
-        Raises:
-            ValueError: The optimizer is not built, or the arrays do not fit.
-        """
-        _serialization.set_weights(self, weights)
-        self._swap.may_be_elsewhere = True
-
-    def anchors(self) -> list[tf.Tensor]:
-        """Return the anchor of every weight, wherever it is kept at the moment."""
-        return self._swap.anchors()
-
     def statistics(self) -> LangevinStatistics:
         """Return the norms of the last outer update.
 
@@ -344,114 +269,37 @@ class LocalEntropy(keras.optimizers.Optimizer):
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         """Create the slots: anchor, mean and velocity per weight, and the outer optimizer's."""
-        if self.built:
-            return
-        variables = list(variables)
-        self._outer.find_factors(variables)
-        self._step_sizes.build(variables)
+        if not self.built:
+            self._step_sizes.build(list(variables))
         super().build(variables)
-        self._outer.build(variables)
-        decays = [_keras.uses_weight_decay(self, variable) for variable in variables]
-        self._loop.build(variables, [self.weight_decay if decay else 0.0 for decay in decays])
-        with tf.init_scope():
-            self._stored.restore()
+
+    def apply(
+        self, grads: Sequence[Any], trainable_variables: Sequence[keras.Variable] | None = None
+    ) -> None:
+        """Take one step: one Langevin step, and in the last phase the outer update too."""
+        statistics = self._loop.statistics
+        if (
+            len(grads) > 0
+            and self._measures_scope
+            and statistics is not None
+            and not statistics.has_seen_loss
+        ):
+            raise ValueError(
+                "AutoScope needs the loss, and no one has called `optimizer.scale_loss(loss)`: "
+                "call it in your training loop; under mixed_float16 give `gamma` a number."
+            )
+        super().apply(grads, trainable_variables)
+
+    def _takes_outer_step(self, evaluated: tf.Tensor) -> tf.Tensor:
+        if self.langevin_steps == 0:
+            return evaluated
+        return evaluated & (self.langevin_phase >= self.langevin_steps - 1)
 
     def scale_loss(self, loss: tf.Tensor) -> tf.Tensor:
         """Scale the loss as Keras does; `AutoScope` learns the loss here."""
         if self._measures_scope and self._loop.statistics is not None:
             self._loop.statistics.see_loss(loss)
         return super().scale_loss(loss)
-
-    def apply(
-        self, grads: Sequence[Any], trainable_variables: Sequence[keras.Variable] | None = None
-    ) -> None:
-        """Take one step: one Langevin step, and in the last phase the outer update too."""
-        if len(grads) == 0:
-            return
-        statistics = self._loop.statistics
-        if self._measures_scope and statistics is not None and not statistics.has_seen_loss:
-            raise ValueError(
-                "AutoScope needs the loss, and no one has called `optimizer.scale_loss(loss)`: "
-                "call it in your training loop; under mixed_float16 give `gamma` a number."
-            )
-        if not self.built:
-            if trainable_variables is None:
-                raise ValueError(
-                    f"{type(self).__name__} is not built: pass the variables to the first `apply`, "
-                    "or call `build(variables)` before it."
-                )
-            trainable_variables = list(trainable_variables)
-            self.build(trainable_variables)
-        grads = [_kernels.fenced(g) for g in grads]
-        # At the end of a dataset of unknown length `fit` starts a step for which there is no
-        # minibatch. What does not wait for a gradient would be done all the same.
-        with tf.control_dependencies([g for g in grads if g is not None][-1:]):
-            self._apply(grads, trainable_variables)
-
-    def _apply(
-        self, grads: Sequence[Any], trainable_variables: Sequence[keras.Variable] | None
-    ) -> None:
-        # All this is read before the base class advances its counter of minibatches.
-        evaluated: tf.Tensor | bool = True
-        if self.gradient_accumulation_steps:
-            k = self.gradient_accumulation_steps
-            evaluated = tf.equal(tf.cast(_keras.counter_of(self), tf.int64) % k, k - 1)
-        last = tf.constant(evaluated) if isinstance(evaluated, bool) else evaluated
-        if self.langevin_steps > 0:
-            last &= self.langevin_phase >= self.langevin_steps - 1
-        scalars = self._outer.advance_scalars(last)
-        skipped = None if self._skipped is None else tf.identity(self._skipped.value)
-        super().apply(grads, trainable_variables)
-        if skipped is not None:
-            taken = tf.equal(skipped, self._skipped.value)
-            evaluated &= taken
-            # The base class has counted the minibatch.
-            _nonfinite.undo_counting(
-                taken, scalars, _keras.counter_of(self), self.gradient_accumulation_steps or 1
-            )
-        if self.langevin_steps > 0:
-            # After the constraints, which the base class applies last.
-            _keras.outside_replicas(
-                self, self._loop.probes.remember, None if evaluated is True else evaluated
-            )
-
-    def _clip_gradients(self, grads: Sequence[Any]) -> list[Any]:
-        clipped = super()._clip_gradients(grads)
-        if self.skip_nonfinite and self.clipvalue:
-            # An infinity would be clipped to a number, and the minibatch taken.
-            clipped = _nonfinite.keep_infinities(grads, clipped)
-        return clipped
-
-    def _apply_weight_decay(self, variables: Sequence[keras.Variable]) -> None:
-        # Keras' decoupled decay would run at every inner step with the outer rate. Here
-        # `weight_decay` is the L2 term of the gradient, added in the inner loop.
-        del variables
-
-    def _update_model_variables_moving_average(self, variables: Sequence[keras.Variable]) -> None:
-        # With an inner loop Keras would average x' at every step; the anchor is averaged in
-        # the outer update.
-        if not self._averages_in_step:
-            super()._update_model_variables_moving_average(variables)
-
-    def _distributed_tf_update_step(
-        self,
-        distribution: tf.distribute.Strategy,
-        grads_and_vars: Sequence[tuple[Any, tf.Variable]],
-        learning_rate: tf.Tensor,
-    ) -> None:
-        """Take the step of this phase, for all weights; Keras calls it outside any replica.
-
-        The phases branch here: around `apply`, a conditional fails under tf.distribute.
-        """
-        if self._skipped is None:
-            self._step(distribution, grads_and_vars, learning_rate)
-            return
-        _nonfinite.step_or_skip(
-            distribution,
-            [gradient for gradient, _ in grads_and_vars],
-            self._skipped.value,
-            lambda: self._step(distribution, grads_and_vars, learning_rate),
-        )
 
     # ---- the step -----------------------------------------------------------------------------
 
@@ -464,7 +312,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
         """Take a Langevin step with all weights that have a gradient; in the last phase update."""
         gradients = {_keras.number_of(self, v): (g, v) for g, v in grads_and_vars}
         if self.langevin_steps == 0:
-            self._step_without_inner_loop(distribution, gradients, learning_rate)
+            self._step_of_wrapped(distribution, gradients, learning_rate)
             return
         self._swap.back_to_langevin(distribution)
         self._loop.release_frozen(distribution)
@@ -482,10 +330,10 @@ class LocalEntropy(keras.optimizers.Optimizer):
                 if self._loop.anchors[i] is None:
                     continue
                 variable = gradients[i][1] if i in gradients else as_tf(weight)
-                move = _on_devices(distribution, variable, update, i, learning_rate)
+                move = on_devices(distribution, variable, update, i, learning_rate)
                 # A weight without a gradient at this step may have had one in this inner loop. If
                 # it stays it is averaged all the same, as Keras averages all weights.
-                stay = _on_devices(distribution, variable, self._outer.average, i)
+                stay = on_devices(distribution, variable, self._outer.average, i)
                 if i in gradients:
                     move()
                 elif is_frozen(weight):
@@ -509,67 +357,6 @@ class LocalEntropy(keras.optimizers.Optimizer):
         # A state that comes from an optimizer with more steps ends its inner loop at once.
         tf.cond(phase >= self.langevin_steps - 1, update_outer, go_on)
 
-    def _step_without_inner_loop(
-        self,
-        distribution: tf.distribute.Strategy,
-        gradients: Mapping[int, tuple[Any, tf.Variable]],
-        learning_rate: tf.Tensor,
-    ) -> None:
-        """L = 0: take the outer optimizer's step, given the minibatch gradient as it is."""
-        dense = self.weight_decay > 0 or self.coupling is not None
-
-        def step(i: int, variable: tf.Variable, gradient: Any, learning_rate: tf.Tensor) -> None:
-            if dense:
-                gradient = _kernels.with_l2(gradient, variable, self._loop.l2[i])
-            self._outer.step(i, variable, gradient, learning_rate)
-
-        for i, (gradient, variable) in gradients.items():
-            _on_devices(distribution, variable, step, i, gradient, learning_rate)()
-        self._outer.count(distribution)
-
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Update one variable alone; `apply` is the door for a whole model."""
-        if len(self._loop.weights) > 1:
-            raise ValueError(
-                f"{type(self).__name__} moves all weights of an inner loop together: call `apply` "
-                "with all gradients instead of `update_step` for each."
-            )
-        self._distributed_tf_update_step(
-            _keras.strategy_of(self), [(gradient, variable)], learning_rate
-        )
-
-    def finalize_variable_values(self, var_list: Sequence[keras.Variable]) -> None:
-        """Leave the model at the anchor (or at its average) at the end of `fit`."""
-        self._swap.place("anchor")
-        self._warnings.ending()
-        self._warnings.scoping()
-        self.outer_optimizer.finalize_variable_values(var_list)
-        # Before the first outer update there is no average yet.
-        if not self._averages_in_step or int(self.outer_iterations.numpy()) > 0:
-            # Of weights that have been frozen since, `var_list` would have none.
-            super().finalize_variable_values(self._loop.weights)
-
-    def save_own_variables(self, store: Any) -> None:
-        """Save this optimizer's state; Keras visits the outer optimizer by itself."""
-        self._warnings.saving()
-        self._stored.save(store)
-
-    def load_own_variables(self, store: Any) -> None:
-        """Load what `save_own_variables` saved, at once or when `build` has made the slots.
-
-        A state that does not fit is left out with a warning.
-        """
-        self._stored.load(store)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in _FIXED and self.__dict__.get("_is_made"):
-            raise AttributeError(
-                f"`{name}` cannot be changed: a training step that is traced already would not see "
-                "it. Make a new optimizer; `learning_rate`, `langevin_learning_rate` and "
-                "`momentum` can be set."
-            )
-        super().__setattr__(name, value)
-
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments, serialised."""
         config = super().get_config()
@@ -584,26 +371,3 @@ class LocalEntropy(keras.optimizers.Optimizer):
         """Rebuild the optimizer from `get_config`."""
         config = _serialization.deserialized(config, custom_objects)
         return super().from_config(config, custom_objects=custom_objects)
-
-
-def _rate_of_the_outer_optimizer() -> float:
-    """Stand in for a learning rate: `LocalEntropy.learning_rate` asks the outer optimizer."""
-    raise AssertionError("LocalEntropy has no learning rate of its own")
-
-
-def _on_devices(
-    distribution: tf.distribute.Strategy,
-    variable: tf.Variable,
-    update: Callable[..., None],
-    i: int,
-    *arguments: Any,
-) -> Callable[[], tf.Tensor]:
-    """Return a function that updates weight i on every device, and returns what `tf.cond` wants."""
-
-    def on_devices() -> tf.Tensor:
-        distribution.extended.update(
-            variable, lambda v, *given: update(i, v, *given), args=arguments, group=False
-        )
-        return tf.constant(0)
-
-    return on_devices

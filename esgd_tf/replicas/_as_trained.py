@@ -22,12 +22,12 @@ class TrainedReplicas:
         model: Replicas. The model; compiled, or just loaded.
 
     Attributes:
-        replicas: The number of replicas in all processes together.
+        gradients_per_step: The number of replicas in all processes together.
     """
 
     def __init__(self, model: Replicas) -> None:
         self._model = model
-        self.replicas: int = model.replicas
+        self.gradients_per_step: int = model.replicas
 
     def network(self) -> keras.Model:
         """Return the center, as a model of its own."""
@@ -45,7 +45,7 @@ class TrainedReplicas:
         """
         steps = int(self._model.optimizer.iterations.numpy())
         own = [self._model.optimizer.replicas[a] for a in self._model.local]
-        return steps * self.replicas - sum(steps - int(o.iterations.numpy()) for o in own)
+        return steps * self.gradients_per_step - sum(steps - int(o.iterations.numpy()) for o in own)
 
     def loss_scale(self) -> float | None:
         """Return the smallest factor by which mixed_float16 scales a replica's loss, if any."""
@@ -93,6 +93,6 @@ class TrainedReplicas:
         """
         where = "one a device" if len(set(self._model.devices)) > 1 else "on one device"
         return (
-            f"\n{self.replicas} replicas, {where}: {steps} minibatches each an epoch, coupled "
-            f"every {self._model.coupling_period}"
+            f"\n{self.gradients_per_step} replicas, {where}: {steps} minibatches each an epoch, "
+            f"coupled every {self._model.coupling_period}"
         )

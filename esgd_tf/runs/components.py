@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from esgd_tf import data
+from esgd_tf.baselines import ASAM, EMA, LPFSGD, SAM, SWA, Lookahead, SWASchedule
 from esgd_tf.optimizers import EntropyAdam, EntropySGD, LocalEntropy
 from esgd_tf.replicas import (
     Coupling,
@@ -59,7 +60,9 @@ class Batches:
         self._seed = seed
         self._one_pass = data.steps_per_epoch(len(images.train_labels), experiment.batch_size)
         self._replicated = experiment.optimizer in REPLICATED
-        self.steps_per_epoch = epoch_steps(self._one_pass, experiment.replicas, experiment.budget)
+        self.steps_per_epoch = epoch_steps(
+            self._one_pass, experiment.gradients_per_step, experiment.budget
+        )
         self.test = data.evaluation_batches(
             images.test_images,
             images.test_labels,
@@ -200,6 +203,10 @@ def make_optimizer(
         return EntropySGD(
             **inner, outer_momentum=e.outer_momentum, outer_nesterov=e.outer_momentum > 0
         )
+    if e.optimizer in _RIVALS:
+        return _rival(
+            e, keras.optimizers.SGD(rate, e.momentum, nesterov=True), steps_per_epoch, seed
+        )
     outer = {
         "sgd": lambda: keras.optimizers.SGD(rate),
         "rsgd": lambda: keras.optimizers.SGD(rate, momentum=e.momentum, nesterov=True),
@@ -212,6 +219,45 @@ def make_optimizer(
     )
 
 
+_RIVALS = ("sam", "asam", "lpf-sgd", "swa", "ema", "lookahead")
+
+
+def _rival(
+    e: Experiment, inner: keras.optimizers.Optimizer, steps_per_epoch: int, seed: int
+) -> keras.optimizers.Optimizer:
+    """Return a rival of local entropy around an inner optimizer."""
+    options: dict[str, Any] = {"weight_decay": e.weight_decay, "skip_nonfinite": True}
+    if e.optimizer == "sam":
+        return SAM(inner, e.rho, **options)
+    if e.optimizer == "asam":
+        return ASAM(inner, e.rho, e.asam_eta, **options)
+    if e.optimizer == "lpf-sgd":
+        return LPFSGD(
+            inner,
+            e.lpf_gamma,
+            e.lpf_samples,
+            e.lpf_growth,
+            steps=e.epochs * steps_per_epoch,
+            seed=seed,
+            **options,
+        )
+    if e.optimizer == "swa":
+        return SWA(inner, swa_start(e, steps_per_epoch), steps_per_epoch, **options)
+    if e.optimizer == "ema":
+        return EMA(inner, e.ema, **options)
+    return Lookahead(inner, e.lookahead_steps, e.lookahead_alpha, **options)
+
+
+def swa_start(experiment: Experiment, steps_per_epoch: int) -> int:
+    """Return the step after which SWA averages for the first time, the last of an epoch.
+
+    Args:
+        experiment: Experiment. The numbers in force.
+        steps_per_epoch: int >= 1. Steps of an effective epoch.
+    """
+    return max(round(experiment.swa_start * experiment.epochs), 1) * steps_per_epoch
+
+
 def learning_rate(experiment: Experiment, steps_per_epoch: int) -> Any:
     """Return the outer step size: a float, or a Keras schedule over outer updates.
 
@@ -219,6 +265,9 @@ def learning_rate(experiment: Experiment, steps_per_epoch: int) -> Any:
         experiment: Experiment. The numbers in force, whose drops are in effective epochs.
         steps_per_epoch: int >= 1. Minibatches of one pass over the data.
     """
+    if experiment.optimizer == "swa" and experiment.swa_lr is not None:
+        start = swa_start(experiment, steps_per_epoch)
+        return SWASchedule(experiment.learning_rate, experiment.swa_lr, start)
     if not experiment.lr_drops:
         return float(experiment.learning_rate)
     updates_per_epoch = steps_per_epoch / max(experiment.langevin_steps, 1)

@@ -8,17 +8,29 @@ what it may be, what it means, and for which optimizers (`esgd_tf/runs/setting.p
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 from esgd_tf.data.catalog import AUGMENTATIONS, DATASETS, PREPROCESSINGS
 from esgd_tf.data.corruption import CORRUPTIONS
 from esgd_tf.models import names as model_names
 from esgd_tf.runs.setting import Choice, Growing, Names, Number, Switch, Text, Whole, setting
 
-__all__ = ["GROUPS", "OPTIMIZERS", "REPLICATED", "STRATEGIES", "Experiment", "RunSettings"]
+__all__ = [
+    "GRADIENTS_PER_STEP",
+    "GROUPS",
+    "OPTIMIZERS",
+    "REPLICATED",
+    "STRATEGIES",
+    "Experiment",
+    "RunSettings",
+]
 
 OPTIMIZERS = (
     "entropy-sgd", "entropy-adam", "sgd", "momentum", "adam", "rsgd", "easgd", "parle",
+    "sam", "asam", "lpf-sgd", "swa", "ema", "lookahead",
 )  # fmt: skip
+#: The gradient evaluations of a step, where they are not one in every replica.
+GRADIENTS_PER_STEP = {"sam": 2, "asam": 2}
 #: The optimizers that train several replicas of the network.
 REPLICATED = ("rsgd", "easgd", "parle")
 # As in `esgd_tf.training.strategies`, which needs TensorFlow.
@@ -26,11 +38,12 @@ STRATEGIES = ("auto", "none", "mirrored", "multi_worker", "tpu")
 # Of 10,000 minibatches each, 64-bit counters of gradient evaluations are far from their end.
 _MOST_EPOCHS = 1_000_000
 
-_WHAT, _GOING_ON, _ALGORITHM, _REPLICAS, _DATA, _DEVICES, _RUN = GROUPS = (
+_WHAT, _GOING_ON, _ALGORITHM, _REPLICAS, _RIVALS, _DATA, _DEVICES, _RUN = GROUPS = (
     "What to train",
     "Going on",
     "The algorithm",
     "Replicas (rsgd, easgd, parle)",
+    "Rivals (sam, asam, lpf-sgd, swa, ema, lookahead)",
     "Data",
     "Devices",
     "The run",
@@ -67,6 +80,10 @@ def _is_rsgd(optimizer: str, inner_loop: bool) -> bool:
     return optimizer == "rsgd"
 
 
+def _is(*names: str) -> Callable[[str, bool], bool]:
+    return lambda optimizer, inner_loop: optimizer in names
+
+
 def _grows(optimizer: str, inner_loop: bool) -> bool:
     return optimizer in ("rsgd", "parle")
 
@@ -88,7 +105,8 @@ class Experiment:
     optimizer: str = setting(
         Choice(OPTIMIZERS),
         "momentum is SGD with Nesterov momentum; rsgd, easgd and parle train replicas by it: "
-        "Replicated-SGD, elastic averaging, Parle",
+        "Replicated-SGD, elastic averaging, Parle; sam, asam, lpf-sgd, swa, ema and lookahead are "
+        "rivals around it",
         _WHAT,
         short="opt",
         rank=0,
@@ -276,6 +294,88 @@ class Experiment:
         means=_is_replicated,
         rank=1,
     )
+    # sam; asam's released code has 0.5 for CIFAR-10
+    rho: float = setting(
+        Number(),
+        "radius of the perturbation; of asam in units of the weights",
+        _RIVALS,
+        default=0.05,
+        means=_is("sam", "asam"),
+    )
+    # asam: the default of its class
+    asam_eta: float = setting(
+        Number(),
+        "what asam adds to the size of each weight",
+        _RIVALS,
+        default=0.01,
+        means=_is("asam"),
+    )
+    # lpf: for wide ResNets
+    lpf_gamma: float = setting(
+        Number(),
+        "noise of lpf-sgd relative to each filter, at the start",
+        _RIVALS,
+        default=5e-4,
+        means=_is("lpf-sgd"),
+    )
+    lpf_samples: int = setting(
+        Whole(1),
+        "parts of a minibatch, each with noise of its own",
+        _RIVALS,
+        default=8,
+        means=_is("lpf-sgd"),
+    )
+    lpf_growth: float = setting(
+        Number(above=0),
+        "factor by which that noise grows over the run, along a cosine; at least 1",
+        _RIVALS,
+        default=1.0,
+        means=_is("lpf-sgd"),
+    )
+    # swa: 161 of 200 epochs
+    swa_start: float = setting(
+        Number(below=1),
+        "part of the run after which weights are averaged, once an effective epoch",
+        _RIVALS,
+        default=0.75,
+        means=_is("swa"),
+    )
+    swa_lr: float | None = setting(
+        Number(),
+        "step size while averaging, to which --lr falls before; without it, --lr_drops",
+        _RIVALS,
+        default=None,
+        means=_is("swa"),
+        may_be_none=True,
+    )
+    # ours: no source for images
+    ema: float = setting(
+        Number(below=1),
+        "weight of the old moving average",
+        _RIVALS,
+        default=0.999,
+        means=_is("ema"),
+    )
+    # lookahead
+    lookahead_steps: int = setting(
+        Whole(1),
+        "k, fast steps for each slow one",
+        _RIVALS,
+        default=5,
+        means=_is("lookahead"),
+    )
+    lookahead_alpha: float = setting(
+        Number(above=0),
+        "slow step size, at most 1",
+        _RIVALS,
+        default=0.8,
+        means=_is("lookahead"),
+    )
+
+    @property
+    def gradients_per_step(self) -> int:
+        """Gradient evaluations of a step: one in every replica, two of SAM."""
+        return GRADIENTS_PER_STEP.get(self.optimizer, self.replicas)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from esgd_tf import data, models
+from esgd_tf.baselines import enable_minibatch_gradients
 from esgd_tf.replicas import Replicas
 from esgd_tf.runs.components import Batches, make_coupling, make_optimizer, replica_seed
 from esgd_tf.runs.experiment import REPLICATED, Experiment
@@ -55,6 +56,7 @@ def make_model(
             model.compile(**_compile_arguments(settings, batches))
             # Left to the first step, the slots would have the step traced twice.
             model.optimizer.build(model.trainable_variables)
+        enable_minibatch_gradients(model)
         skip_nonfinite(model)
         enable_multi_worker(model)
     return model

@@ -82,8 +82,8 @@ class Recorder(keras.callbacks.Callback):
 
     @property
     def evaluations_a_step(self) -> int:
-        """Gradient evaluations of a minibatch: one in every replica."""
-        return trained(self.model).replicas
+        """Gradient evaluations of a step: one in every replica, two of SAM."""
+        return trained(self.model).gradients_per_step
 
     @property
     def running(self) -> dict[str, float]:

@@ -83,7 +83,7 @@ class Report:
         if strategy.num_replicas_in_sync > 1 and experiment.optimizer not in REPLICATED:
             print(on_what(strategy, processes, experiment.batch_size))
         if done:
-            of_run, of_all = (n * experiment.replicas for n in (done, total))
+            of_run, of_all = (n * experiment.gradients_per_step for n in (done, total))
             print(f"going on after {of_run:,} of {of_all:,}")
         self._write_hparams()
 
@@ -103,7 +103,7 @@ class Report:
             download=places.download,
         )
         print(
-            f"\nStopped by {stopped} after {done * self._settings.experiment.replicas:,} "
+            f"\nStopped by {stopped} after {done * self._settings.experiment.gradients_per_step:,} "
             f"gradient evaluations; saved to\n{self._folder.last}. Go on with:\n  {go_on}"
         )
 

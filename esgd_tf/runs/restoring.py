@@ -78,7 +78,7 @@ def _restored(model: keras.Model, checkpoint: Path | None, folder: RunFolder) ->
         if checkpoint != folder.last or not folder.previous.exists():
             raise
         progress = _load(model, folder.previous, folder)
-        evaluations = progress.batches * trained(model).replicas
+        evaluations = progress.batches * trained(model).gradients_per_step
         print(
             f"{error}\nGoing on from {folder.previous} instead, after {evaluations:,} "
             "gradient evaluations.",

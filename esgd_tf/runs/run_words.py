@@ -28,7 +28,7 @@ def what(model: keras.Model, images: int, steps: int) -> str:
     seen = trained(model)
     return (
         f"{images:,} training images, {seen.number_of_weights():,} weights, "
-        f"{steps * seen.replicas} gradient evaluations an epoch{seen.words(steps)}"
+        f"{steps * seen.gradients_per_step} gradient evaluations an epoch{seen.words(steps)}"
     )
 
 

@@ -37,16 +37,16 @@ class Settings:
         }
 
 
-def epoch_steps(one_pass: int, replicas: int, budget: str) -> int:
-    """Return the training steps of an epoch, each of which is a minibatch of every replica.
+def epoch_steps(one_pass: int, gradients: int, budget: str) -> int:
+    """Return the training steps of an epoch.
 
     Args:
         one_pass: int >= 1. Minibatches of one pass over the data.
-        replicas: int >= 1. y, how many replicas there are; 1 for a network alone.
-        budget: "shared" or "each". With "shared" the replicas together make one pass, up to
-            rounding; with "each" every replica makes one.
+        gradients: int >= 1. Gradient evaluations of a step: one of each replica, two of SAM.
+        budget: "shared" or "each". With "shared" an epoch has as many gradient evaluations as one
+            pass has minibatches, up to rounding; with "each" every replica makes a pass.
     """
-    return max(round(one_pass / replicas), 1) if budget == "shared" else one_pass
+    return max(round(one_pass / gradients), 1) if budget == "shared" else one_pass
 
 
 def settings_table(settings: Settings) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from esgd_tf._files import expanded
 from esgd_tf.data.catalog import ENTRIES
 from esgd_tf.runs.errors import RunFolderError
+from esgd_tf.runs.experiment import GRADIENTS_PER_STEP
 from esgd_tf.runs.run_folder import RunFolder
 from esgd_tf.runs.schema import check_config
 from esgd_tf.runs.settings import epoch_steps
@@ -72,7 +73,8 @@ class StoredRun:
         """Minibatches of an epoch; of replicas, those of each."""
         e = self.experiment
         one_pass = -(-ENTRIES[e["dataset"]].num_train // e["batch_size"])
-        return epoch_steps(one_pass, e.get("replicas", 1), e.get("budget", "shared"))
+        gradients = GRADIENTS_PER_STEP.get(e["optimizer"], e.get("replicas", 1))
+        return epoch_steps(one_pass, gradients, e.get("budget", "shared"))
 
     @property
     def sees_all_test_images(self) -> bool:

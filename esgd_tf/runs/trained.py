@@ -23,10 +23,10 @@ class Trained(Protocol):
     """The interface of a network, or of several replicas of it, to a training run.
 
     Attributes:
-        replicas: The number of networks that take a step with each counted minibatch.
+        gradients_per_step: Gradient evaluations of a step: one in every replica, two of SAM.
     """
 
-    replicas: int
+    gradients_per_step: int
 
     def network(self) -> keras.Model:
         """Return the trained network; for replicas, their center."""
@@ -94,10 +94,11 @@ class OneNetwork:
         model: keras.Model. The network.
     """
 
-    replicas = 1
-
     def __init__(self, model: keras.Model) -> None:
         self._model = model
+        optimizer = model.optimizer
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        self.gradients_per_step: int = getattr(optimizer, "gradient_evaluations_per_step", 1)
         self._scope: float | None = None
         self._average_batch_norm: BatchNormAveraging | None = None
 
@@ -110,8 +111,9 @@ class OneNetwork:
         return sum(math.prod(variable.shape) for variable in self._model.trainable_variables)
 
     def gradient_evaluations(self) -> int:
-        """Return the optimizer's counter, which does not count skipped minibatches."""
-        return int(keras.ops.convert_to_numpy(self._model.optimizer.iterations))
+        """Return the gradients of the optimizer's steps, which skipped minibatches are not."""
+        steps = int(keras.ops.convert_to_numpy(self._model.optimizer.iterations))
+        return steps * self.gradients_per_step
 
     def loss_scale(self) -> float | None:
         """Return the factor by which mixed_float16 scales the loss; None for no scaling."""

@@ -84,8 +84,8 @@ class _Prepared:
         return self.settings.experiment.optimizer in REPLICATED
 
     def steps(self, evaluations: int | None) -> int | None:
-        """Return how many steps, each a gradient evaluation in every replica, make so many."""
-        return evaluations and max(evaluations // self.settings.experiment.replicas, 1)
+        """Return how many steps make so many gradient evaluations."""
+        return evaluations and max(evaluations // self.settings.experiment.gradients_per_step, 1)
 
 
 def run_training(

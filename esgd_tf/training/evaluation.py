@@ -18,6 +18,7 @@ from esgd_tf import _checks, _keras
 from esgd_tf._warn import warn
 from esgd_tf.optimizers import LocalEntropy, _finding
 from esgd_tf.optimizers._swap import PLACES, Where, uninterrupted
+from esgd_tf.optimizers._wrapping import WrappingOptimizer
 from esgd_tf.training.batch_norm import BatchNormAveraging, BatchNormReestimation
 
 __all__ = [
@@ -54,19 +55,19 @@ def local_entropy_optimizers(model: keras.Model) -> list[LocalEntropy]:
     Args:
         model: keras.Model. A model, compiled or not.
     """
-    return _finding.of_model(model)
+    return [one for one in _finding.of_model(model) if isinstance(one, LocalEntropy)]
 
 
-def _wanted(model: keras.Model, optimizer: Optimizers) -> list[LocalEntropy]:
+def _wanted(model: keras.Model, optimizer: Optimizers) -> list[WrappingOptimizer]:
     """Return the optimizers to look after: those given, or those of the model.
 
     Raises:
         ValueError: None of those given is a `LocalEntropy`.
     """
-    return local_entropy_optimizers(model) if optimizer is None else _in_these(optimizer)
+    return _finding.of_model(model) if optimizer is None else _in_these(optimizer)
 
 
-def _in_these(optimizer: Any) -> list[LocalEntropy]:
+def _in_these(optimizer: Any) -> list[WrappingOptimizer]:
     found = [
         inner
         for one in (optimizer if isinstance(optimizer, list | tuple) else [optimizer])
@@ -148,7 +149,7 @@ def evaluate_at(
 
 @contextlib.contextmanager
 def _restored(
-    model: keras.Model, optimizers: Sequence[LocalEntropy], clock: Callable[[], Any]
+    model: keras.Model, optimizers: Sequence[WrappingOptimizer], clock: Callable[[], Any]
 ) -> Iterator[None]:
     """Put the trainable weights back at the end, unless the clock moved: training went on."""
     started = clock()
@@ -167,7 +168,7 @@ def _restored(
                     variable.assign(value)
 
 
-def _clock(model: keras.Model, optimizers: Sequence[LocalEntropy]) -> tuple[int, ...]:
+def _clock(model: keras.Model, optimizers: Sequence[WrappingOptimizer]) -> tuple[int, ...]:
     """Return what moves when the model is trained."""
     own = getattr(model, "optimizer", None)
     own = getattr(own, "inner_optimizer", own)
@@ -331,8 +332,8 @@ class AnchorCallback(keras.callbacks.Callback):
             self._update_statistics()
         self._is_ready = True
 
-    def _optimizers(self) -> list[LocalEntropy]:
-        return local_entropy_optimizers(self.model) if self._given is None else self._given
+    def _optimizers(self) -> list[WrappingOptimizer]:
+        return _finding.of_model(self.model) if self._given is None else self._given
 
     def _go_to(self, where: Where) -> None:
         for optimizer in self._optimizers():

@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from esgd_tf.training.evaluation import local_entropy_optimizers
+from esgd_tf.optimizers import _finding
 
 __all__ = ["load_model"]
 
@@ -44,6 +44,6 @@ def load_model(
         model = keras.models.load_model(
             path, custom_objects=custom_objects, compile=compile, safe_mode=safe_mode
         )
-    for optimizer in local_entropy_optimizers(model):
+    for optimizer in _finding.of_model(model):
         optimizer._swap.place("anchor")
     return model

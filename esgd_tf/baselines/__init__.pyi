@@ -1,0 +1,10 @@
+from ._gradients import Minibatch as Minibatch
+from ._gradients import enable_minibatch_gradients as enable_minibatch_gradients
+from .ema import EMA as EMA
+from .gsam import GSAM as GSAM
+from .lookahead import Lookahead as Lookahead
+from .lpf_sgd import LPFSGD as LPFSGD
+from .sam import ASAM as ASAM
+from .sam import SAM as SAM
+from .swa import SWA as SWA
+from .swa import SWASchedule as SWASchedule
