@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("optimizers", "baselines", "training", "replicas", "landscape", "walkers", "data", "models", "runs")
+ROOMS = (
+    "optimizers",
+    "baselines",
+    "training",
+    "replicas",
+    "landscape",
+    "walkers",
+    "data",
+    "models",
+    "runs",
+)
 
 
 def paths(room):
