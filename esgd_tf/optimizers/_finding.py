@@ -1,4 +1,4 @@
-"""Which `LocalEntropy` optimizers train a model, wherever it keeps them."""
+"""Find the `LocalEntropy` optimizers that train a model, wherever it keeps them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def of_optimizer(optimizer: keras.optimizers.Optimizer | None) -> list[LocalEntr
         return of_optimizer(optimizer.inner_optimizer)
     if hasattr(type(optimizer), "langevin_phase"):
         return [cast("LocalEntropy", optimizer)]
-    # Those of Keras' MultiOptimizer.
+    # Keras' MultiOptimizer keeps its optimizers in this attribute.
     inner = getattr(optimizer, "optimizers", None)
     return [] if inner is None else [found for one in inner for found in of_optimizer(one)]
 
@@ -36,7 +36,7 @@ def of_model(model: keras.Model) -> list[LocalEntropy]:
 
 
 def has_replicas(model: keras.Model) -> bool:
-    """Whether it is a model of replicas, which have an optimizer each and look after them."""
+    """Return whether this is a model of replicas: they look after their own optimizers."""
     return hasattr(getattr(model, "optimizer", None), "replicas")
 
 

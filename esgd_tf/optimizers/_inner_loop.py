@@ -1,7 +1,7 @@
 """The inner loop of Entropy-SGD: anchor, mean and velocity, and the Langevin steps that move them.
 
 The equations stand in `langevin.py`; here they run on variables, by the fused kernels of
-`_kernels.py`. What the equations leave open is which weights take part.
+`_kernels.py`. The equations do not say which weights take part; this module does.
 
 *Membership.* A weight joins the inner loop with its first gradient in it: then anchor = mean = x'
 = x and v = 0. The outer update moves those that have joined and no others. So weights that get
@@ -34,7 +34,7 @@ from esgd_tf.optimizers.scoping import AutoScope, ScopeSchedule
 
 __all__ = ["Gradients", "InnerLoop", "Rule", "Taken"]
 
-#: By the number of a weight: its gradient, summed over the devices, and its variable.
+#: Maps the number of a weight to its gradient, summed over the devices, and its variable.
 Gradients = Mapping[int, tuple[tf.Tensor, tf.Variable]]
 
 
@@ -64,8 +64,8 @@ class Taken(NamedTuple):
 
     Attributes:
         members: int32 tensor of shape [number of weights]. 1 for weights in the inner loop.
-        seen: What statistics need of the step: the gradient q and the N(0, I) of each variable,
-            by its number and its device's variable.
+        seen: The gradient q and the sample of N(0, I) that the statistics need, by the `id` of the
+            variable on its device.
     """
 
     members: tf.Tensor
@@ -90,12 +90,13 @@ class InnerLoop:
         l2: list of float. The coefficient of the L2 term for each weight.
         anchors: list of keras.Variable. x for each weight; None for a weight that Keras overwrites
             with its gradient. Empty for L = 0.
-        means: list of keras.Variable. mu for each weight, likewise.
-        velocities: list of keras.Variable. -eta' v for each weight, likewise; empty for momentum 0.
+        means: list of keras.Variable. The running mean for each weight, with the same gaps.
+        velocities: list of keras.Variable. -eta' v for each weight, with the same gaps; empty for
+            momentum 0.
         members: keras.Variable, int32 of shape [number of weights]. 1 for weights that have joined.
-        probes: Probes. Tell which weights someone else has changed.
+        probes: Probes. They tell which weights someone else has changed.
         swap: WeightSwap. Exchanges x' with the anchor or the mean, and back.
-        statistics: StatisticsVariables. What watches the steps; None for nothing.
+        statistics: StatisticsVariables. They record the steps; None if nothing is recorded.
     """
 
     members: keras.Variable
@@ -160,7 +161,7 @@ class InnerLoop:
 
         Args:
             distribution: tf.distribute.Strategy. The strategy in force.
-            gradients: mapping from the number of a weight. Its gradient and its variable.
+            gradients: mapping from int to pairs. The gradient and the variable of each weight, by its number.
             evaluation: int64 scalar tensor. Gradient evaluations so far: each has its own noise.
             scope: float64 scalar tensor. gamma(t).
         """
@@ -171,7 +172,7 @@ class InnerLoop:
         kinds = {(v.dtype, self._step_sizes.factor(i)) for i, (_, v) in gradients.items()}
         scalars = self._step_sizes.scalars(kinds, scope, self._rule.noise, self._rule.averaging)
         members = self._join(distribution, gradients, phase)
-        # By the variable on each device.
+        # The keys are the ids of the variables on each device.
         seen: dict[int, tuple[tf.Tensor, tf.Tensor]] = {}
         for i, (gradient, variable) in gradients.items():
             distribution.extended.update(
@@ -225,7 +226,7 @@ class InnerLoop:
         return tf.constant(mask)
 
     def release_frozen(self, distribution: tf.distribute.Strategy) -> None:
-        """Put weights that have been frozen in mid-loop back to their anchors, for good.
+        """Put weights that were frozen during an inner loop back to their anchors; they leave it.
 
         Args:
             distribution: tf.distribute.Strategy. The strategy in force.
@@ -264,7 +265,7 @@ class InnerLoop:
         joining = tf.cast(present, tf.bool) & (starts | ~before | replaced)
         stay = before & ~replaced & ~starts
         members = tf.maximum(tf.cast(stay, tf.int32), present)
-        # A weight that was changed in mid-loop by a callback keeps its velocity, as in Keras' SGD.
+        # A weight that a callback changed during the loop keeps its velocity, as in Keras' SGD.
         keep_velocity = replaced & before & (phase > 0)
 
         def start_all() -> tf.Tensor:
@@ -347,8 +348,8 @@ class InnerLoop:
             _kernels.subtract_scaled(variable, scalar.pull, pull)
         normal = tf.zeros([], variable.dtype)
         if key is not None:
-            # Not before the gradient is there: sampled at the step's start, the noise of all
-            # weights would lie in memory beside the activations.
+            # The noise is sampled after the gradient is there. Sampled at the step's start, the
+            # noise of all weights would take up memory beside the activations.
             with tf.control_dependencies([gradient]):
                 normal = _kernels.standard_normal(variable.shape, variable.dtype, key, i)
             _kernels.subtract_scaled(variable, scalar.noise, normal)

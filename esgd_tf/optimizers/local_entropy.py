@@ -38,7 +38,7 @@ __all__ = ["LocalEntropy"]
 
 watch_evaluation()
 
-# What is part of the traced step.
+# Attributes that the traced step contains.
 _FIXED = {
     "averaging", "gamma", "gamma_in_outer_step", "keeps_statistics", "langevin_steps", "nesterov",
     "noise", "outer_optimizer", "scoping", "seed", "skip_nonfinite", "weight_decay",
@@ -70,7 +70,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
         * Between two outer updates the model's variables hold x', not the anchor x. Use
           `esgd_tf.evaluate_at` or `esgd_tf.AnchorCallback`. At the end of `fit` the model is left
           at the anchor; the next `fit` goes on with the inner loop where it stood (exactly so with
-          `AnchorCallback`; without, its first gradient is that at the anchor).
+          `AnchorCallback`; without it, the first gradient is taken at the anchor).
         * `langevin_steps=0` is the outer optimizer itself, bit for bit.
         * The outer learning rate and its schedules count outer updates, not minibatches: a schedule
           for 391 minibatches an epoch must be divided by `langevin_steps`.
@@ -85,8 +85,8 @@ class LocalEntropy(keras.optimizers.Optimizer):
         * Sparse gradients become dense: the proximal term and the noise move every weight.
         * A weight joins the inner loop with its first gradient in it. Weights without one, and
           layers that are frozen, stay where they are; weights that someone sets between two steps
-          (`set_weights`, a callback that clips) start their inner loop there. What such a change
-          leaves alone in sixteen places of a weight goes unnoticed, and is a part of the walk.
+          (`set_weights`, a callback that clips) start their inner loop there. Sixteen
+          numbers of each weight are compared: a change elsewhere counts as a part of the walk.
         * `learning_rate`, `langevin_learning_rate` and `momentum` can be set at any time; all else
           is part of the traced step, and setting it is refused.
 
@@ -128,7 +128,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
             step size of the weights in whose paths the expressions are found: {"head/": 10.0}.
             Defaults to None, which means 1 everywhere.
         langevin_learning_rate_multipliers: dict of floats >= 0 by regular expression. Factors on
-            eta', likewise. Defaults to None, which means 1 everywhere.
+            eta', by the same rule. Defaults to None, which means 1 everywhere.
         name: str. Name of the optimizer. Defaults to "local_entropy".
         **kwargs: Arguments of every Keras optimizer: `clipnorm`, `clipvalue`, `global_clipnorm`,
             `use_ema`, `ema_momentum`, `ema_overwrite_frequency`, `loss_scale_factor`,
@@ -249,9 +249,9 @@ class LocalEntropy(keras.optimizers.Optimizer):
 
     @property
     def held(self) -> Where | None:
-        """What the model's variables hold: "langevin", "anchor" or "mean"; None if these coincide.
+        """The weights in the model: "langevin", "anchor" or "mean"; None if these coincide.
 
-        They coincide between two outer updates (phase 0), and are told apart eagerly only.
+        They coincide right after an outer update (phase 0). This works in eager mode only.
         """
         return self._swap.holds()
 
@@ -265,7 +265,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
 
     @property
     def coupling(self) -> AnchorCoupling | None:
-        """What acts on the anchor around the outer optimizer's step; replicas set it."""
+        """An object that acts on the anchor around the outer optimizer's step; replicas set it."""
         return self._outer.coupling
 
     @coupling.setter
@@ -290,7 +290,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
     def langevin_learning_rate(self) -> Any:
         """eta', the inner step size: a variable, or what its schedule gives now.
 
-        Setting it, at any time, sets the variable.
+        It can be set at any time, unless it follows a schedule.
         """
         return self._step_sizes.rate
 
@@ -300,7 +300,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
 
     @property
     def momentum(self) -> keras.Variable:
-        """Momentum of the inner velocity, a variable; one made with 0 has none to be set."""
+        """Momentum of the inner velocity, a variable; an optimizer made with 0 keeps it at 0."""
         return self._step_sizes.momentum
 
     @momentum.setter
@@ -384,14 +384,14 @@ class LocalEntropy(keras.optimizers.Optimizer):
             self.build(trainable_variables)
         grads = [_kernels.fenced(g) for g in grads]
         # At the end of a dataset of unknown length `fit` starts a step for which there is no
-        # minibatch. What does not wait for a gradient would be done all the same.
+        # minibatch. Without this, operations that need no gradient would run all the same.
         with tf.control_dependencies([g for g in grads if g is not None][-1:]):
             self._apply(grads, trainable_variables)
 
     def _apply(
         self, grads: Sequence[Any], trainable_variables: Sequence[keras.Variable] | None
     ) -> None:
-        # All this is read before the base class advances its counter of minibatches.
+        # These are read before the base class advances its counter of minibatches.
         evaluated: tf.Tensor | bool = True
         if self.gradient_accumulation_steps:
             k = self.gradient_accumulation_steps
@@ -410,7 +410,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
                 taken, scalars, _keras.counter_of(self), self.gradient_accumulation_steps or 1
             )
         if self.langevin_steps > 0:
-            # After the constraints, which the base class applies last.
+            # This comes after the constraints, which the base class applies last.
             _keras.outside_replicas(
                 self, self._loop.probes.remember, None if evaluated is True else evaluated
             )
@@ -461,7 +461,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
         grads_and_vars: Sequence[tuple[Any, tf.Variable]],
         learning_rate: tf.Tensor,
     ) -> None:
-        """Take a Langevin step with all weights that have a gradient; in the last phase update."""
+        """Take a Langevin step with all weights that have a gradient, and any outer update due."""
         gradients = {_keras.number_of(self, v): (g, v) for g, v in grads_and_vars}
         if self.langevin_steps == 0:
             self._step_without_inner_loop(distribution, gradients, learning_rate)
@@ -546,7 +546,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
         self.outer_optimizer.finalize_variable_values(var_list)
         # Before the first outer update there is no average yet.
         if not self._averages_in_step or int(self.outer_iterations.numpy()) > 0:
-            # Of weights that have been frozen since, `var_list` would have none.
+            # `var_list` would lack the weights that have been frozen since.
             super().finalize_variable_values(self._loop.weights)
 
     def save_own_variables(self, store: Any) -> None:
@@ -557,7 +557,7 @@ class LocalEntropy(keras.optimizers.Optimizer):
     def load_own_variables(self, store: Any) -> None:
         """Load what `save_own_variables` saved, at once or when `build` has made the slots.
 
-        A state that does not fit is left out with a warning.
+        A state that does not fit is ignored, with a warning.
         """
         self._stored.load(store)
 
