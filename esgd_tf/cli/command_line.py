@@ -1,8 +1,8 @@
-"""One command's flags and words: their definition, their help, and what becomes of its errors.
+"""One command's flags and words: their definition, their help, and the handling of errors.
 
 absl has no words without a flag in its help and one list of flags per process in its `app.run`;
 here each command has a `FlagValues` of its own, so that commands can be called one after another
-in one process. No TensorFlow here.
+in one process. This module loads no TensorFlow.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class CommandLine:
 
     Args:
         name: str. The command's name.
-        words: str. What stands for its words in the help: "RUN IMAGE...".
+        words: str. The placeholder of its words in the help: "RUN IMAGE...".
         summary: str. What the command does, for the help.
         examples: sequence of str. What follows the command's name in each example of the help.
         at_least: int >= 0. How many words the command needs. Defaults to 1.
@@ -39,7 +39,7 @@ class CommandLine:
         outlives_output: bool. Whether the command goes on where its output cannot be written, as a
             training does. Defaults to False.
         calls: sequence of str. Further examples, as they are typed. Defaults to ().
-        stopped: str. What is said after Ctrl-C. Defaults to None, which says that nothing
+        stopped: str. The sentence after Ctrl-C. Defaults to None, which says that nothing
             half-written is left.
     """
 

@@ -1,4 +1,4 @@
-"""What can be typed after each command: the table from which completions for shells are made.
+"""The table of what can be typed after each command, from which shell completions are made.
 
 It is read off the flags themselves, so that a new flag, choice or preset is completed without
 another edit. No TensorFlow here.

@@ -122,7 +122,7 @@ def define_flags(experiment: type = Experiment) -> flags.FlagValues:
     for part in (experiment, RunSettings, _OfTheCommand):
         for field in dataclasses.fields(part):
             known = setting_of(field)
-            # What presets say has no default of its own.
+            # The presets set the experiment's values, so these flags have no default.
             default = None if part is experiment else field.default
             if field.name == "optimizer":
                 default = "entropy-sgd"

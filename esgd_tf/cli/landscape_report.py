@@ -1,4 +1,4 @@
-"""What `landscape` shows and writes: tables in 80 columns, JSON, CSV and pictures."""
+"""Output of `landscape`: tables in 80 columns, JSON, CSV and pictures."""
 
 from __future__ import annotations
 
