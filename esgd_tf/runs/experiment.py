@@ -23,7 +23,7 @@ OPTIMIZERS = (
 REPLICATED = ("rsgd", "easgd", "parle")
 # As in `esgd_tf.training.strategies`, which needs TensorFlow.
 STRATEGIES = ("auto", "none", "mirrored", "multi_worker", "tpu")
-# Of 10,000 minibatches each, 64-bit counters of gradient evaluations are far from their end.
+# With 10,000 minibatches an epoch, 64-bit counters of gradient evaluations are far from full.
 _MOST_EPOCHS = 1_000_000
 
 _WHAT, _GOING_ON, _ALGORITHM, _REPLICAS, _DATA, _DEVICES, _RUN = GROUPS = (

@@ -49,13 +49,13 @@ class NotFiniteGuard(keras.callbacks.Callback):
         self._at_start = self._counted
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Raise if what was computed is not finite.
+        """Raise if a gradient or the loss is not finite.
 
         Raises:
             NotFiniteError: A gradient was not finite, or the mean loss of this epoch is not.
         """
         before, self._counted = self._counted, trained(self.model).gradient_evaluations()
-        # Of replicas, one that skips is enough.
+        # With several replicas, one that skips is enough.
         skipped = self._counted - before < self._recorder.evaluations_a_step
         self._in_a_row = self._in_a_row + 1 if skipped else 0
         # The recorder has not counted this minibatch yet.

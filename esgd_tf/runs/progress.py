@@ -71,7 +71,7 @@ def read_extra(path: Path) -> tuple[Progress, list[Any]]:
     except PermissionError:
         raise CheckpointError(f"Checkpoint {path} may not be read: see its permissions.") from None
     except (
-        # What a wrong byte may lead `zipfile` to, by where it is.
+        # A wrong byte may make `zipfile` raise any of these, depending on where it is.
         zipfile.BadZipFile, zlib.error, struct.error, KeyError, TypeError, ValueError, EOFError,
         RuntimeError, OverflowError, OSError, AttributeError, MemoryError,
     ) as error:  # fmt: skip
@@ -86,7 +86,7 @@ def run_of(path: Path) -> str | None:
     Args:
         path: Path. The `.keras` file.
     """
-    # Whether it is whole is found out when it is loaded.
+    # Loading the file later tells whether it is whole.
     with contextlib.suppress(Exception), zipfile.ZipFile(path) as archive:
         return json.loads(archive.read(MEMBER)).get("run")
     return None

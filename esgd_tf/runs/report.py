@@ -1,4 +1,4 @@
-"""What a training run prints, plots and leaves for TensorBoard, beside its history."""
+"""Reports of a training run beside its history: prints, plots and TensorBoard files."""
 
 from __future__ import annotations
 

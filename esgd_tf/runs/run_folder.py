@@ -1,4 +1,4 @@
-"""The folder of one training run: what lies in it, and how it is written without ever being torn.
+"""The folder of one training run: its files, and how none of them is ever incomplete.
 
     config.json             what was in force, and what came from which flag
     history.csv             one line an effective epoch
@@ -33,10 +33,10 @@ from esgd_tf.runs.progress import run_of
 __all__ = ["RunFolder", "RunFolderError", "folder_when_whole", "replaced_when_whole"]
 
 
-# What every line of history.csv says; what else there is depends on the algorithm.
+# Columns that every history.csv has; further columns depend on the algorithm.
 _COLUMNS = ("epoch", "gradient_evaluations", "val_accuracy", "val_loss", "seconds")
 
-#: What `RunFolder.state` returns.
+#: The type of `RunFolder.state`.
 State = tuple[tuple[int, int, int] | None, ...]
 
 
@@ -67,7 +67,7 @@ class RunFolder:
         self.previous = self.checkpoints / "previous.keras"
         self.best = self.checkpoints / "best.keras"
         self.kept = self.checkpoints / "kept"
-        #: The id of the run: from the lock on, that of config.json or a new one.
+        #: The id of the run. Once locked, it is the id in config.json, or a new one.
         self.run_id: str | None = None
         self._seen = seen
         self._locks: list[FileLock] = []
@@ -77,7 +77,7 @@ class RunFolder:
 
         Raises:
             RunFolderError: Another training holds the lock or has written to the folder meanwhile,
-                or the checkpoints are those of another run.
+                or the checkpoints belong to another run.
             OSError: The folders cannot be made.
         """
         for folder in (self.path, self.checkpoints):

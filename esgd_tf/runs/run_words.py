@@ -1,4 +1,4 @@
-"""What a training run says of itself, in words."""
+"""Sentences that a training run prints about itself."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ class Setting:
             how the run goes, not what it is. Defaults to False.
         is_quiet: bool. Whether the table of settings leaves it out where it has its default.
             Defaults to False.
-        rank: int. Where in its group `--help` shows it; those of equal rank in the order of the
+        rank: int. Where in its group `--help` shows it; equal ranks keep the order of the
             fields. Defaults to 50.
     """
 

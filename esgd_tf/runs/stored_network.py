@@ -36,7 +36,7 @@ class StoredNetwork:
         batches: Gradient evaluations before the checkpoint, of all replicas.
         epochs: Effective epochs.
         reestimated: Training images from which its BatchNorm statistics were estimated now; 0 if
-            they are those of the checkpoint.
+            they come from the checkpoint.
     """
 
     model: keras.Model
@@ -48,7 +48,7 @@ class StoredNetwork:
 
     @property
     def statistics(self) -> str:
-        """Where the BatchNorm statistics are from, in words."""
+        """The origin of the BatchNorm statistics, in words."""
         if self.reestimated:
             return f"estimated anew from {self.reestimated:,} training images"
         return "as stored"
@@ -130,7 +130,7 @@ def load_stored_network(run: StoredRun, checkpoint: Path, fv: Any) -> StoredNetw
 def reestimation_batches(
     run: StoredRun, images: data.ImageData, preprocess: Preprocessor, count: int
 ) -> tf.data.Dataset:
-    """Return the batches that training itself uses for this: those of seed + 1."""
+    """Return the batches that training itself uses to estimate them, with seed + 1."""
     return training_batches(
         images.train_images,
         images.train_labels,
