@@ -102,7 +102,7 @@ def _gathering(
         count, mean, variance = _moments(inputs, layer.axis, bound.arguments.get("mask"))
         first, second = tf.cast(mean, tf.float64), tf.cast(variance, tf.float64)
         sums.assign_add(tf.stack([count, count * first, count * (second + first**2)]))
-        # What a layer does in inference with these statistics is what it does in training.
+        # With these statistics a layer computes the same in inference as in training.
         statistics = [(layer.moving_mean, mean), (layer.moving_variance, variance)]
         with keras.StatelessScope(statistics):
             return call(*bound.args, **bound.kwargs)

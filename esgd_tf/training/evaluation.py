@@ -58,7 +58,7 @@ def local_entropy_optimizers(model: keras.Model) -> list[LocalEntropy]:
 
 
 def _wanted(model: keras.Model, optimizer: Optimizers) -> list[LocalEntropy]:
-    """Return the optimizers to look after: those given, or those of the model.
+    """Return the optimizers that were given, or else the optimizers of the model.
 
     Raises:
         ValueError: None of those given is a `LocalEntropy`.
@@ -141,7 +141,7 @@ def evaluate_at(
         trained = clock() != started
         for one, was, had_chosen in zip(optimizers, before, chosen, strict=True):
             one._warnings.place_is_chosen = had_chosen
-            # Where the three places coincided and training has gone on, what it left stays.
+            # If the three coincided and the block has trained the model, its new weights stay.
             if was is not None or not trained:
                 one._swap.place(was or "langevin")
 
@@ -168,11 +168,11 @@ def _restored(
 
 
 def _clock(model: keras.Model, optimizers: Sequence[LocalEntropy]) -> tuple[int, ...]:
-    """Return what moves when the model is trained."""
+    """Return counters that change when the model is trained."""
     own = getattr(model, "optimizer", None)
     own = getattr(own, "inner_optimizer", own)
     counted = [*optimizers, *([] if own is None else [own])]
-    # Of minibatches: `iterations` would not count those that are still accumulated.
+    # These count minibatches; `iterations` would leave out any that are still accumulated.
     return tuple(int(_keras.counter_of(one).numpy()) for one in counted)
 
 
@@ -190,8 +190,8 @@ class AnchorCallback(keras.callbacks.Callback):
     it goes to the anchor and back.
 
     With `batch_norm_data` the moving statistics of the model's BatchNormalization layers are also
-    estimated anew there: those gathered during training belong to the Langevin weights. Without,
-    those of several replicas are averaged.
+    estimated anew there, because statistics gathered in training belong to the Langevin weights.
+    Without it, the statistics of several replicas are averaged.
 
     Examples:
         >>> model.compile(optimizer=esgd_tf.EntropySGD(), loss=loss)
