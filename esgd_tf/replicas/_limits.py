@@ -1,4 +1,4 @@
-"""How strongly replicas can be attracted to their center before a step overshoots it.
+"""The limit of a coupling, beyond which a step of a replica overshoots the center.
 
 With learning rate eta and the spring K gamma in the gradient of SGD, the distance d of a replica to
 the center obeys, if there were nothing but the spring,
@@ -26,7 +26,7 @@ __all__ = ["Limits"]
 
 
 class Limits:
-    """What a coupling may be, for an optimizer.
+    """The largest strength of a coupling that an optimizer allows.
 
     Args:
         coupling: Coupling. The rule.

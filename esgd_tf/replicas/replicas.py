@@ -289,7 +289,7 @@ class Replicas(ReadableReplicas):
             ahead=GAMMA_BATCHES if needs_gamma else 0,
         )
         if batch_norm_data is None and is_array and self._middle.has_batch_norm:
-            # Always those of the first epoch, so that it does not matter where a run goes on.
+            # These are the first epoch's batches, wherever a run goes on, so that results agree.
             first, _ = make(local=self.local[:1], first_epoch=lambda: 0)
             batch_norm_data = first.map(lambda parts: parts).take(_BATCH_NORM_BATCHES)
         if isinstance(batch_norm_data, bool):
