@@ -161,7 +161,8 @@ class InnerLoop:
 
         Args:
             distribution: tf.distribute.Strategy. The strategy in force.
-            gradients: mapping from int to pairs. The gradient and the variable of each weight, by its number.
+            gradients: mapping from int to pairs. The gradient and the variable of each weight, by its
+                number.
             evaluation: int64 scalar tensor. Gradient evaluations so far: each has its own noise.
             scope: float64 scalar tensor. gamma(t).
         """
