@@ -1,7 +1,7 @@
 """The table of what can be typed after each command, from which shell completions are made.
 
 It is read off the flags themselves, so that a new flag, choice or preset is completed without
-another edit. No TensorFlow here.
+another edit. This module loads no TensorFlow.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Completed:
 
     Args:
         names: tuple of str. Its names without dashes, the long one first.
-        help: str. What it is for.
+        help: str. The purpose of the flag.
         is_switch: bool. Whether it takes no value.
         is_on: bool. Whether it is a switch that is on by default.
         is_path: bool. Whether its value is a file or a folder.

@@ -131,7 +131,7 @@ def _description(run: StoredRun, checkpoint: Path, network: Any, what: str) -> s
         run: StoredRun. The run.
         checkpoint: Path. The checkpoint of the run.
         network: StoredNetwork. The network of the checkpoint.
-        what: str. What the images are.
+        what: str. A description of the images.
     """
     e = run.experiment
     inner = f", L = {e['langevin_steps']}" if e["langevin_steps"] else ""

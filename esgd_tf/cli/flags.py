@@ -41,7 +41,7 @@ class _Path(Text):
 
 @dataclasses.dataclass(frozen=True)
 class _OfTheCommand:
-    """The flags that are no settings of a run."""
+    """The flags that are not settings of a run."""
 
     preset: str | None = setting(
         Text(),
@@ -170,7 +170,7 @@ def define_switch(
         fv: flags.FlagValues. The flags to which it is added.
         name: str. The flag's name; with "no" in front it is off.
         default: bool. Whether it is on.
-        help: str. What the flag is for.
+        help: str. The purpose of the flag.
         short: str. A second, shorter name. Defaults to None, which means none.
     """
     flag = flags.BooleanFlag(name, default, help, short)

@@ -197,7 +197,7 @@ def parser_of(kind: Kind) -> flags.ArgumentParser:
     """Return the parser of a flag that may be what a setting may be.
 
     Args:
-        kind: Kind. What the setting may be.
+        kind: Kind. The values that the setting may have.
     """
     parser: flags.ArgumentParser
     match kind:

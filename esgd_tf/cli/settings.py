@@ -1,4 +1,4 @@
-"""From flags and presets to the one set of numbers that is in force. No TensorFlow here."""
+"""Make the settings in force from flags and presets. This module loads no TensorFlow."""
 
 from __future__ import annotations
 

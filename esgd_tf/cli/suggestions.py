@@ -20,7 +20,7 @@ def did_you_mean(word: str, names: Iterable[str], shown: Callable[[str], str] = 
     """Return "; did you mean NAME?", or "" if no name is similar.
 
     Args:
-        word: str. What was typed.
+        word: str. The word that was typed.
         names: iterable of str. The names that exist.
         shown: callable. Returns a name as it is shown. Defaults to str, which changes nothing.
     """

@@ -32,7 +32,7 @@ from esgd_tf.training.cluster import Task, read_task
 
 __all__ = ["main"]
 
-# With one of these there is no training, whose output may be lost.
+# With one of these flags nothing is trained, so lost output is an error.
 _TELLS = {"-h", "-help", "--help", "-presets", "--presets", "-version", "--version"}
 # After so many seconds a worker says that it waits for the others.
 _PATIENCE = 10.0

@@ -161,8 +161,7 @@ class InnerLoop:
 
         Args:
             distribution: tf.distribute.Strategy. The strategy in force.
-            gradients: mapping from int to pairs. The gradient and the variable of each weight, by its
-                number.
+            gradients: mapping from int to pairs. The gradient and the variable of each weight.
             evaluation: int64 scalar tensor. Gradient evaluations so far: each has its own noise.
             scope: float64 scalar tensor. gamma(t).
         """
@@ -195,7 +194,7 @@ class InnerLoop:
             i: int. The number of the weight.
             variable: tf.Variable. The weight on this device.
             taken: Taken. The last Langevin step.
-            factor: float64 scalar tensor. What x - mean is multiplied by; None for nothing.
+            factor: float64 scalar tensor. The factor on x - mean; None for 1.
         """
         anchor, mean, _ = self._slots(i)
         difference: tf.Tensor = langevin.outer_gradient(anchor, mean)

@@ -57,7 +57,7 @@ def subtract_scaled(variable: tf.Variable, scale: tf.Tensor, delta: tf.Tensor) -
     Args:
         variable: tf.Variable. The variable to change.
         scale: tf.Tensor, a scalar of the variable's dtype. The factor.
-        delta: tf.Tensor of the variable's shape and dtype. What is subtracted.
+        delta: tf.Tensor of the variable's shape and dtype. The tensor to subtract.
     """
     with tf.control_dependencies([delta]):
         tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=scale, delta=delta)

@@ -72,7 +72,7 @@ class WeightSwap:
         """Create the state that depends on the number of weights.
 
         Args:
-            number: int >= 0. How many weights the optimizer trains.
+            number: int >= 0. The number of weights that the optimizer trains.
         """
         self._fingerprints = self._owner.add_variable(
             shape=(number, 2),

@@ -133,8 +133,8 @@ def outer_gradient(anchor: Array, mean: Array, gamma: float | None = None) -> Ar
         mean: array or tensor of the weights' shape. The running average of x' after the last
             Langevin step.
         gamma: float >= 0. A factor on r, as in Algorithm 1; the authors leave it out in practice,
-            so that a growing gamma does not work against the annealed learning rate. Defaults to None,
-            which leaves it out.
+            so that a growing gamma does not work against the annealed learning rate. Defaults to
+            None, which leaves it out.
     """
     difference = anchor - mean
     return difference if gamma is None else gamma * difference

@@ -98,7 +98,7 @@ class ExponentialScope(_GrowingScope):
     Args:
         gamma: Scope before the first outer update, >= 0. Defaults to 1e-4.
         scoping: Relative growth per outer update, >= 0. Defaults to 1e-3.
-        maximum: Where the growth ends, >= 0; None, the default, for nowhere.
+        maximum: The value at which the growth ends, >= 0. Defaults to None, which sets no end.
 
     Raises:
         ValueError: An argument is negative or not a finite number.
@@ -115,7 +115,7 @@ class LinearScope(_GrowingScope):
     Args:
         gamma: Scope before the first outer update, >= 0. Defaults to 1e-4.
         scoping: Growth per outer update in units of `gamma`, >= 0. Defaults to 1e-3.
-        maximum: Where the growth ends, >= 0; None, the default, for nowhere.
+        maximum: The value at which the growth ends, >= 0. Defaults to None, which sets no end.
 
     Raises:
         ValueError: An argument is negative or not a finite number.
@@ -132,7 +132,7 @@ class QuadraticScope(_GrowingScope):
     Args:
         gamma: Scope before the first outer update, >= 0. Defaults to 1e-4.
         scoping: Growth per squared outer update in units of `gamma`, >= 0. Defaults to 1e-3.
-        maximum: Where the growth ends, >= 0; None, the default, for nowhere.
+        maximum: The value at which the growth ends, >= 0. Defaults to None, which sets no end.
 
     Raises:
         ValueError: An argument is negative or not a finite number.

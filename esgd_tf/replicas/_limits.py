@@ -49,7 +49,7 @@ class Limits:
         """Return the strength that acts, a float64 scalar.
 
         Args:
-            planned: float64 scalar tensor. What the schedule says.
+            planned: float64 scalar tensor. The schedule's value.
             rate: float, or a scalar tensor. The learning rate.
         """
         if self._optimizer is None or not self.holds:

@@ -2,7 +2,7 @@
 
 Every replica is a Keras model of its own, with its own optimizer and its own minibatches, and steps
 as it would alone; the coupling adds the attraction to the center. One training step is one
-gradient evaluation in every replica. What is evaluated, saved for use and exported is the center.
+gradient evaluation in every replica. The center is evaluated, saved for use and exported.
 """
 
 from __future__ import annotations
@@ -246,7 +246,7 @@ class Replicas(ReadableReplicas):
                 Defaults to None, which takes the first minibatches of the first replica (of arrays,
                 in their order of the first epoch; of a data set, as they pass by, at most 256 MB of
                 them).
-            **options: Of `keras.Model.fit`.
+            **options: Arguments of `keras.Model.fit`.
 
         Returns:
             The history.
@@ -340,7 +340,7 @@ class Replicas(ReadableReplicas):
                 there are none.
             sample_weight: nested structure of arrays. The weights of the examples, likewise.
                 Defaults to None, which means 1 for each.
-            **options: Of `keras.Model.train_on_batch`.
+            **options: Arguments of `keras.Model.train_on_batch`.
 
         Raises:
             ValueError: The minibatches do not go round.

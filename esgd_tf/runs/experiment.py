@@ -2,7 +2,7 @@
 
 config.py has the papers' experiments as values of `Experiment`. Every field says in its metadata
 what it may be, what it means, and for which optimizers (`esgd_tf/runs/setting.py`); `train.py
---help` shows that. No TensorFlow here.
+--help` shows that. This module loads no TensorFlow.
 """
 
 from __future__ import annotations
@@ -280,7 +280,7 @@ class Experiment:
 
 @dataclasses.dataclass(frozen=True)
 class RunSettings:
-    """How a run is run: its seed, devices, precision and limits."""
+    """Settings of how a run is carried out: its seed, devices, precision and limits."""
 
     seed: int = setting(
         Whole(0), "of weights, data order, augmentation, dropout and noise", _WHAT, short="s",

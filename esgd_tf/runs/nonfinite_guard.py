@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NotFiniteGuard"]
 
-# So many skipped minibatches in a row are no accident.
+# This many skipped minibatches in a row end a run: they are no accident.
 _HOPELESS = 100
 
 

@@ -48,7 +48,7 @@ def read_extra(path: Path) -> tuple[Progress, list[Any]]:
         The progress, and the states of the random generators.
 
     Raises:
-        CheckpointError: It is no file, or may not be read.
+        CheckpointError: It is not a file, or may not be read.
         DamagedCheckpointError: It is missing or damaged.
     """
     try:

@@ -49,7 +49,7 @@ def restore(
         checkpoint: Path. The checkpoint to go on from; None for a new run.
         folder: RunFolder. The folder of the run.
         steps_per_epoch: int >= 1. Minibatches of an epoch.
-        processes: Processes. Those that take part.
+        processes: Processes. The processes that take part.
         settings: Settings. The numbers in force.
 
     Raises:

@@ -185,7 +185,7 @@ class RunFolder:
             RunFolderError: The file is damaged.
         """
         try:
-            # Python would take bytes that are no text, and a last number without its end.
+            # Python would accept bytes that are not text, and a last number without its end.
             text = self.history.read_bytes().decode()
             if not text.endswith("\n"):
                 raise ValueError("its last line is cut: remove that line, or the file, to go on")
@@ -216,7 +216,7 @@ def _checked(reader: csv.DictReader[str]) -> Iterator[dict[str, float]]:
     """Yield the lines of a history as numbers.
 
     Raises:
-        ValueError: A line is cut, too long or out of order, or a cell is no number.
+        ValueError: A line is cut, too long or out of order, or a cell is not a number.
     """
     epoch = 0.0
     for line in reader:

@@ -95,7 +95,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _is_good(kind: type, name: str, value: Any) -> bool:
-    """Return whether a setting may have the value; what is no setting is not judged."""
+    """Return whether a setting may have the value; names that are not settings are not checked."""
     known = settings_of(kind).get(name)
     if known is None:
         return True

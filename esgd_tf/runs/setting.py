@@ -2,7 +2,7 @@
 
 A setting is a field of a dataclass (`Experiment`, `RunSettings`), and this stands in the field's
 metadata. Flags, help, checks of config.json and the table of settings are made from it, so that a
-new setting is one edit. No TensorFlow here.
+new setting is one edit. This module loads no TensorFlow.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ def setting(
     """Return a dataclass field with a `Setting` in its metadata.
 
     Args:
-        kind: Kind. What the setting may be.
+        kind: Kind. The values that the setting may have.
         help: str. What it is, in the words of `--help`.
         group: str. Under which title `--help` shows it.
         default: any value of the kind. What the setting is if it is not given. Defaults to

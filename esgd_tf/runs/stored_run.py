@@ -1,4 +1,4 @@
-"""A run folder, read back and checked. No TensorFlow here."""
+"""A run folder, read back and checked. This module loads no TensorFlow."""
 
 from __future__ import annotations
 

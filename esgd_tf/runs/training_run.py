@@ -64,7 +64,7 @@ class _Prepared:
     Attributes:
         settings: The numbers in force.
         batches: The pipelines of training and test images.
-        training_images: How many images there are to train on.
+        training_images: The number of training images.
         model: The compiled network, or its replicas.
         strategy: The strategy, which tells the devices that it is trained on.
         processes: The processes that take part.

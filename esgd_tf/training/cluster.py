@@ -28,7 +28,7 @@ class Task:
 
     Attributes:
         index: Its number, from 0.
-        count: How many workers there are.
+        count: The number of workers.
         source: "TF_CONFIG" or "SLURM".
     """
 

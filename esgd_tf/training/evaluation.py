@@ -1,7 +1,7 @@
 """Evaluating, saving and exporting at the right weights.
 
 Between two outer updates the model's variables hold the Langevin weights x', which jump about the
-anchor x. What the algorithm returns is the anchor: evaluate, save and export there.
+anchor x. The anchor is the algorithm's result: evaluate, save and export there.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ class AnchorCallback(keras.callbacks.Callback):
         ValueError: `save_freq` is not a positive integer, or `optimizer` is no `LocalEntropy`.
     """
 
-    #: By which Keras' `evaluate` is seen to be at the anchor.
+    #: Marks that Keras' `evaluate` runs at the anchor.
     goes_to_anchor = True
 
     def __init__(

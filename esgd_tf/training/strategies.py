@@ -36,7 +36,7 @@ def split_device(count: int) -> None:
     looked at its devices.
 
     Args:
-        count: int >= 1. How many logical devices to make.
+        count: int >= 1. The number of logical devices to make.
 
     Raises:
         StrategyError: TensorFlow has initialised its devices already.
@@ -99,7 +99,7 @@ class Processes:
     """The processes that train one model together; mostly there is only one.
 
     Args:
-        strategy: tf.distribute.Strategy. What the processes train under.
+        strategy: tf.distribute.Strategy. The strategy that the processes train under.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy) -> None:

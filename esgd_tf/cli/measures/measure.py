@@ -113,7 +113,7 @@ class Measure(ABC):
         """Return what was found as a table of at most 80 columns.
 
         Args:
-            entries: sequence of Entry. What was found of each run.
+            entries: sequence of Entry. The results of each run.
             fv: flags.FlagValues. The flags.
         """
 
@@ -121,7 +121,7 @@ class Measure(ABC):
         """Yield the numbers that were found, one a row.
 
         Args:
-            entry: Entry. What was found of a run.
+            entry: Entry. The results of a run.
         """
         for result in entry.parts.values():
             yield from result.rows()
@@ -130,7 +130,7 @@ class Measure(ABC):
         """Return the picture of all runs.
 
         Args:
-            shown: sequence of Shown. What was found of each run.
+            shown: sequence of Shown. The results of each run.
         """
         figure = new_figure(6.4, 4.2)
         ax = figure.subplots()
@@ -145,8 +145,8 @@ class Measure(ABC):
         """Plot what was found of a run.
 
         Args:
-            ax: matplotlib.axes.Axes. What to plot on, shared by all runs.
-            one: Shown. What was found.
+            ax: matplotlib.axes.Axes. The axes to plot on, shared by all runs.
+            one: Shown. The result to plot.
         """
         one.result.plot(ax, color=one.color, label=one.label or "_")
 
