@@ -96,14 +96,14 @@ class CommandLine:
         self._names.append(name)
 
     def checkpoint_flags(self) -> None:
-        """Define which checkpoint of the run is meant, and how its BatchNorm is treated."""
+        """Define the flags for the checkpoint of the run, and for its BatchNorm statistics."""
         self.path("checkpoint", "last", "last, best, or the path of a .keras file of this run")
         self.integer("bn_reestimate", 0, None, "training batches from which BatchNorm statistics "
                      "are estimated anew; 0 keeps the stored ones (default: only after an "
                      "interruption inside an epoch, as many as the run uses)")  # fmt: skip
 
     def data_flags(self) -> None:
-        """Define where the run's data set lies, as train.py does."""
+        """Define the flags for the place of the run's data set, as in train.py."""
         self.path("data_dir", "tfrecords", "where data sets lie prepared, or are put once built")
         self.path("raw_dir", None, "folder with the archives of the data set, to build it from")
         self.switch("download", True, "whether to download a data set that is not there")

@@ -29,7 +29,7 @@ _BESIDE_PATHS = {"checkpoint": ("last", "best")}
 
 @dataclasses.dataclass(frozen=True)
 class Completed:
-    """A flag, as far as completion goes.
+    """The part of a flag's definition that completion needs.
 
     Args:
         names: tuple of str. Its names without dashes, the long one first.
@@ -37,7 +37,7 @@ class Completed:
         is_switch: bool. Whether it takes no value.
         is_on: bool. Whether it is a switch that is on by default.
         is_path: bool. Whether its value is a file or a folder.
-        words: tuple of str. What its value may be, or is mostly; none where that cannot be listed.
+        words: tuple of str. Its possible or usual values; empty if they cannot be listed.
     """
 
     names: tuple[str, ...]
@@ -50,13 +50,13 @@ class Completed:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """A command, as far as completion goes.
+    """The part of a command's definition that completion needs.
 
     Args:
         name: str. Its name.
-        summary: str. What it does.
+        summary: str. A summary of what it does.
         flags: tuple of Completed. Its flags.
-        words: tuple of str. What its first word may be. Defaults to (), a file or a folder.
+        words: tuple of str. The possible first words. Defaults to (), for a file or a folder.
     """
 
     name: str

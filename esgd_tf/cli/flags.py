@@ -209,7 +209,7 @@ def flag_help(flag: flags.Flag, preset_value: Any = None) -> list[str]:
 
     Args:
         flag: flags.Flag. The flag.
-        preset_value: any value of the flag. What it is by the preset in force. Defaults to None,
+        preset_value: any value of the flag. Its value in the preset in force. Defaults to None,
             which means that presets do not set it.
     """
     name = f"--{flag.name}"

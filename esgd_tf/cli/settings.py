@@ -79,8 +79,8 @@ def make_settings(fv: flags.FlagValues, presets: Presets) -> Settings:
         given["lr_drops"] = tuple(round(drop * stretch, 6) for drop in experiment.lr_drops)
     if fv.scale_lr and "batch_size" in given:
         # The linear rule (Goyal et al., arXiv 1706.02677): a batch k times as large averages over
-        # k of the old ones, so one step may go as far as k did. Where there is an inner loop, only
-        # that sees minibatches.
+        # k of the old ones, so one step may go as far as k did. If there is an inner loop, only
+        # that one sees minibatches.
         steps = given.get("langevin_steps", experiment.langevin_steps)
         inner = fv.optimizer.startswith("entropy-") or steps > 0
         rate = "langevin_learning_rate" if inner else "learning_rate"

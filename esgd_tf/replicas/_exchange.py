@@ -118,13 +118,13 @@ class Exchange:
 
 
 class StrategyExchange(Exchange):
-    """One replica a device of a strategy, in one process or several.
+    """Replicas of which each device of a strategy has one, in one process or several.
 
     Args:
         coupling: Coupling. The rule.
         center: keras.Model. The model that stands for the center.
-        strategy: tf.distribute.Strategy. The strategy whose replicas have one of ours each.
-        devices: sequence of str. The devices of this process, one a replica.
+        strategy: tf.distribute.Strategy. The strategy; each of its devices has one of our replicas.
+        devices: sequence of str. The devices of this process, one per replica.
     """
 
     def __init__(

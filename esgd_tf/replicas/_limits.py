@@ -37,7 +37,7 @@ class Limits:
     def __init__(self, coupling: Coupling, optimizer: keras.optimizers.Optimizer) -> None:
         self._coupling = coupling
         strength = coupling.strength
-        #: Whether what is planned is held at the limit.
+        #: Whether a planned strength above the limit is lowered to it.
         self.holds = isinstance(strength, CouplingSchedule) and strength.is_capped
         self._optimizer = (
             optimizer

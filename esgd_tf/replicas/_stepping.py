@@ -1,4 +1,4 @@
-"""One training step of all replicas, and at which steps they are coupled."""
+"""The training step of all replicas, and the choice of the steps at which they are coupled."""
 
 from __future__ import annotations
 
@@ -135,8 +135,8 @@ class Stepping:
         """Prepare for training.
 
         Args:
-            batches: Batches. Those of `fit`, which knows whether to look at some. Defaults to None,
-                which leaves them alone.
+            batches: Batches. The batches of `fit`, which may look at some of them first. Defaults
+                to None, which looks at none.
         """
         self._batches = Batches() if batches is None else batches
         self._has_data = False

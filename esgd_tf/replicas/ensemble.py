@@ -22,7 +22,7 @@ def ensemble_outputs(outputs: Sequence[Any], kind: str) -> tf.Tensor:
     """Average the outputs of the members of an ensemble.
 
     Args:
-        outputs: sequence of tensors of one shape. One tensor a member.
+        outputs: sequence of tensors of one shape. One tensor for each member.
         kind: "logits", "binary_logits" or "mean". "logits" averages the probabilities softmax(z)
             over the last axis and returns their logarithms, "binary_logits" averages the logistic
             function and returns its logits, "mean" averages the outputs

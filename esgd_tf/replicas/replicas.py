@@ -331,7 +331,7 @@ class Replicas(ReadableReplicas):
     def train_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, **options: Any
     ) -> Any:
-        """Train on one minibatch a replica.
+        """Train on one minibatch per replica.
 
         Args:
             x: nested structure of arrays of shape [replicas * batch, ...]. The minibatches of the

@@ -30,8 +30,8 @@ class NotFiniteGuard(keras.callbacks.Callback):
         on_nan: "stop" at the first minibatch that was skipped because its gradient was not finite,
             or "skip": go on. Either way the run ends where a hundred in a row were skipped, or all
             of an epoch, and where the loss on the test set is not finite.
-        recorder: Recorder. What says how many minibatches there were before, and saves none that
-            this stops at.
+        recorder: Recorder. It knows how many minibatches there were before, and saves none at which
+            this stops the run.
     """
 
     def __init__(self, on_nan: str, recorder: Recorder) -> None:

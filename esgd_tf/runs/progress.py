@@ -93,7 +93,7 @@ def run_of(path: Path) -> str | None:
 
 
 def require_run(progress: Progress, run: str | None, path: Path) -> None:
-    """Check that a checkpoint is of a run. Those of earlier versions do not say and are taken.
+    """Check that a checkpoint is of a run; earlier versions stored no run, and are accepted.
 
     Args:
         progress: Progress. Where the run stood, from the checkpoint.

@@ -1,7 +1,7 @@
 """The folder of one training run: its files, and how none of them is ever incomplete.
 
     config.json             what was in force, and what came from which flag
-    history.csv             one line an effective epoch
+    history.csv             one line per effective epoch
     checkpoints/last.keras      the state after the last epoch, or where the run was interrupted
     checkpoints/previous.keras  the one before, to go on from if the last one is damaged
     checkpoints/best.keras      the state after the epoch with the best validation accuracy

@@ -145,7 +145,7 @@ class Setting:
     Args:
         kind: Kind. The values that the setting may have.
         help: str. Its meaning, in the words of `--help`.
-        group: str. Under which title `--help` shows it.
+        group: str. The title under which `--help` shows it.
         short: str. A second, shorter name of its flag. Defaults to None, which means that it has
             one name.
         means: callable of the optimizer's name and whether there is an inner loop. Returns whether
@@ -189,9 +189,9 @@ def setting(
 
     Args:
         kind: Kind. The values that the setting may have.
-        help: str. What it is, in the words of `--help`.
-        group: str. Under which title `--help` shows it.
-        default: any value of the kind. What the setting is if it is not given. Defaults to
+        help: str. The description that `--help` shows.
+        group: str. The title under which `--help` shows it.
+        default: any value of the kind. The setting's value if it is not given. Defaults to
             dataclasses.MISSING, which means that it must be given.
         **options: Further fields of `Setting`.
     """

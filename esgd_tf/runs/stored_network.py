@@ -63,8 +63,8 @@ class StoredNetwork:
 
         Args:
             images: NumPy array of shape [n, h, w, c]. Images with pixels 0 ... 255.
-            batch_size: int >= 1. How many images go through the network at a time.
-            corrupt: callable. What is done to the preprocessed inputs, from
+            batch_size: int >= 1. The number of images that go through the network at a time.
+            corrupt: callable. Corrupts the preprocessed inputs; comes from
                 `stored_input_corruption`. Defaults to None, which does nothing.
         """
         unused = np.zeros(len(images), np.int32)

@@ -1,4 +1,4 @@
-"""One training run: prepare what it needs, restore where it stood, fit, and report."""
+"""One training run: prepare its parts, restore its last state, fit, and report."""
 
 from __future__ import annotations
 

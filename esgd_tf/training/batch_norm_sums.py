@@ -59,8 +59,8 @@ def add_statistics(
 class _OnlyBatchNorm:
     """The `training` argument of the pass: false, but known from a network's own `False`.
 
-    It is no bool or number: a `tf.function` in the network would take a trace made for `False`, and
-    give the one made here to those who call it with `False` later.
+    It is neither a bool nor a number, because a `tf.function` in the network would use the trace
+    made for `False`, and would later use the trace made here for `False`.
     """
 
     def __bool__(self) -> bool:

@@ -215,7 +215,7 @@ class AnchorCallback(keras.callbacks.Callback):
         ValueError: `save_freq` is not a positive integer, or `optimizer` is no `LocalEntropy`.
     """
 
-    #: Marks that Keras' `evaluate` runs at the anchor.
+    #: Callbacks with this attribute keep Keras' `evaluate` from warning about the Langevin weights.
     goes_to_anchor = True
 
     def __init__(
