@@ -328,7 +328,7 @@ class InnerLoop:
         gradient: tf.Tensor,
         scalars: Mapping[tuple[tf.DType, float], Scalars],
         key: tf.Tensor | None,
-    ) -> tf.Tensor:
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Take one Langevin step; return its gradient q and its N(0, I)."""
         gradient = _kernels.with_l2(gradient, variable, self.l2[i])
         anchor, mean, velocity = self._slots(i)

@@ -98,7 +98,7 @@ def shuffled(
         batch_size: int >= 1. Examples of a minibatch.
         seed: int >= 0. The seed of the order.
         first_step: int >= 0, or a callable that returns it. The minibatch to start with, counted
-            from the start of the first pass. A callable is asked when the first minibatch is needed.
+            from the start of the first pass. A callable is asked when the first one is needed.
         shuffle: bool. Whether to shuffle at all.
 
     Returns:
