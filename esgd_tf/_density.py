@@ -1,4 +1,4 @@
-"""The density of weighted nodes, smoothed by a Gaussian: one for measures and for stored tables."""
+"""The Gaussian-smoothed density of nodes, which measures and stored tables share."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def grid_for(nodes: ArrayLike, points: int = 1000, *, margin: float = 0.05) -> A
     Args:
         nodes: array. Where the density has its nodes.
         points: int >= 2. The number of points. Defaults to 1000.
-        margin: float >= 0. What the grid has beyond the nodes on either side, as a fraction of
+        margin: float >= 0. The part of the grid beyond the nodes on either side, as a fraction of
             their range. Defaults to 0.05.
     """
     beyond = margin * np.ptp(nodes)

@@ -1,4 +1,4 @@
-"""Which packages a part of the library needs beside Keras and NumPy.
+"""Checks that the packages are installed that a part of the library needs.
 
 The optimizers need TensorFlow and nothing more. What a part needs is an extra of the distribution,
 so that a user's environment holds what is used. Each room asks before it imports anything: Keras

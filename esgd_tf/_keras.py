@@ -58,7 +58,8 @@ __all__ = [
     "uses_weight_decay",
 ]
 
-# What `keras.optimizers.Optimizer` must have, here or as a hook that `LocalEntropy` overrides.
+# Methods that `keras.optimizers.Optimizer` must have: they are used here, or overridden as hooks
+# by `LocalEntropy`.
 #
 # `_distributed_tf_update_step` is the one hook: Keras reduces the gradients over the devices, then
 # calls it once, outside any replica. The phases of the inner loop branch there; around the public
@@ -114,12 +115,12 @@ def trained_by(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
 
 
 def own_variables(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
-    """Return the variables that an optimizer itself made, without those of one that it wraps."""
+    """Return the variables that an optimizer itself made, not those of a wrapped optimizer."""
     return optimizer._variables
 
 
 def number_of(optimizer: keras.optimizers.Optimizer, variable: tf.Variable) -> int:
-    """Return the number of a weight among those of `trained_by`; a device's part counts as it."""
+    """Return the number of a weight in `trained_by`; a device's copy has the same number."""
     return optimizer._get_variable_index(variable)
 
 

@@ -7,7 +7,7 @@ import warnings
 
 __all__ = ["warn"]
 
-# Whose lines a user cannot change.
+# Packages whose lines a user cannot change.
 _OURS = {"esgd_tf", "keras", "tensorflow", "contextlib"}
 
 

@@ -36,7 +36,7 @@ def of_model(model: keras.Model) -> list[WrappingOptimizer]:
 
 
 def has_replicas(model: keras.Model) -> bool:
-    """Whether it is a model of replicas, which have an optimizer each and look after them."""
+    """Return whether this is a model of replicas: they look after their own optimizers."""
     return hasattr(getattr(model, "optimizer", None), "replicas")
 
 

@@ -49,8 +49,8 @@ class Taken(NamedTuple):
 
     Attributes:
         members: int32 tensor of shape [number of weights]. 1 for weights in the inner loop.
-        seen: What statistics need of the step: the gradient q and the N(0, I) of each variable,
-            by its number and its device's variable.
+        seen: The gradient q and the sample of N(0, I) that the statistics need, by the `id` of the
+            variable on its device.
     """
 
     members: tf.Tensor
@@ -113,7 +113,7 @@ class InnerLoop(Walk):
 
         Args:
             distribution: tf.distribute.Strategy. The strategy in force.
-            gradients: mapping from the number of a weight. Its gradient and its variable.
+            gradients: mapping from int to pairs. The gradient and the variable of each weight.
             evaluation: int64 scalar tensor. Gradient evaluations so far: each has its own noise.
             scope: float64 scalar tensor. gamma(t).
         """
@@ -146,7 +146,7 @@ class InnerLoop(Walk):
             i: int. The number of the weight.
             variable: tf.Variable. The weight on this device.
             taken: Taken. The last Langevin step.
-            factor: float64 scalar tensor. What x - mean is multiplied by; None for nothing.
+            factor: float64 scalar tensor. The factor on x - mean; None for 1.
         """
         anchor, mean, _ = self._slots(i)
         difference: tf.Tensor = langevin.outer_gradient(anchor, mean)
@@ -198,7 +198,7 @@ class InnerLoop(Walk):
         gradient: tf.Tensor,
         scalars: Mapping[tuple[tf.DType, float], Scalars],
         key: tf.Tensor | None,
-    ) -> tf.Tensor:
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Take one Langevin step; return its gradient q and its N(0, I)."""
         gradient = _kernels.with_l2(gradient, variable, self.l2[i])
         anchor, mean, velocity = self._slots(i)
@@ -218,8 +218,8 @@ class InnerLoop(Walk):
             _kernels.subtract_scaled(variable, scalar.pull, pull)
         normal = tf.zeros([], variable.dtype)
         if key is not None:
-            # Not before the gradient is there: sampled at the step's start, the noise of all
-            # weights would lie in memory beside the activations.
+            # The noise is sampled after the gradient is there. Sampled at the step's start, the
+            # noise of all weights would take up memory beside the activations.
             with tf.control_dependencies([gradient]):
                 normal = _kernels.standard_normal(variable.shape, variable.dtype, key, i)
             _kernels.subtract_scaled(variable, scalar.noise, normal)

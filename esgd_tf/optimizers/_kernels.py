@@ -2,8 +2,8 @@
 
 For networks of tens of millions of weights the update is bound by memory bandwidth. Written with
 plain operations it takes about thirty passes over the weights; with TensorFlow's fused training
-kernels, which read and write the variable in place, about half of that. The equations are those of
-`langevin.py`, and a test holds the two equal.
+kernels, which read and write the variable in place, about half of that. The equations are in
+`langevin.py`, and a test checks that both give the same numbers.
 
 Two things matter for speed and are easy to lose:
 
@@ -22,11 +22,11 @@ import tensorflow as tf
 
 
 def fenced(gradient: Any) -> Any:
-    """Return the gradient as it is, such that what is done with it stays in its own dtype.
+    """Return the gradient unchanged, and keep later operations on it in its own dtype.
 
     TensorFlow's bfloat16 rewriter (`training/precision.py`) spreads from a convolution's gradient
-    over what follows, norms and comparisons too: clipping would go by a norm with eight bits. It
-    does not pass this operation, which hands its input through and costs nothing.
+    over the operations that follow, norms and comparisons too: clipping would use a norm with eight
+    bits. It does not pass this operation, which returns its input and costs nothing.
 
     Args:
         gradient: tf.Tensor. The gradient; anything else (IndexedSlices, None) comes back as it is.
@@ -57,7 +57,7 @@ def subtract_scaled(variable: tf.Variable, scale: tf.Tensor, delta: tf.Tensor) -
     Args:
         variable: tf.Variable. The variable to change.
         scale: tf.Tensor, a scalar of the variable's dtype. The factor.
-        delta: tf.Tensor of the variable's shape and dtype. What is subtracted.
+        delta: tf.Tensor of the variable's shape and dtype. The tensor to subtract.
     """
     with tf.control_dependencies([delta]):
         tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=scale, delta=delta)
@@ -83,7 +83,7 @@ def descend(
         learning_rate: tf.Tensor, a scalar of the weights' dtype. eta'.
         momentum: tf.Tensor, a scalar of the weights' dtype. The momentum of the velocity.
         nesterov: bool. Whether s looks ahead along the velocity.
-        after: list of tf.Tensor. What was computed from the old x' and must be finished first.
+        after: list of tf.Tensor. Tensors computed from the old x', which must be finished first.
     """
     with tf.control_dependencies([*after, gradient]):
         if velocity is None:
@@ -143,7 +143,7 @@ def standard_normal(
     The bits are the same with XLA and without, and so are the numbers, up to rounding.
 
     TensorFlow's own normal samplers take twice the time on CPUs, where sampling is the largest part
-    of an update, and give other numbers with XLA. What is saved is randomness: with h = 16, for
+    of an update, and give other numbers with XLA. The price is less randomness: with h = 16, for
     weights of up to 32 bits, the lengths sqrt(-2 log u) take 65,536 values and end at 4.86. For
     float64, h = 32 and they end at 6.76.
 

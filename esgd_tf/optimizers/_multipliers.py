@@ -1,4 +1,4 @@
-"""Step sizes of single weights or layers: factors by the weights' paths."""
+"""Factors on the step sizes of single weights or layers, chosen by the weights' paths."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Multipliers:
         factors: dict of floats >= 0 by regular expression. The factors; None for 1 everywhere.
 
     Raises:
-        ValueError: A factor is no number >= 0, or a pattern no regular expression.
+        ValueError: A factor is not a number >= 0, or a pattern is not a regular expression.
     """
 
     def __init__(self, name: str, factors: Mapping[str, float] | None) -> None:

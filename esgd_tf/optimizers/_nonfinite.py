@@ -12,7 +12,9 @@ import tensorflow as tf
 def step_or_skip(
     distribution: Any, gradients: Sequence[Any], skipped: tf.Variable, step: Callable[[], None]
 ) -> None:
-    """Take the step, or add one to `skipped`; called outside any replica.
+    """Take the step if all gradients are finite, else add one to `skipped`.
+
+    This must be called outside any replica.
 
     Args:
         distribution: tf.distribute.Strategy. The strategy in force.
@@ -41,7 +43,7 @@ def undo_counting(
     iterations: keras.Variable,
     minibatches: int,
 ) -> None:
-    """After a minibatch that was left out, bring the counters back that it has advanced.
+    """Reset the counters that a minibatch has advanced, if that minibatch was left out.
 
     Args:
         taken: bool scalar tensor. Whether the step was taken, so that nothing is to be undone.
@@ -76,11 +78,11 @@ def keep_infinities(gradients: Sequence[Any], clipped: Sequence[Any]) -> list[An
 
 
 def _finite(gradients: Sequence[Any]) -> tf.Tensor:
-    """Whether the squared norm of all gradients together is finite: one pass over each."""
+    """Return whether the squared norm of all gradients together is finite."""
     squares = []
     for gradient in gradients:
         dense = gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
-        # Half precision would overflow at once.
+        # A square in half precision would overflow at once.
         wide = tf.cast(dense, tf.float32) if dense.dtype.size < 4 else dense
         squares.append(tf.cast(tf.nn.l2_loss(wide), tf.float64))
     return tf.math.is_finite(tf.add_n(squares))

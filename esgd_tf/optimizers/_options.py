@@ -8,7 +8,7 @@ __all__ = ["KerasOptions"]
 
 
 class KerasOptions(TypedDict, total=False):
-    """Arguments of every Keras optimizer; their meaning is that of Keras.
+    """Arguments of every Keras optimizer, with the meaning that Keras gives them.
 
     Attributes:
         clipnorm: The largest norm of the gradient of a weight.

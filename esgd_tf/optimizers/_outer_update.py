@@ -19,7 +19,7 @@ from esgd_tf.optimizers._multipliers import Multipliers
 
 __all__ = ["AnchorCoupling", "OuterUpdate", "checked"]
 
-# What a subclass may override, and what its `update_step` alone would not do.
+# Methods that a subclass may override, but that are not called here: `update_step` alone is.
 _NOT_CALLED = (
     "apply",
     "apply_gradients",
@@ -85,7 +85,7 @@ def _article(word: str) -> str:
 
 
 class AnchorCoupling(Protocol):
-    """What acts on the anchor around the outer optimizer's step, such as replicas' attraction."""
+    """Something that acts on the anchor around the outer step, such as replicas' attraction."""
 
     def before(self, i: int, variable: tf.Variable, gradient: tf.Tensor) -> tf.Tensor:
         """Act before the step; return the gradient to step with.
@@ -93,7 +93,7 @@ class AnchorCoupling(Protocol):
         Args:
             i: int. The number of the weight.
             variable: tf.Variable. The weight on this device, at its anchor.
-            gradient: tf.Tensor of the weight's shape. What the optimizer would step with.
+            gradient: tf.Tensor of the weight's shape. The gradient without the coupling.
         """
 
     def after(self, i: int, variable: tf.Variable) -> None:
@@ -166,7 +166,7 @@ class OuterUpdate:
     def step(
         self, i: int, variable: tf.Variable, gradient: tf.Tensor, learning_rate: tf.Tensor
     ) -> None:
-        """Take the outer optimizer's step at the anchor, with the coupling around it; average.
+        """Take the outer step at the anchor, with the coupling around it, then average the anchor.
 
         Args:
             i: int. The number of the weight.
@@ -231,7 +231,7 @@ class OuterUpdate:
             last: bool scalar tensor. Whether this gradient evaluation ends an inner loop.
 
         Returns:
-            What was advanced, with the values before.
+            The scalars that may have been advanced, with their values before.
         """
         if not _keras.has_own(self._optimizer, "_backend_update_step"):
             return []

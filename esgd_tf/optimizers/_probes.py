@@ -1,4 +1,4 @@
-"""Whether someone else has changed the weights between two steps.
+"""Find out whether someone else has changed the weights between two steps.
 
 Between two steps anyone may put other weights into the model: `set_weights`, a callback that clips
 or prunes, a checkpoint. The old anchor would then undo that at the next outer update. So sixteen
@@ -50,7 +50,7 @@ class Probes:
     def is_replaced(self, distribution: tf.distribute.Strategy) -> tf.Tensor:
         """Return, for each weight, whether it differs from what the last step left.
 
-        Not to be called in a replica.
+        This must be called outside any replica.
 
         Args:
             distribution: tf.distribute.Strategy. The strategy in force.
@@ -63,7 +63,7 @@ class Probes:
         epsilon = [rounding(weight.dtype) for weight in self._weights]
         largest = tf.reduce_max(tf.maximum(tf.abs(seen), tf.abs(now)), axis=1)
         tolerance = 4.0 * tf.constant(epsilon, tf.float64) * largest
-        # NaN is no replacement of NaN.
+        # A NaN that was a NaN before counts as unchanged.
         same = tf.abs(now - seen) <= tolerance[:, tf.newaxis]
         same |= tf.math.is_nan(now) & tf.math.is_nan(seen)
         same |= tf.equal(now, seen)  # infinities
@@ -72,7 +72,7 @@ class Probes:
     def remember(
         self, distribution: tf.distribute.Strategy, taken: tf.Tensor | None = None
     ) -> None:
-        """Remember the weights as a step has left them; not to be called in a replica.
+        """Remember the weights as a step has left them; this must be called outside any replica.
 
         Args:
             distribution: tf.distribute.Strategy. The strategy in force.

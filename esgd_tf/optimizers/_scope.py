@@ -36,12 +36,13 @@ class ActingScope:
     """gamma(t) at the outer update that is under way.
 
     Args:
-        gamma: float >= 0, or a ScopeSchedule. What the user gave: a number grows no further than to
-            a pull gamma(t) eta' of 0.9.
+        gamma: float >= 0, or a ScopeSchedule. The user's argument: a number grows no further than
+            to a pull gamma(t) eta' of 0.9, unless it starts above that.
         schedule: ScopeSchedule. The law, from `scope_schedule`.
         step_sizes: StepSizes. eta'.
         outer_iterations: keras.Variable, an integer scalar. Outer updates so far.
-        statistics: StatisticsVariables. What an `AutoScope` has measured; None for other laws.
+        statistics: StatisticsVariables. They hold what an `AutoScope` has measured; other laws need
+            None.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class ActingScope:
         return tf.minimum(self.now(), 1.0 / self._step_sizes.rate_now())
 
     def factor(self) -> tf.Tensor:
-        """Return what x - mean is multiplied by under `gamma_in_outer_step`, a float64 scalar."""
+        """Return the factor on x - mean under `gamma_in_outer_step`, a float64 scalar."""
         scope = self.acting()
         if isinstance(self._schedule, AutoScope):
             # gamma is 0 until it is measured; a factor of 0 would keep the distance, and with it

@@ -2,7 +2,7 @@
 
 Keras loads weights into a model that is compiled but has not trained yet, whose optimizer has no
 slots then: its own optimizers warn, and forget the state. Here the state is kept until the slots
-are there. What does not fit, as the state of another optimizer, is left out with a warning, so that
+are there. A state that does not fit (of another optimizer) is ignored with a warning, so that
 the weights of any file can be loaded.
 """
 

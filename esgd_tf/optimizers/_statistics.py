@@ -39,7 +39,7 @@ class LangevinStatistics(NamedTuple):
 
 
 class StatisticsVariables:
-    """The state behind `LocalEntropy.statistics` and the measurement of `AutoScope`.
+    """The variables behind `LocalEntropy.statistics` and the measurement of `AutoScope`.
 
     Args:
         owner: keras.optimizers.Optimizer. The optimizer that saves the variables as its state.
@@ -47,8 +47,8 @@ class StatisticsVariables:
         schedule: ScopeSchedule. The law of gamma; an `AutoScope` is told what it measures.
 
     Attributes:
-        has_seen_loss: Whether a step has told its loss, which `AutoScope` needs.
-        gamma_zero: keras.Variable, a float32 scalar. What `AutoScope` has measured; 0 before.
+        has_seen_loss: Whether a loss has been passed to `see_loss`, which `AutoScope` needs.
+        gamma_zero: keras.Variable, a float32 scalar. gamma0 as `AutoScope` measured it; 0 before.
     """
 
     def __init__(

@@ -65,7 +65,7 @@ class StepSizes:
         self._multipliers = Multipliers("langevin_learning_rate_multipliers", multipliers)
         momentum = _checks.real("momentum", momentum, at_least=0, below=1)
         self.has_momentum = momentum > 0
-        # Any: a variable or a schedule, and Keras has no types.
+        # The type is Any because this is a variable or a schedule, and Keras has no types.
         self._rate: Any = langevin_learning_rate
         if not isinstance(self._rate, keras.optimizers.schedules.LearningRateSchedule):
             rate = _checks.real("langevin_learning_rate", langevin_learning_rate, above=0)
@@ -134,7 +134,9 @@ class StepSizes:
         noise: float,
         averaging: float,
     ) -> dict[tuple[tf.DType, float], Scalars]:
-        """Make the scalars of a step once per kind: per weight they would slow tracing down.
+        """Return the scalars of a step for each kind of weight.
+
+        They are made once per kind because making them per weight would slow tracing down.
 
         Args:
             kinds: collection of pairs. The dtypes of the weights, with the factors on eta'.
@@ -148,7 +150,7 @@ class StepSizes:
             values = Scalars(
                 rate=rate,
                 momentum=self.momentum_now(),
-                # From 1 on x' is held at the anchor; beyond 2 it would run away from it.
+                # At 1 each step starts at the anchor; beyond 2, x' would diverge from it.
                 pull=tf.minimum(rate * scope, 1.0),
                 noise=-self.displacement_scale(factor, noise),
                 rest=tf.constant(1.0 - averaging, tf.float64),

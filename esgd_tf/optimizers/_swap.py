@@ -1,12 +1,12 @@
-"""Which weights the model's variables hold: the Langevin weights, the anchor or the mean.
+"""Exchange of the weights that the model holds: Langevin weights, anchor or mean.
 
-To evaluate at the anchor, x' must make room and come back bit for bit. The two change places: the
-variable takes the anchor and the anchor's slot takes x'. So nothing is lost if the model is saved
-at that moment, no memory is needed, and an optimizer variable remembers who sits where.
+To evaluate at the anchor, x' must leave the model and come back bit for bit. The two change places:
+the variable takes the anchor and the anchor's slot takes x'. So nothing is lost if the model is
+saved at that moment, no memory is needed, and an optimizer variable records which is where.
 
 Whoever goes on with training puts x' back first: `AnchorCallback` does. If nobody has, as when
 plain `fit` follows plain `fit`, the next training step does it inside the training graph. Its
-gradient has then been taken at the anchor, the one thing that such a run has different.
+gradient has then been taken at the anchor, which is the only difference of such a run.
 
 If someone else has replaced the model's weights in the meantime (`load_weights`, `EarlyStopping`
 with `restore_best_weights`), going back to the old x' would silently undo that. A fingerprint of
@@ -38,8 +38,8 @@ __all__ = ["PLACES", "WeightSwap", "Where", "uninterrupted"]
 
 Where = Literal["anchor", "mean", "langevin"]
 PLACES: tuple[Where, ...] = ("langevin", "anchor", "mean")
-# By which the digits of a sine are spread into a pseudo-random number, and what its own rounding
-# then comes to.
+# The factor that spreads the digits of a sine into a pseudo-random number, and the rounding error
+# that comes with it.
 _SPREAD = 43758.5453
 _ROUNDING = 2.0**-36
 
@@ -72,7 +72,7 @@ class WeightSwap:
         """Create the state that depends on the number of weights.
 
         Args:
-            number: int >= 0. How many weights the optimizer trains.
+            number: int >= 0. The number of weights that the optimizer trains.
         """
         self._fingerprints = self._owner.add_variable(
             shape=(number, 2),
@@ -123,8 +123,8 @@ class WeightSwap:
     def place(self, where: Where) -> Where | None:
         """Make the model hold the weights `where`, eagerly; Ctrl-C waits until it does.
 
-        Between two outer updates (phase 0) anchor, mean and x' coincide, and nothing moves. Weights
-        that are not those of the last step stay: someone else has put them there.
+        Right after an outer update (phase 0) anchor, mean and x' coincide, and nothing moves. A
+        weight that has changed since the last step stays: someone else has set it.
 
         Args:
             where: "anchor", "mean" or "langevin". The weights that the model is to hold.
@@ -224,7 +224,7 @@ class WeightSwap:
         then, norm_then = tf.unstack(tf.convert_to_tensor(self._fingerprints.value), axis=1)
         now, norm_now = tf.unstack(self._fingerprints_now(distribution), axis=1)
         epsilon = [max(rounding(v.dtype), _ROUNDING) for v in weights]
-        # Rounding errors have random signs: that of the projection grows as the norm does.
+        # Rounding errors have random signs, so the projection's error grows as the norm does.
         tolerance = 4.0 * tf.constant(epsilon, tf.float64) * tf.maximum(norm_then, norm_now)
         same = (tf.abs(now - then) <= tolerance) | (tf.math.is_nan(then) & tf.math.is_nan(now))
         return same & ~tf.cast(self._walk.mask(frozen(weights)), tf.bool)

@@ -1,4 +1,4 @@
-"""Small facts about variables that every part of an optimizer needs."""
+"""Helpers for variables that every part of an optimizer needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user should hear once: that x' is evaluated or saved, held at the anchor, never scoped."""
+"""Warnings, given once: x' is evaluated, saved or held at the anchor, or has no scope."""
 
 from __future__ import annotations
 

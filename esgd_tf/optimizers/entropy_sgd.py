@@ -99,7 +99,7 @@ class EntropySGD(_FixedOuterOptimizer):
             step size of the weights in whose paths the expressions are found: {"head/": 10.0}.
             Defaults to None, which means 1 everywhere.
         langevin_learning_rate_multipliers: dict of floats >= 0 by regular expression. Factors on
-            eta', likewise. Defaults to None, which means 1 everywhere.
+            eta', by the same rule. Defaults to None, which means 1 everywhere.
         name: str. Name of the optimizer. Defaults to "entropy_sgd".
         **kwargs: Arguments of every Keras optimizer; see `LocalEntropy`.
 
@@ -164,7 +164,7 @@ class EntropySGD(_FixedOuterOptimizer):
 class EntropyAdam(_FixedOuterOptimizer):
     """Entropy-Adam: Adam, fed with the gradient x - mean of the local entropy.
 
-    The inner loop is that of `EntropySGD`; the outer step is keras Adam's with r = x - mean,
+    The inner loop is the same as in `EntropySGD`; the outer step is Keras Adam's with r = x - mean,
 
         m = beta_1 m + (1 - beta_1) r,    u = beta_2 u + (1 - beta_2) r^2,
         x = x - learning_rate m^ / (sqrt(u^) + epsilon),
@@ -207,7 +207,7 @@ class EntropyAdam(_FixedOuterOptimizer):
             step size of the weights in whose paths the expressions are found: {"head/": 10.0}.
             Defaults to None, which means 1 everywhere.
         langevin_learning_rate_multipliers: dict of floats >= 0 by regular expression. Factors on
-            eta', likewise. Defaults to None, which means 1 everywhere.
+            eta', by the same rule. Defaults to None, which means 1 everywhere.
         name: str. Name of the optimizer. Defaults to "entropy_adam".
         **kwargs: Arguments of every Keras optimizer; see `LocalEntropy`.
 

@@ -5,7 +5,7 @@ weight decay λ, the Entropy-SGD has, at outer update t,
 
     langevin_learning_rate = lr(0)                     the inner loop steps as the SGD does
     learning_rate(t)       = rate lr(L t) / lr(0)      the outer step size follows the schedule
-    momentum, nesterov     = those of the SGD          in the inner loop
+    momentum, nesterov     = as in the SGD             in the inner loop
     weight_decay           = λ (1 - m)                 an L2 term
 
 An L2 term goes through the momentum and so acts 1 / (1 - m) times as much, a decoupled decay does
@@ -86,8 +86,8 @@ def from_sgd(
 ) -> EntropySGD:
     """Make an Entropy-SGD from an SGD and its schedule, for the same number of epochs.
 
-    The equations stand at the top of this module. What else the two have in common (clipping,
-    averaging of weights, gradient accumulation, loss scaling) is carried over.
+    The top of this module has the equations. The other options that both optimizers have (clipping,
+    averaging of weights, gradient accumulation, loss scaling) are carried over.
 
     Examples:
         >>> sgd = keras.optimizers.SGD(
@@ -102,7 +102,8 @@ def from_sgd(
         langevin_steps: int >= 0. L, gradient evaluations per outer update. With 0 the result is the
             SGD itself, with its weight decay as an L2 term. Defaults to 20.
         learning_rate: float > 0. The outer step size at the start. Defaults to 1.0.
-        **options: Of `EntropySGD`, such as `gamma` and `scoping`; they have precedence.
+        **options: Arguments of `EntropySGD`, such as `gamma` and `scoping`. They replace the values
+            made from the SGD.
 
     Returns:
         The optimizer, which is not built.
@@ -148,7 +149,7 @@ def from_sgd(
     return EntropySGD(langevin_steps=langevin_steps, **{**carried, **options})
 
 
-# What every Keras optimizer has.
+# Options that every Keras optimizer has.
 _CARRIED = (
     "clipnorm",
     "global_clipnorm",

@@ -37,8 +37,8 @@ Hazards that the original codes fell into, and these rules do not:
   Nesterov aliases velocity and step, and both leak in.
 * momentum = 0 is plain Langevin dynamics. In the original Lua code the gradient vanishes there.
 
-These functions are the reference: they say what a step is, in arithmetic that holds for TensorFlow
-tensors as well as for NumPy arrays. Of them training runs `outer_gradient`. Its Langevin steps run
+These functions are the reference: they define a step, in arithmetic that works for TensorFlow
+tensors as well as for NumPy arrays. Training runs only `outer_gradient`; its Langevin steps run
 in `_inner_loop.py`, on variables and by TensorFlow's fused kernels (`_kernels.py`): written as
 here, a step would pass over the weights about thirty times, with the kernels about half as often,
 and for tens of millions of weights these passes are the cost of the update. `tests/optimizers/`
@@ -58,7 +58,7 @@ Array = Any
 
 
 class LangevinState(NamedTuple):
-    """What one inner loop carries from step to step; all three have the shape of the weights.
+    """The state of one inner loop between steps; all three have the shape of the weights.
 
     Attributes:
         weights: x', the Langevin weights.
@@ -93,7 +93,7 @@ def langevin_step(
     weight_decay: float = 0.0,
     displacement: Array | None = None,
 ) -> LangevinState:
-    """Take one Langevin step; the equations stand at the top of this module.
+    """Take one Langevin step; the top of this module has the equations.
 
     Args:
         state: LangevinState. The state before the step.
@@ -132,8 +132,8 @@ def outer_gradient(anchor: Array, mean: Array, gamma: float | None = None) -> Ar
         anchor: array or tensor of the weights' shape. x.
         mean: array or tensor of the weights' shape. The running average of x' after the last
             Langevin step.
-        gamma: float >= 0. What r is multiplied by, as Algorithm 1 prints; the authors leave it out
-            in practice, lest a growing gamma work against the annealed learning rate. Defaults to
+        gamma: float >= 0. A factor on r, as in Algorithm 1; the authors leave it out in practice,
+            so that a growing gamma does not work against the annealed learning rate. Defaults to
             None, which leaves it out.
     """
     difference = anchor - mean

@@ -61,7 +61,7 @@ class LocalEntropy(WrappingOptimizer):
         * Between two outer updates the model's variables hold x', not the anchor x. Use
           `esgd_tf.evaluate_at` or `esgd_tf.AnchorCallback`. At the end of `fit` the model is left
           at the anchor; the next `fit` goes on with the inner loop where it stood (exactly so with
-          `AnchorCallback`; without, its first gradient is that at the anchor).
+          `AnchorCallback`; without it, the first gradient is taken at the anchor).
         * `langevin_steps=0` is the outer optimizer itself, bit for bit.
         * The outer learning rate and its schedules count outer updates, not minibatches: a schedule
           for 391 minibatches an epoch must be divided by `langevin_steps`.
@@ -76,8 +76,8 @@ class LocalEntropy(WrappingOptimizer):
         * Sparse gradients become dense: the proximal term and the noise move every weight.
         * A weight joins the inner loop with its first gradient in it. Weights without one, and
           layers that are frozen, stay where they are; weights that someone sets between two steps
-          (`set_weights`, a callback that clips) start their inner loop there. What such a change
-          leaves alone in sixteen places of a weight goes unnoticed, and is a part of the walk.
+          (`set_weights`, a callback that clips) start their inner loop there. Sixteen
+          numbers of each weight are compared: a change elsewhere counts as a part of the walk.
         * `learning_rate`, `langevin_learning_rate` and `momentum` can be set at any time; all else
           is part of the traced step, and setting it is refused.
 
@@ -119,7 +119,7 @@ class LocalEntropy(WrappingOptimizer):
             step size of the weights in whose paths the expressions are found: {"head/": 10.0}.
             Defaults to None, which means 1 everywhere.
         langevin_learning_rate_multipliers: dict of floats >= 0 by regular expression. Factors on
-            eta', likewise. Defaults to None, which means 1 everywhere.
+            eta', by the same rule. Defaults to None, which means 1 everywhere.
         name: str. Name of the optimizer. Defaults to "local_entropy".
         **kwargs: Arguments of every Keras optimizer: `clipnorm`, `clipvalue`, `global_clipnorm`,
             `use_ema`, `ema_momentum`, `ema_overwrite_frequency`, `loss_scale_factor`,
@@ -236,7 +236,7 @@ class LocalEntropy(WrappingOptimizer):
     def langevin_learning_rate(self) -> Any:
         """eta', the inner step size: a variable, or what its schedule gives now.
 
-        Setting it, at any time, sets the variable.
+        It can be set at any time, unless it follows a schedule.
         """
         return self._step_sizes.rate
 
@@ -246,7 +246,7 @@ class LocalEntropy(WrappingOptimizer):
 
     @property
     def momentum(self) -> keras.Variable:
-        """Momentum of the inner velocity, a variable; one made with 0 has none to be set."""
+        """Momentum of the inner velocity, a variable; an optimizer made with 0 keeps it at 0."""
         return self._step_sizes.momentum
 
     @momentum.setter
@@ -309,7 +309,7 @@ class LocalEntropy(WrappingOptimizer):
         grads_and_vars: Sequence[tuple[Any, tf.Variable]],
         learning_rate: tf.Tensor,
     ) -> None:
-        """Take a Langevin step with all weights that have a gradient; in the last phase update."""
+        """Take a Langevin step with all weights that have a gradient, and any outer update due."""
         gradients = {_keras.number_of(self, v): (g, v) for g, v in grads_and_vars}
         if self.langevin_steps == 0:
             self._step_of_wrapped(distribution, gradients, learning_rate)

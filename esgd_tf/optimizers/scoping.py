@@ -98,7 +98,7 @@ class ExponentialScope(_GrowingScope):
     Args:
         gamma: Scope before the first outer update, >= 0. Defaults to 1e-4.
         scoping: Relative growth per outer update, >= 0. Defaults to 1e-3.
-        maximum: Where the growth ends, >= 0; None, the default, for nowhere.
+        maximum: The value at which the growth ends, >= 0. Defaults to None, which sets no end.
 
     Raises:
         ValueError: An argument is negative or not a finite number.
@@ -115,7 +115,7 @@ class LinearScope(_GrowingScope):
     Args:
         gamma: Scope before the first outer update, >= 0. Defaults to 1e-4.
         scoping: Growth per outer update in units of `gamma`, >= 0. Defaults to 1e-3.
-        maximum: Where the growth ends, >= 0; None, the default, for nowhere.
+        maximum: The value at which the growth ends, >= 0. Defaults to None, which sets no end.
 
     Raises:
         ValueError: An argument is negative or not a finite number.
@@ -132,7 +132,7 @@ class QuadraticScope(_GrowingScope):
     Args:
         gamma: Scope before the first outer update, >= 0. Defaults to 1e-4.
         scoping: Growth per squared outer update in units of `gamma`, >= 0. Defaults to 1e-3.
-        maximum: Where the growth ends, >= 0; None, the default, for nowhere.
+        maximum: The value at which the growth ends, >= 0. Defaults to None, which sets no end.
 
     Raises:
         ValueError: An argument is negative or not a finite number.
@@ -197,8 +197,8 @@ class AutoScope(ScopeSchedule):
         gamma0   = loss / (1/2 |x - x'|^2)                 at the end of outer update t0
         gamma(t) = gamma0 growth^(min(t - t0, T) / T)      for t > t0
 
-    so that the proximal energy gamma/2 |x - x'|^2 starts out as large as the loss. The loss is that
-    of the last minibatch of outer update t0 and x' the last Langevin weights.
+    so that the proximal energy gamma/2 |x - x'|^2 starts out as large as the loss. The loss is
+    taken from the last minibatch of outer update t0, and x' are the last Langevin weights.
 
     Source: focusing protocol of the code of Pittorino et al., "Entropic gradient descent algorithms
     and wide flat minima", arXiv 2006.07897 (there growth = 1e4).
@@ -239,7 +239,7 @@ class AutoScope(ScopeSchedule):
             t: scalar tensor. The number of the outer update that ends now.
             gamma_zero: float32 scalar tensor. gamma0 so far; 0 before it is known.
             loss: float32 scalar tensor. The loss of the last minibatch.
-            squared_distance: float32 scalar tensor. |x - x'|^2 over all weights, x' being that
+            squared_distance: float32 scalar tensor. |x - x'|^2 over all weights, with x'
                 after the last Langevin step.
 
         Returns:

@@ -1,4 +1,4 @@
-"""What Keras users import beside an optimizer: the anchor, batch norm, strategies, loading.
+"""Helpers for Keras users beside the optimizers: anchor, batch norm, strategies, loading.
 
 Imported when first used: what only reads the description of a job must not wait for TensorFlow.
 """

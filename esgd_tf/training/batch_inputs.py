@@ -18,7 +18,7 @@ def input_batches(data: Iterable[Any]) -> Iterator[tuple[int, Any]]:
 
     A batch is a tuple or list (inputs, targets, weights), of which the last one or two may be
     missing, or else bare inputs: an array or a dict of arrays. Several inputs are one tuple or
-    dict: ((x1, x2), targets). Of a distributed dataset, the parts of one batch that lie on the
+    dict: ((x1, x2), targets). With a distributed dataset, the parts of one batch that lie on the
     devices of this process are joined again.
 
     Args:

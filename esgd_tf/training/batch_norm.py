@@ -27,7 +27,7 @@ __all__ = ["BatchNormAveraging", "BatchNormReestimation", "reestimate_batch_norm
 
 
 def reestimate_batch_norm(model: keras.Model, data: Iterable[Any]) -> int:
-    """Set the moving statistics of all BatchNormalization layers to those of `data`.
+    """Estimate the moving statistics of all BatchNormalization layers from `data`.
 
     A layer is called once or several times for a batch (in a siamese network, in TimeDistributed,
     in a recurrent cell), and each call sees some number of positions: examples, times pixels or

@@ -59,8 +59,8 @@ def add_statistics(
 class _OnlyBatchNorm:
     """The `training` argument of the pass: false, but known from a network's own `False`.
 
-    It is no bool or number: a `tf.function` in the network would take a trace made for `False`, and
-    give the one made here to those who call it with `False` later.
+    It is neither a bool nor a number, because a `tf.function` in the network would use the trace
+    made for `False`, and would later use the trace made here for `False`.
     """
 
     def __bool__(self) -> bool:
@@ -102,7 +102,7 @@ def _gathering(
         count, mean, variance = _moments(inputs, layer.axis, bound.arguments.get("mask"))
         first, second = tf.cast(mean, tf.float64), tf.cast(variance, tf.float64)
         sums.assign_add(tf.stack([count, count * first, count * (second + first**2)]))
-        # What a layer does in inference with these statistics is what it does in training.
+        # With these statistics a layer computes the same in inference as in training.
         statistics = [(layer.moving_mean, mean), (layer.moving_variance, variance)]
         with keras.StatelessScope(statistics):
             return call(*bound.args, **bound.kwargs)

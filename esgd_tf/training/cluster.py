@@ -1,4 +1,4 @@
-"""Which worker of a job this process is: TF_CONFIG, or SLURM's variables. No TensorFlow here.
+"""Find out from TF_CONFIG or SLURM which worker this process is, without TensorFlow.
 
 TF_CONFIG is TensorFlow's own description of a job, JSON in the environment of each worker:
 
@@ -28,7 +28,7 @@ class Task:
 
     Attributes:
         index: Its number, from 0.
-        count: How many workers there are.
+        count: The number of workers.
         source: "TF_CONFIG" or "SLURM".
     """
 
@@ -38,7 +38,7 @@ class Task:
 
     @property
     def is_chief(self) -> bool:
-        """Whether this worker writes checkpoints and logs."""
+        """Return whether this worker writes checkpoints and logs."""
         return self.index == 0
 
 

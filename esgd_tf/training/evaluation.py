@@ -1,7 +1,7 @@
 """Evaluating, saving and exporting at the right weights.
 
 Between two outer updates the model's variables hold the Langevin weights x', which jump about the
-anchor x. What the algorithm returns is the anchor: evaluate, save and export there.
+anchor x. The anchor is the algorithm's result: evaluate, save and export there.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def evaluate_at(
         trained = clock() != started
         for one, was, had_chosen in zip(optimizers, before, chosen, strict=True):
             one._warnings.place_is_chosen = had_chosen
-            # Where the three places coincided and training has gone on, what it left stays.
+            # If the three coincided and the block has trained the model, its new weights stay.
             if was is not None or not trained:
                 one._swap.place(was or "langevin")
 
@@ -173,7 +173,7 @@ def _clock(model: keras.Model, optimizers: Sequence[WrappingOptimizer]) -> tuple
     own = getattr(model, "optimizer", None)
     own = getattr(own, "inner_optimizer", own)
     counted = [*optimizers, *([] if own is None else [own])]
-    # Of minibatches: `iterations` would not count those that are still accumulated.
+    # These count minibatches; `iterations` would leave out any that are still accumulated.
     return tuple(int(_keras.counter_of(one).numpy()) for one in counted)
 
 
@@ -191,8 +191,8 @@ class AnchorCallback(keras.callbacks.Callback):
     it goes to the anchor and back.
 
     With `batch_norm_data` the moving statistics of the model's BatchNormalization layers are also
-    estimated anew there: those gathered during training belong to the Langevin weights. Without,
-    those of several replicas are averaged.
+    estimated anew there, because statistics gathered in training belong to the Langevin weights.
+    Without it, the statistics of several replicas are averaged.
 
     Examples:
         >>> model.compile(optimizer=esgd_tf.EntropySGD(), loss=loss)
@@ -216,7 +216,7 @@ class AnchorCallback(keras.callbacks.Callback):
         ValueError: `save_freq` is not a positive integer, or `optimizer` is no `LocalEntropy`.
     """
 
-    #: By which Keras' `evaluate` is seen to be at the anchor.
+    #: Callbacks with this attribute keep Keras' `evaluate` from warning about the Langevin weights.
     goes_to_anchor = True
 
     def __init__(

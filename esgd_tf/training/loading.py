@@ -37,7 +37,7 @@ def load_model(
         The model.
 
     Raises:
-        ValueError: The file is no model, or names a class that is not known.
+        ValueError: The file is not a model, or names a class that is not known.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="This file was saved in the middle")

@@ -30,7 +30,7 @@ Step = Callable[[Any], dict[str, Any]]
 
 
 def is_multi_worker(strategy: tf.distribute.Strategy) -> bool:
-    """Whether a strategy joins several processes by collective operations.
+    """Return whether a strategy joins several processes by collective operations.
 
     Args:
         strategy: tf.distribute.Strategy. The strategy in question.

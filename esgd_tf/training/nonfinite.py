@@ -72,7 +72,7 @@ def skip_nonfinite(model: keras.Model) -> keras.Model:
         taken = tf.not_equal(before, counter)
         for variable, value in zip(state, kept, strict=True):
             variable.assign(tf.where(taken, variable.value, value))
-        # What the step returns stays what it is, but for the metrics, which have been put back.
+        # The step's result is kept, except for the metrics, which have been reset.
         restored = model.get_metrics_result()
         return {name: restored.get(name, value) for name, value in logs.items()}
 

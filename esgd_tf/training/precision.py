@@ -78,7 +78,7 @@ def _choice(name: str) -> tuple[str, bool, str]:
 
 
 def _cpu_multiplies_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the CPU says so; where no one can be asked (not Linux), it does not."""
+    """Return whether the CPU reports support; False where it cannot be asked (not Linux)."""
     try:
         text = cpuinfo.read_text()
     except OSError:

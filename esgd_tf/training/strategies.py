@@ -25,7 +25,7 @@ from esgd_tf.training.multi_worker import is_multi_worker
 __all__ = ["STRATEGIES", "Processes", "StrategyError", "make_strategy", "split_device"]
 
 STRATEGIES = ("auto", "none", "mirrored", "multi_worker", "tpu")
-# Of a GPU's memory, what its logical devices may share; the rest is for CUDA's own needs.
+# The share of a GPU's memory for its logical devices; CUDA itself needs the rest.
 _USABLE = 0.9
 
 
@@ -36,7 +36,7 @@ def split_device(count: int) -> None:
     looked at its devices.
 
     Args:
-        count: int >= 1. How many logical devices to make.
+        count: int >= 1. The number of logical devices to make.
 
     Raises:
         StrategyError: TensorFlow has initialised its devices already.
@@ -99,7 +99,7 @@ class Processes:
     """The processes that train one model together; mostly there is only one.
 
     Args:
-        strategy: tf.distribute.Strategy. What the processes train under.
+        strategy: tf.distribute.Strategy. The strategy that the processes train under.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
@@ -111,7 +111,7 @@ class Processes:
 
     @property
     def is_chief(self) -> bool:
-        """Whether this process writes checkpoints and logs."""
+        """Return whether this process writes checkpoints and logs."""
         return self.index == 0
 
     def gather(self, value: int) -> list[int]:
@@ -126,7 +126,7 @@ class Processes:
             return self._gather(tf.constant([value], tf.int64)).numpy().tolist()
 
     def agree(self, value: int) -> bool:
-        """Whether all processes have the same value. All must call this at the same point."""
+        """Return whether all processes have the same value; all must call this together."""
         return len(set(self.gather(value))) == 1
 
     @functools.cached_property
