@@ -192,6 +192,10 @@ class CurvatureOperator:
             dtype=self.dtype,
         )
 
+    def weights(self) -> Vector:
+        """Return w, the weights at which the curvature is taken, a vector [n]."""
+        return self._objective.flatten(self._objective.start)
+
     def loss(self) -> float:
         """Return f(w)."""
         return self._objective.evaluate()["loss"]
