@@ -104,9 +104,7 @@ def effective_dimension(
     if not gammas.size or not np.all(np.isfinite(gammas) & (gammas > 0)):
         raise ValueError(f"`gammas` must be a list of numbers > 0; got {gammas.tolist()}.")
     if isinstance(curvature, CurvatureOperator):
-        curvature = spectral_density(
-            curvature, num_probes, num_steps, seed=seed, progress=progress
-        )
+        curvature = spectral_density(curvature, num_probes, num_steps, seed=seed, progress=progress)
     if isinstance(curvature, FullSpectrum):
         eigenvalues, size = curvature.eigenvalues, len(curvature.eigenvalues)
         least, method = float(eigenvalues.min()), "eigenvalues"

@@ -108,7 +108,7 @@ def m_sharpness(
         loss: nested structure of losses, or callable. The loss, as for `HessianOperator`. Defaults
             to None, which takes the one that the model was compiled with.
         data: nested structure of arrays. Arrays (x, y) or (x, y, sample_weight), which can be cut
-            into groups; there must be some, though the default is None.
+            into groups. Defaults to None, which is refused.
         m: int in [1, N]. Examples of a group. Defaults to 128.
         kind: "sam" or "asam". Which sharpness. Defaults to 'sam'.
         radius: float > 0. ρ. Defaults to None, which means 0.05 for sam and 0.5 for asam.

@@ -5,23 +5,24 @@ w_t,
 
     κ = Σ_s Σ_t <w_s, w_t> tr H_st,                                       Petzka et al.
 
-With the layer's weights as a matrix W [inputs, neurons], it is the trace of H in coordinates Z,
+With the layer's weights as a matrix W [inputs, neurons], κ is the trace of the Hessian by Z,
 
-    W(Z) = W + Z R,    R' R = W' W,    κ = tr ∇²_Z f = tr (R R')-weighted H,
+    W(Z) = W + Z R,    R' R = W' W,    κ = Σ_ja ∂²f/∂Z_ja²,
 
-of which R is taken from the singular value decomposition of W, so that Z has inputs x min(inputs,
-neurons) entries. The trace is Hutch++'s (`trace.py`), exact where there are few of them. Where the
-layer is multiplied by c and the next one divided by c, κ does not change.
+where R is taken from the singular value decomposition of W, so that Z has inputs x min(inputs,
+neurons) entries. The trace is estimated by Hutch++ (`trace.py`), and exact where these are few.
+Where the layer is multiplied by c and the next one divided by c, κ stays as it is.
 
-If no two neurons of the layer interact, H_st = 0 for s ≠ t, and all tr H_ss are the same, κ is
-‖W‖² tr H / neurons. The product ‖W‖² tr H of a whole layer, which does not change either, is
-measured beside it: it is what an earlier version of the paper has.
+Beside it stands the product ‖W‖² tr H of the layer, which stays as it is too. It is what the
+measure is often reduced to; of neurons whose weights are orthogonal, all of one length, it is κ
+times their number.
 
-Source: Petzka et al., "Relative flatness and generalization", NeurIPS 2021, arXiv 2001.00939. The
-paper itself could not be read here: the formula is that of the authors' released code
+Source: Petzka et al., "Relative flatness and generalization", NeurIPS 2021, arXiv 2001.00939. Not
+checked against the text of the paper: κ is what the authors' released code computes
 (github.com/kampmichael/RelativeFlatnessAndGeneralization, `calculateNeuronwiseHessians_fc_layer`,
-without its optional division of the traces by the number of inputs). They measure one layer, fully
-connected; that filters of a convolution are neurons is ours.
+without its optional division of the traces by the number of inputs), and nothing was found that
+states ‖W‖² tr H in these terms. They measure one layer, fully connected; that the filters of a
+convolution are its neurons is ours.
 """
 
 from __future__ import annotations
