@@ -89,18 +89,17 @@ def next_with_kernel(copy: FlatCopy, number: int) -> Call | str:
         return "it is called several times"
     if call.layer.activation not in _POSITIVELY:
         return f"its activation {_name(call.layer.activation)} does not pass a factor on"
-    while True:
-        if call.is_output:
-            return "its factor would reach the output of the network"
-        if len(call.consumers) != 1:
-            return f"the output of {call.layer.name!r} goes to several layers"
+    while not call.is_output and len(call.consumers) == 1:
         call = copy.calls[call.consumers[0]]
-        if type(call.layer) in HAS_KERNEL:
-            if len(copy.calls_of(call.layer)) > 1:
-                return f"the next layer, {call.layer.name!r}, is called several times"
+        several = len(copy.calls_of(call.layer)) > 1
+        if type(call.layer) in HAS_KERNEL and not several:
             return call
-        if len(call.sources) != 1 or not _is_homogeneous(call.layer):
-            return f"{call.layer.name!r} after it does not pass a factor on"
+        if several or len(call.sources) != 1 or not _is_homogeneous(call.layer):
+            why = "is called several times" if several else "does not pass a factor on"
+            return f"{call.layer.name!r} after it {why}"
+    if call.is_output:
+        return "its factor would reach the output of the network"
+    return f"the output of {call.layer.name!r} goes to several layers"
 
 
 def _is_homogeneous(layer: Any) -> bool:

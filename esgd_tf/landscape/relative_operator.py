@@ -14,7 +14,7 @@ For small σ, the local energy of the loss under multiplicative noise is
 
     E_z[f(w + σ z * w)] - f(w) = σ²/2 tr(D H D) + O(σ⁴),    z ~ N(0, I).
 
-Sources: Dinh et al., "Sharp minima can generalize for deep nets", ICML 2017, section 5 (the
+Sources: Dinh et al., "Sharp minima can generalize for deep nets", ICML 2017, section 4 (the
 reparametrisation that changes H); Tsuzuku, Sato and Sugiyama, "Normalized flat minima", ICML 2020,
 and Li et al., "Visualizing the loss landscape of neural nets", NeurIPS 2018 (filters as units).
 """

@@ -56,6 +56,7 @@ def rescaled(model: keras.Model, c: float | Mapping[str, float]) -> keras.Model:
             rescaled against each other; or BatchNormalization cannot be folded.
     """
     factors: dict[str, float] | None = None
+    every = 1.0
     if isinstance(c, Mapping):
         factors = {
             str(name): _checks.real(f"c[{name!r}]", value, above=0) for name, value in c.items()
@@ -63,7 +64,7 @@ def rescaled(model: keras.Model, c: float | Mapping[str, float]) -> keras.Model:
         if not factors:
             raise ValueError("`c` names no layer.")
     else:
-        c = _checks.real("c", c, above=0)
+        every = _checks.real("c", c, above=0)
     copy = FlatCopy(model)
     if has_batch_norm(copy.model):
         copy = FlatCopy(fold_batch_norm(model))
@@ -72,7 +73,7 @@ def rescaled(model: keras.Model, c: float | Mapping[str, float]) -> keras.Model:
         factors, taken = {}, set[int]()
         for name, (first, second) in followed.items():
             if not {id(first.made), id(second.made)} & taken:
-                factors[name] = c
+                factors[name] = every
                 taken |= {id(first.made), id(second.made)}
         if not factors:
             why = "; ".join(f"layer {name!r}: {reason}" for name, reason in reasons.items())
