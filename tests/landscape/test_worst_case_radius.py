@@ -60,7 +60,7 @@ class TestClosedForms:
 
     def test_no_box_is_small_enough(self):
         loss = lambda w: 1e20 * tf.reduce_sum(w[0])  # noqa: E731
-        with pytest.raises(ValueError, match="No box keeps the increase of loss below 0.1"):
+        with pytest.raises(ValueError, match=r"No box keeps the increase of loss below 0\.1"):
             worst_case_radius([np.zeros(3)], None, "loss", loss=loss)
 
 
