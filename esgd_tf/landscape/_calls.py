@@ -80,14 +80,17 @@ class FlatCopy:
         inputs = [
             keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name) for t in given.inputs
         ]
-        outputs = self._inside(given, keras.tree.pack_sequence_as(given.input, inputs))
+        # A Sequential model has one input, and no structure of them until it is called.
+        structured = inputs[0]
+        if _keras.has_graph(given):
+            structured = keras.tree.pack_sequence_as(given.input, inputs)
+        outputs = self._inside(given, structured)
         for tensor in keras.tree.flatten(outputs):
             if (number := self._made.get(id(tensor))) is not None:
                 self.calls[number].is_output = True
         for number, call in enumerate(self.calls):
             for source in {s for s in call.sources if s >= 0}:
                 self.calls[source].consumers.append(number)
-        structured = keras.tree.pack_sequence_as(given.input, inputs)
         self.model = keras.Model(structured, outputs, name=given.name)
         self._copy_weights(place.values)
 

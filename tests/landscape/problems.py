@@ -154,7 +154,7 @@ def held(values, errors, truth):
 
 def rectified(*, bias=True, batch_norm=False, dtype="float64", seed=0):
     """Return a small built network of three layers with ReLU between them."""
-    layers = [keras.Input((3,))]
+    layers = [keras.Input((3,), dtype=dtype)]
     for k, units in enumerate((5, 4), start=1):
         layers.append(keras.layers.Dense(units, use_bias=bias, dtype=dtype, name=f"dense_{k}"))
         if batch_norm:

@@ -39,15 +39,16 @@ class TestFisherRao:
     def test_identity_of_networks_with_rectifiers(self, c):
         """Three layers without biases: w'F w is 9 times the mean of (z · ∂l/∂z)²."""
         model, (x, y) = rescaled(rectified(bias=False), c), examples()
+        x = x.astype("float32")  # as Keras takes arrays
         z = np.asarray(model(x), np.float64)
         p = tf.nn.softmax(z).numpy()
         slopes = p - np.eye(4)[y]
         expected = 9 * np.mean((z * slopes).sum(1) ** 2)
-        found = fisher_rao_norm(FisherOperator(model, cross_entropy(), (x, y)))
+        found = fisher_rao_norm(FisherOperator(model, cross_entropy(dtype="float64"), (x, y)))
         assert found.estimate == pytest.approx(expected, rel=1e-10)
         # And of the Gauss-Newton matrix, with the curvature of the loss in place of the slopes.
         curves = np.einsum("ni,ni->n", p, z**2) - np.einsum("ni,ni->n", p, z) ** 2
-        found = fisher_rao_norm(GaussNewtonOperator(model, cross_entropy(), (x, y)))
+        found = fisher_rao_norm(GaussNewtonOperator(model, cross_entropy(dtype="float64"), (x, y)))
         assert found.estimate == pytest.approx(9 * curves.mean(), rel=1e-10)
 
     def test_products_that_are_not_finite(self):

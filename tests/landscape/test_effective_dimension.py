@@ -60,7 +60,8 @@ def test_where_the_matrix_is_not_positive_there_is_none():
     for known in (full_spectrum(MatrixOperator(matrix)), spectral_density(MatrixOperator(matrix))):
         found = effective_dimension(known, [0.4, 0.6])
         assert np.isnan(found.values[0]) and np.isnan(found.standard_errors[0])
-        assert found.values[1] == pytest.approx(-0.5 / 0.1 + 1 / 1.6 + 2 / 2.6)
+        true = -0.5 / 0.1 + 1 / 1.6 + 2 / 2.6
+        assert abs(found.values[1] - true) <= 3 * found.standard_errors[1] + 1e-9
         assert [row.at for row in found.rows()] == [0.6]
 
 

@@ -153,7 +153,7 @@ class TestRefusals:
             ([layers.ReLU(max_value=6.0, name="six")], "'six' after it does not"),
             ([layers.ReLU(threshold=1.0, name="one")], "'one' after it does not"),
             ([layers.LayerNormalization(name="ln")], "'ln' after it does not"),
-            ([lambda x: layers.Add(name="add")([x, x])], "goes to several layers"),
+            ([lambda x: layers.Add(name="add")([x, x])], "'add' after it does not"),
             ([lambda x: x * 2.0 + x], "goes to several layers"),
         ],
     )
