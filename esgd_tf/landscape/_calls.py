@@ -11,6 +11,7 @@ import numpy as np
 
 from esgd_tf import _keras
 from esgd_tf.landscape import _place
+from esgd_tf.landscape._batch import first_line
 
 __all__ = ["Call", "FlatCopy", "scaled"]
 
@@ -52,7 +53,8 @@ class FlatCopy:
         calls: The calls of its layers, in an order in which they can be computed.
 
     Raises:
-        ValueError: The model is not built, or it or one in it is of a class of its own.
+        ValueError: The model is not built, it or one in it is of a class of its own, or a layer
+            cannot be made from its configuration.
     """
 
     def __init__(
@@ -129,14 +131,20 @@ class FlatCopy:
             return self._copies[id(layer)]
         made = layer
         if isinstance(layer, keras.layers.Layer):
-            config = layer.get_config() | dict(self._settings.get(id(layer), {}))
             # Layers of different models in the model may have one name.
             name, number = layer.name, 1
             while name in self._names:
                 number += 1
                 name = f"{layer.name}_{number}"
             self._names.add(name)
-            made = type(layer).from_config(config | {"name": name})
+            try:
+                config = layer.get_config() | dict(self._settings.get(id(layer), {}))
+                made = type(layer).from_config(config | {"name": name})
+            except Exception as reason:  # the user's own classes may fail here in any way
+                raise ValueError(
+                    f"Layer {layer.name!r}, a {type(layer).__name__}, cannot be copied from its "
+                    f"configuration: {first_line(reason)}"
+                ) from reason
         self._copies[id(layer)] = made
         return made
 

@@ -18,6 +18,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from esgd_tf import _keras
 from esgd_tf.landscape._calls import Call, FlatCopy, scaled
 from esgd_tf.landscape._filters import filter_axes
 from esgd_tf.landscape._homogeneous import is_linear, last_kernel, passes_inference
@@ -43,6 +44,13 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
             several times, or the model is of a class of its own.
     """
     seen = FlatCopy(model)
+    for call in seen.calls:
+        inside = [] if _normalises(call) else _norms_in(call.layer)
+        if inside:
+            raise ValueError(
+                f"BatchNormalization {inside[0].name!r} cannot be folded: it stands inside "
+                f"{call.layer.name!r}, a {type(call.layer).__name__}."
+            )
     pairs = [(call, _before(seen, call)) for call in seen.calls if _normalises(call)]
     if not pairs:
         return seen.model
@@ -60,8 +68,15 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
 
 
 def has_batch_norm(model: keras.Model) -> bool:
-    """Return whether a flat model has BatchNormalization."""
-    return any(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers)
+    """Return whether a model has BatchNormalization, wherever it is."""
+    return bool(_norms_in(model))
+
+
+def _norms_in(layer: Any) -> list[Any]:
+    if not isinstance(layer, keras.layers.Layer):
+        return []
+    inside = _keras.layers_in(layer)
+    return [part for part in inside if isinstance(part, keras.layers.BatchNormalization)]
 
 
 def _normalises(call: Call) -> bool:

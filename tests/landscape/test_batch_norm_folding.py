@@ -119,6 +119,14 @@ def two_consumers(x):
     return norm(name="here")(x) + x
 
 
+class Unwritten(layers.Layer):
+    def __init__(self, what):
+        super().__init__(name="unwritten")
+
+    def call(self, x):
+        return x
+
+
 class Own(keras.Model):
     def call(self, x):
         return x
@@ -135,6 +143,8 @@ class Own(keras.Model):
         ([SHARED, SHARED, norm()], "'shared' before it is called several times"),
         ([layers.Conv2D(2, 1), TWICE, TWICE], "'twice' cannot be folded: it is called several"),
         ([layers.Conv2D(2, 1, name="c"), norm(axis=1)], "does not normalise the channels of 'c'"),
+        ([layers.TimeDistributed(norm(name="deep"), name="td")], "'deep' .*stands inside 'td'"),
+        ([Unwritten(3)], "Layer 'unwritten', a Unwritten, cannot be copied from its config"),
     ],
 )
 def test_where_it_cannot_be_done(parts, sentence):
