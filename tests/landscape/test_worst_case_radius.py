@@ -80,6 +80,17 @@ def test_accuracy_of_a_linear_classifier():
     assert found.increase_beyond == pytest.approx(0.3)
 
 
+def test_a_metric_of_nan_counts_as_a_rise():
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    model.layers[-1].set_weights([np.array([[0.5]], "float32")])
+    loss = lambda y, p: p[:, 0]  # noqa: E731
+    broken = lambda y, p: tf.where(p[:, 0] > 1, np.nan, 0.0)  # noqa: E731
+    data = np.ones((4, 1), "float32"), np.zeros(4, "float32")
+    found = worst_case_radius(model, data, broken, loss=loss, rtol=0.01)
+    assert found.radius == pytest.approx(0.5, rel=0.02)
+    assert (found.increase, found.increase_beyond) == (0.0, np.inf)
+
+
 def test_the_weights_that_may_move():
     all_of_them = radius(np.zeros((12, 12)), SLOPE)
     some = radius(np.zeros((12, 12)), SLOPE, variables=[1])
