@@ -30,6 +30,7 @@ __all__ = [
     "dataset_of_arrays",
     "decoupled_weight_decay",
     "given_learning_rate",
+    "has_graph",
     "has_own",
     "initial_epoch",
     "is_in_multi_worker_mode",
@@ -46,6 +47,7 @@ __all__ = [
     "regularization_losses",
     "replace_symbolic_build",
     "require_compiled",
+    "run_through_graph",
     "scalars_besides_counters",
     "see_loss",
     "set_policy",
@@ -219,6 +221,27 @@ def layers_in(layer: keras.Layer) -> list[keras.Layer]:
 def sublayers(layer: keras.Layer) -> list[keras.Layer]:
     """Return the layers that a layer keeps as its attributes, one level deep."""
     return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
+def has_graph(model: keras.Model) -> bool:
+    """Return whether a model is functional, so that `run_through_graph` goes through its layers."""
+    return hasattr(model, "_run_through_graph")
+
+
+def run_through_graph(model: keras.Model, inputs: Any, call: Callable[..., Any]) -> Any:
+    """Call the layers of a functional model one after the other, each as `call(layer, ...)`.
+
+    `keras.models.clone_model` offers the same, but compiles the copy, with a copy of the optimizer.
+
+    Args:
+        model: keras.Model. A functional model.
+        inputs: nested structure of tensors. Its inputs.
+        call: callable. Given a layer (or another operation) and its arguments, returns its outputs.
+
+    Returns:
+        The outputs, in the structure of the model's.
+    """
+    return model._run_through_graph(inputs, call_fn=call)
 
 
 def policy_of(layer: keras.Layer) -> keras.DTypePolicy:

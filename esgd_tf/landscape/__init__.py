@@ -12,6 +12,9 @@ require("esgd_tf.landscape", "landscape", "scipy", "tqdm")
 
 from esgd_tf.landscape._diagonal import DiagonalEstimate
 from esgd_tf.landscape._result import Result, Row
+from esgd_tf.landscape.batch_norm_folding import fold_batch_norm
+from esgd_tf.landscape.curvature_norms import CurvatureNorm, fisher_rao_norm, frobenius_norm
+from esgd_tf.landscape.effective_dimension import EffectiveDimension, effective_dimension
 from esgd_tf.landscape.eigenpairs import Eigenpairs, eigenpairs
 from esgd_tf.landscape.fisher import FisherOperator
 from esgd_tf.landscape.full_spectrum import FullSpectrum, full_spectrum
@@ -30,16 +33,23 @@ from esgd_tf.landscape.local_entropy import (
     NotConvergedWarning,
     local_entropy,
 )
+from esgd_tf.landscape.m_sharpness import MSharpness, m_sharpness
 from esgd_tf.landscape.operator import CurvatureOperator
 from esgd_tf.landscape.plane import Plane, plane
 from esgd_tf.landscape.random_walk import RandomWalk, random_walk
+from esgd_tf.landscape.relative_flatness import RelativeFlatness, relative_flatness
+from esgd_tf.landscape.relative_operator import RelativeOperator
+from esgd_tf.landscape.rescaling import rescaled
 from esgd_tf.landscape.sharpness import Sharpness, sharpness
 from esgd_tf.landscape.spectral_density import SpectralDensity, spectral_density
 from esgd_tf.landscape.trace import Trace, trace
+from esgd_tf.landscape.worst_case_radius import WorstCaseRadius, worst_case_radius
 
 __all__ = [
+    "CurvatureNorm",
     "CurvatureOperator",
     "DiagonalEstimate",
+    "EffectiveDimension",
     "Eigenpairs",
     "FisherOperator",
     "FullSpectrum",
@@ -48,25 +58,37 @@ __all__ = [
     "Interpolation",
     "LocalEnergy",
     "LocalEntropyEstimate",
+    "MSharpness",
     "NotConvergedWarning",
     "PacBayesSigma",
     "Plane",
     "RandomWalk",
+    "RelativeFlatness",
+    "RelativeOperator",
     "Result",
     "Row",
     "Sharpness",
     "SpectralDensity",
     "Trace",
+    "WorstCaseRadius",
+    "effective_dimension",
     "eigenpairs",
+    "fisher_rao_norm",
+    "fold_batch_norm",
+    "frobenius_norm",
     "full_spectrum",
     "interpolate",
     "laplace_local_entropy",
     "local_energy",
     "local_entropy",
+    "m_sharpness",
     "pac_bayes_sigma",
     "plane",
     "random_walk",
+    "relative_flatness",
+    "rescaled",
     "sharpness",
     "spectral_density",
     "trace",
+    "worst_case_radius",
 ]

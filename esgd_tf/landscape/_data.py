@@ -12,10 +12,12 @@ import dataclasses
 import itertools
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from esgd_tf import _checks, _keras
 from esgd_tf.landscape._batch import KINDS, as_arrays, first_line, leaves, mapped, rows_of, triple
@@ -86,6 +88,25 @@ class FixedData:
     def first(self) -> Batch:
         """Return the first batch."""
         return next(self.batches())
+
+    def examples(self, chosen: NDArray[np.integer[Any]]) -> Data:
+        """Return some examples of data that are arrays, as arrays (x, y, sample_weight).
+
+        Args:
+            chosen: array of ints. The numbers of the examples.
+
+        Raises:
+            ValueError: The data are sparse.
+        """
+
+        def take(array: Data) -> Data:
+            if isinstance(array, tf.SparseTensor):
+                raise ValueError("Sparse data cannot be cut into groups: make them dense.")
+            if tf.is_tensor(array) or isinstance(array, tf.RaggedTensor):
+                return tf.gather(array, chosen)
+            return np.asarray(array)[chosen]
+
+        return tuple(mapped(take, as_arrays(part)) for part in self._parts())
 
     # ---- arrays ---------------------------------------------------------------------------------
 

@@ -16,10 +16,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import keras
+import numpy as np
+from numpy.typing import NDArray
 
 from esgd_tf import _keras
 
-__all__ = ["filter_axes"]
+__all__ = ["filter_axes", "filter_norms"]
 
 _DEPTHWISE = (
     keras.layers.DepthwiseConv1D,
@@ -56,3 +58,29 @@ def filter_axes(model: keras.Model, variables: Sequence[keras.Variable]) -> list
             letters = inputs.split(",")[1]
             known[id(layer.kernel)] = tuple(i for i, x in enumerate(letters) if x in outputs)
     return [known.get(id(v), (len(v.shape) - 1,)) for v in variables]
+
+
+def filter_norms(
+    vector: NDArray[np.float64],
+    shapes: Sequence[tuple[int, ...]],
+    axes: Sequence[tuple[int, ...]] | None,
+) -> NDArray[np.float64]:
+    """Return for each weight the norm of the filter that it belongs to, a vector [n].
+
+    A weight of a bias, or of another vector, is a filter of its own.
+
+    Args:
+        vector: array of shape [n]. All weights.
+        shapes: sequence of tuples of ints. The shape of each of the arrays that the vector is of.
+        axes: sequence of tuples of ints. The axes of the filters of each; None for the last one.
+    """
+    found, at = [], 0
+    for number, shape in enumerate(shapes):
+        size = int(np.prod(shape))
+        weights = vector[at : at + size].reshape(shape)
+        kept = (len(shape) - 1,) if axes is None else axes[number]
+        within = tuple(k for k in range(len(shape)) if k not in kept)
+        norms = np.sqrt(np.square(weights).sum(within, keepdims=True))
+        found.append(np.broadcast_to(norms, shape).ravel())
+        at += size
+    return np.concatenate(found)

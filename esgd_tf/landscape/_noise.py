@@ -16,9 +16,12 @@ from esgd_tf.landscape._objective import Objective
 from esgd_tf.landscape._types import Tensors
 from esgd_tf.landscape._vectors import student_factor
 
-__all__ = ["Array", "Disturbance", "Noise", "checked_samples", "jackknife", "normal", "pairs"]
+__all__ = [
+    "Array", "Disturbance", "Noise", "checked_epsilon", "checked_samples", "jackknife", "normal",
+    "pairs",
+]  # fmt: skip
 
-Noise = Literal["multiplicative", "additive"]
+Noise = Literal["multiplicative", "additive", "mixed"]
 Array = NDArray[np.float64]
 
 
@@ -59,16 +62,27 @@ def jackknife(
 
 
 class Disturbance:
-    """Weights plus noise, as lists that an objective takes."""
+    """Weights plus noise, as lists that an objective takes.
 
-    def __init__(self, objective: Objective, noise: str) -> None:
+    Args:
+        objective: Objective. Whose weights are disturbed.
+        noise: "multiplicative", "additive" or "mixed". How the noise acts: its standard deviation
+            is σ |w_i|, σ, or sqrt(σ² w_i² + ε²).
+        epsilon: float >= 0. ε of mixed noise.
+    """
+
+    def __init__(self, objective: Objective, noise: str, epsilon: float) -> None:
         self._objective, self.size = objective, objective.size
         self.measured_at = objective.measured_at
         self._start = objective.flatten(objective.start)
-        self._scale = self._start if noise == "multiplicative" else np.ones(1)
+        self._noise, self._epsilon = noise, epsilon
 
     def __call__(self, sigma: float, z: Array) -> Tensors:
-        return self._objective.unflatten(self._start + sigma * z * self._scale)
+        if self._noise == "mixed":
+            step = np.hypot(sigma * self._start, self._epsilon) * z
+        else:
+            step = sigma * z * (self._start if self._noise == "multiplicative" else 1.0)
+        return self._objective.unflatten(self._start + step)
 
 
 def normal(seed: int, sample: int, size: int) -> Array:
@@ -85,5 +99,11 @@ def pairs(values: Array) -> Array:
 def checked_samples(samples: int, noise: str) -> int:
     """Return the number of samples, made even, or raise a ValueError."""
     samples = _checks.integer("samples", samples, at_least=2)
-    _checks.choice("noise", noise, ("multiplicative", "additive"))
+    _checks.choice("noise", noise, ("multiplicative", "additive", "mixed"))
     return samples + samples % 2
+
+
+def checked_epsilon(epsilon: float, noise: str) -> float:
+    """Return the ε of mixed noise, 0 for other noise, or raise a ValueError."""
+    epsilon = _checks.real("epsilon", epsilon, above=0)
+    return epsilon if noise == "mixed" else 0.0

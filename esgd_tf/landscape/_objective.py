@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from esgd_tf.landscape import _place
 from esgd_tf.landscape._batch import first_line
@@ -184,6 +185,24 @@ class Objective(Layout):
         other.measured_at = "weights"
         return other
 
+    def of_examples(self, chosen: NDArray[np.integer[Any]]) -> Objective:
+        """Return the mean over some of the examples, of data that are arrays, without new traces.
+
+        Args:
+            chosen: array of ints. The numbers of the examples.
+        """
+        other = copy.copy(self)
+        data = self._data.examples(chosen)
+        # Cut as all the data are, where it matters.
+        size = self._data.batch_size
+        other._data = FixedData(data, size, for_model=self.model is not None)
+        return other
+
+    @property
+    def is_over_arrays(self) -> bool:
+        """Whether f is a mean over arrays of examples, which can be taken one by one."""
+        return self._data.is_arrays
+
     # ---- means over the data --------------------------------------------------------------------
 
     @property
@@ -265,6 +284,11 @@ class Objective(Layout):
             parts = [np.asarray(t, np.float64) for t in results]
             sums = parts if not sums else [s + p for s, p in zip(sums, parts, strict=True)]
         return sums
+
+    @property
+    def places(self) -> list[Any]:
+        """What `variables` may name each weight by, alone: the variable itself, or its index."""
+        return [i if self.model is None else self._all[i] for i in self._selected]
 
     @property
     def filter_axes(self) -> list[tuple[int, ...]] | None:

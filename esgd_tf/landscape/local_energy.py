@@ -2,10 +2,16 @@
 
     δE(w, σ) = E_z[E(w + σ z * w)] - E(w),   z ~ N(0, I)      multiplicative noise
     δE(w, σ) = E_z[E(w + σ z)] - E(w)                         additive noise
+    δE(w, σ) = E_z[E(w + sqrt(σ² w² + ε²) z)] - E(w)          mixed noise
 
 with E the error rate or the loss over all the data. In a wide valley it stays small. Multiplicative
 noise does not see the scale of the weights, which means nothing in a network with rectifiers or
-BatchNormalization.
+BatchNormalization. It leaves weights of 0 where they are; mixed noise, the magnitude-aware noise of
+Jiang et al., moves them too. (The released code of Dziugaite et al., 2020, passes its VARIANCE
+σ² w² + ε² where a standard deviation is expected. Here it is the variance.)
+
+For a smooth loss and small σ, the local energy of the loss is σ²/2 times the trace of the Hessian
+for additive noise, and of diag(w) H diag(w), see `relative_operator.py`, for multiplicative noise.
 
 The z come in antithetic pairs, z and -z: what is odd in z, such as the slope of E at w, cancels in
 the mean of a pair, and with it most of the spread at small σ. (At an exact minimum, where nothing
@@ -14,7 +20,9 @@ come from the spread of their means.
 
 Source: Pittorino et al., "Entropic gradient descent algorithms and wide flat minima", ICLR 2021,
 arXiv 2006.07897 (the local energy); Jiang et al., "Fantastic generalization measures and where to
-find them", ICLR 2020 (the search for σ).
+find them", ICLR 2020 (the search for σ, for which they let the accuracy drop by 0.1, and mixed
+noise, with ε = 10⁻³); Dziugaite et al., "In search of robust measures of generalization", NeurIPS
+2020 (its released code).
 """
 
 from __future__ import annotations
@@ -34,6 +42,7 @@ from esgd_tf.landscape._noise import (
     Array,
     Disturbance,
     Noise,
+    checked_epsilon,
     checked_samples,
     jackknife,
     normal,
@@ -63,7 +72,8 @@ class LocalEnergy(Result):
             from ten pairs on, and in about 90 where few weights make nearly all of it. NaN with a
             single pair.
         samples: Number of z, pairs of z and -z, the same ones at each sigma, split and metric.
-        noise: "multiplicative" or "additive".
+        noise: "multiplicative", "additive" or "mixed".
+        epsilon: ε of mixed noise; 0 for other noise.
     """
 
     sigmas: Array
@@ -72,6 +82,7 @@ class LocalEnergy(Result):
     standard_error: dict[str, dict[str, Array]]
     samples: int
     noise: str
+    epsilon: float = 0.0
 
     def curve(self, split: str | None = None, metric: str | None = None) -> tuple[Array, Array]:
         """Return (increase [s], standard error [s]) of a split and metric, by default the first."""
@@ -122,6 +133,7 @@ def local_energy(
     sigmas: ArrayLike = (0.02, 0.05, 0.1, 0.15, 0.2),
     samples: int = 100,
     noise: Noise = "multiplicative",
+    epsilon: float = 1e-3,
     loss: Any = None,
     batch_size: int | None = None,
     variables: Selection = None,
@@ -146,7 +158,9 @@ def local_energy(
             0.15, 0.2).
         samples: int >= 2. Number of z, that is of networks that are evaluated at each sigma. They
             come in pairs: an odd number is rounded up. Defaults to 100.
-        noise: "multiplicative" or "additive". How the noise acts. Defaults to 'multiplicative'.
+        noise: "multiplicative", "additive" or "mixed". How the noise acts. Defaults to
+            'multiplicative'.
+        epsilon: float > 0. ε of mixed noise. Defaults to 1e-3.
         loss: nested structure of losses, or callable. The loss for metric "loss", as for
             `HessianOperator`. Defaults to None, which takes the one that the model was compiled
             with.
@@ -163,7 +177,7 @@ def local_energy(
     sigmas = np.atleast_1d(np.array(sigmas, np.float64))
     if sigmas.ndim != 1 or not sigmas.size or not np.all(np.isfinite(sigmas) & (sigmas >= 0)):
         raise ValueError(f"`sigmas` must be a list of numbers >= 0; got {sigmas.tolist()}.")
-    samples = checked_samples(samples, noise)
+    samples, epsilon = checked_samples(samples, noise), checked_epsilon(epsilon, noise)
     metrics = named_metrics(metric)
     energies = {}
     for split, part in splits_of(data).items():
@@ -171,7 +185,7 @@ def local_energy(
             model, loss, part, metrics, batch_size=batch_size, variables=variables
         )
     reference = {split: evaluate() for split, (_, evaluate) in energies.items()}
-    disturb = Disturbance(next(iter(energies.values()))[0], noise)
+    disturb = Disturbance(next(iter(energies.values()))[0], noise, epsilon)
     values = {
         split: {name: np.zeros((samples, len(sigmas))) for name in metrics} for split in energies
     }
@@ -197,6 +211,7 @@ def local_energy(
         },
         samples=samples,
         noise=noise,
+        epsilon=epsilon,
         measured_at=disturb.measured_at,
     )
 
@@ -217,7 +232,8 @@ class PacBayesSigma(Result):
         increase_error: Its standard error, as in `LocalEnergy`.
         bound: What it was to stay below.
         samples: Number of z, pairs of z and -z.
-        noise: "multiplicative" or "additive".
+        noise: "multiplicative", "additive" or "mixed".
+        epsilon: ε of mixed noise; 0 for other noise.
         bracketed: False if even `max_sigma` stays below the bound; sigma is then `max_sigma`.
     """
 
@@ -230,6 +246,7 @@ class PacBayesSigma(Result):
     samples: int
     noise: str
     bracketed: bool
+    epsilon: float = 0.0
 
     def rows(self) -> Iterator[Row]:
         """Yield sigma."""
@@ -256,6 +273,7 @@ def pac_bayes_sigma(
     bound: float = 0.1,
     samples: int = 30,
     noise: Noise = "additive",
+    epsilon: float = 1e-3,
     max_sigma: float = 10.0,
     rtol: float = 1e-3,
     loss: Any = None,
@@ -268,7 +286,9 @@ def pac_bayes_sigma(
 
     The z are the same at each sigma, so that the increase is a continuous function of sigma (for a
     loss); its first crossing of the bound is bracketed by doubling and found by SciPy's `brentq`.
-    PAC-Bayes bounds with a Gaussian posterior N(w, σ²) tighten as σ grows.
+    PAC-Bayes bounds with a Gaussian posterior N(w, σ²) tighten as σ grows. With `metric="error"` it
+    is the σ of Jiang et al., at which the accuracy has dropped by 0.1, and with `noise="mixed"` too
+    their magnitude-aware σ'.
 
     Args:
         model: keras.Model that is built, or a list of weights. The network, as for `local_energy`.
@@ -278,7 +298,8 @@ def pac_bayes_sigma(
             Defaults to 'loss'.
         bound: float > 0. The bound on the increase. Defaults to 0.1.
         samples: int >= 2. Number of z, as for `local_energy`. Defaults to 30.
-        noise: "additive" or "multiplicative". How the noise acts. Defaults to 'additive'.
+        noise: "additive", "multiplicative" or "mixed". How the noise acts. Defaults to 'additive'.
+        epsilon: float > 0. ε of mixed noise. Defaults to 1e-3.
         max_sigma: float > 0. Where the search gives up. Defaults to 10.0.
         rtol: float > 0. The relative accuracy of sigma. Defaults to 1e-3.
         loss: nested structure of losses, or callable. The loss for metric "loss", as for
@@ -297,7 +318,7 @@ def pac_bayes_sigma(
     bound = _checks.real("bound", bound, above=0)
     max_sigma = _checks.real("max_sigma", max_sigma, above=0)
     rtol = _checks.real("rtol", rtol, above=0)
-    samples = checked_samples(samples, noise)
+    samples, epsilon = checked_samples(samples, noise), checked_epsilon(epsilon, noise)
     metrics = named_metrics(metric)
     if len(metrics) != 1:
         raise ValueError("`metric` must be one: sigma is searched for each alone.")
@@ -305,7 +326,7 @@ def pac_bayes_sigma(
     objective, evaluate = measured(
         model, loss, data, metrics, batch_size=batch_size, variables=variables
     )
-    reference, disturb = evaluate()[name], Disturbance(objective, noise)
+    reference, disturb = evaluate()[name], Disturbance(objective, noise, epsilon)
     if not np.isfinite(reference):
         raise ValueError(f"The {name} at the weights of the model is {reference}.")
     seen: dict[float, Array] = {}
@@ -333,7 +354,11 @@ def pac_bayes_sigma(
         while bracketed and increase(low) > bound:
             low, high = low / 2, low
             if low < 1e-12 * max_sigma:
-                raise ValueError(f"No sigma keeps the increase of {name} below {bound}.")
+                alone = f" (`epsilon` of {epsilon:g} alone exceeds it)" if epsilon else ""
+                raise ValueError(
+                    f"No sigma keeps the increase of {name} below {bound}{alone}: take a larger "
+                    f"`bound`{' or a smaller `epsilon`' if epsilon else ''}."
+                )
         sigma, error, bias = high, float("nan"), float("nan")
         if bracketed:
             sigma = brentq(
@@ -358,6 +383,7 @@ def pac_bayes_sigma(
         bound=float(bound),
         samples=samples,
         noise=noise,
+        epsilon=epsilon,
         bracketed=bool(bracketed),
         measured_at=objective.measured_at,
     )

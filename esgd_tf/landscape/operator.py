@@ -2,10 +2,10 @@
 
 For f(w) = 1/N Σ_i l_i(w) over ALL the data, the operators are symmetric and linear, of dimension n,
 the number of weights: the Hessian in `hessian.py`, the Gauss-Newton matrix in `gauss_newton.py`,
-the Fisher matrix in `fisher.py`; what they share is here. A product costs about as much as two
-gradients and needs no more memory. `H @ v` takes a vector or the columns of a matrix,
-`H.as_linear_operator()` is for SciPy, and eigenvalues, density and trace of any of them have
-modules of their own.
+the Fisher matrix in `fisher.py`; what they share is here, and `relative_operator.py` puts any of
+them in units of the weights. A product costs about as much as two gradients and needs no more
+memory. `H @ v` takes a vector or the columns of a matrix, `H.as_linear_operator()` is for SciPy,
+and eigenvalues, density and trace of any of them have modules of their own.
 """
 
 from __future__ import annotations
@@ -191,6 +191,10 @@ class CurvatureOperator:
             rmatmat=lambda v: self @ v,
             dtype=self.dtype,
         )
+
+    def weights(self) -> Vector:
+        """Return w, the weights at which the curvature is taken, a vector [n]."""
+        return self._objective.flatten(self._objective.start)
 
     def loss(self) -> float:
         """Return f(w)."""

@@ -14,7 +14,7 @@ import pytest
 
 from esgd_tf import data
 from esgd_tf.cli.measures import MEASURES
-from esgd_tf.landscape import HessianOperator, eigenpairs, local_energy
+from esgd_tf.landscape import HessianOperator, RelativeOperator, eigenpairs, local_energy
 from esgd_tf.runs.checkpoints import load_network
 from tests.cli.helpers import esgd_tf, train
 
@@ -70,18 +70,23 @@ def test_kept_checkpoints_are_those_of_the_epochs(runs):
     assert [load_network(path)[1].batches for path in kept] == [5, 10, 15]
 
 
+def measured():
+    """Return the loss and the images that are measured: chosen by seed 0, as in training."""
+    images = data.load("fashion_mnist_small")
+    chosen = np.sort(np.random.default_rng(0).choice(len(images.train_labels), 40, replace=False))
+    prepare = data.preprocessor("meanstd", images)
+    x = np.asarray(prepare(images.train_images[chosen].astype("float32")))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    return loss, (x, images.train_labels[chosen])
+
+
 @pytest.mark.slow
 def test_numbers_are_those_of_the_library(runs, everything):
     """The same images, chosen by seed 0, preprocessed as in training."""
     document = json.loads((everything[0] / "landscape.json").read_text())
     assert document["settings"]["samples"] == 40
     model, _ = load_network(runs[1] / "checkpoints" / "last.keras")
-    images = data.load("fashion_mnist_small")
-    chosen = np.sort(np.random.default_rng(0).choice(len(images.train_labels), 40, replace=False))
-    prepare = data.preprocessor("meanstd", images)
-    x = np.asarray(prepare(images.train_images[chosen].astype("float32")))
-    y = images.train_labels[chosen]
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    loss, (x, y) = measured()
     found = {r["measure"]: r["result"] for r in document["results"] if r["label"] == "sgd-1"}
     top = eigenpairs(HessianOperator(model, loss, (x, y)), 2, tol=1e-3, max_matvecs=400)
     stored = found["spectrum"]["largest"]["eigenvalues"]
@@ -90,6 +95,26 @@ def test_numbers_are_those_of_the_library(runs, everything):
     np.testing.assert_allclose(
         found["local_energy"]["increase"]["train"]["loss"], energy.curve()[0], atol=1e-6
     )
+
+
+@pytest.mark.slow
+def test_units_are_those_of_the_relative_operator(runs, tmp_path, capsys):
+    """And local entropy takes the Hessian all the same."""
+    wide = tmp_path / "wide"
+    line = (runs[1], *QUICK, "--spectrum", "--density", "--units", "weight", "--out", wide)
+    assert esgd_tf("landscape", *line) == 0
+    printed = capsys.readouterr().out
+    assert "eigenvalues of the Hessian, per weight (the first" in printed
+    assert "density of eigenvalues, per weight (±" in printed
+    found = json.loads((wide / "landscape.json").read_text())["results"]
+    stored = {r["measure"]: r["result"] for r in found}
+    model, _ = load_network(runs[1] / "checkpoints" / "last.keras")
+    hessian = HessianOperator(model, *measured())
+    top = eigenpairs(RelativeOperator(hessian), 2, tol=1e-3, max_matvecs=400)
+    np.testing.assert_allclose(
+        stored["spectrum"]["largest"]["eigenvalues"], top.eigenvalues, rtol=1e-3
+    )
+    assert max(stored["density"]["nodes"]) <= top.eigenvalues[0] * 1.01
 
 
 @pytest.mark.slow
@@ -123,7 +148,9 @@ def test_tables_fit_a_terminal_and_compare_the_runs(everything):
     lines = [line for line in printed.splitlines() if str(out) not in line]
     assert max(map(len, lines)) <= 80
     for title in ("eigenvalues of the Hessian", "density of eigenvalues", "local energy",
-                  "sharpness", "barriers on linear lines", "planes", "random walks"):  # fmt: skip
+                  "sharpness", "barriers on linear lines", "planes", "random walks",
+                  "norms: w'Gw", "relative flatness of each layer", "no more than 10 % points",
+                  "sharpness of groups of 40 images"):  # fmt: skip
         assert title in printed
     # Three kept checkpoints make a plane of their own.
     assert printed.count("checkpoints") >= 2
@@ -170,6 +197,11 @@ def test_default_measures_of_one_run_on_the_test_split(runs, tmp_path, capsys):
     [
         (("--sigmas", "0.1,x"), "--sigmas=0.1,x: must be a positive number"),
         (("--sigmas", "-1"), "--sigmas=-1: must be"),
+        (("--ridge", "0"), "--ridge=0: must be a positive number"),
+        (("--ridge", "1,2"), "--ridge is one number"),
+        (("--rise", "x"), "--rise=x: must be a positive number"),
+        (("--rise", "1,2"), "--rise is one number"),
+        (("--units", "layer"), "units"),
         (("--gammas", "3"), "--gammas=3: must be 2 or more positive numbers"),
         (("--threshold", "nan"), "--threshold=nan"),
         (("--threshold", "1,2"), "one number each"),

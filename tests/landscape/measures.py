@@ -3,22 +3,30 @@
 import functools
 import warnings
 
+import numpy as np
+
 from esgd_tf.landscape import (
     CurvatureOperator,
     HessianOperator,
     NotConvergedWarning,
+    effective_dimension,
     eigenpairs,
+    fisher_rao_norm,
+    frobenius_norm,
     full_spectrum,
     interpolate,
     laplace_local_entropy,
     local_energy,
     local_entropy,
+    m_sharpness,
     pac_bayes_sigma,
     plane,
     random_walk,
+    relative_flatness,
     sharpness,
     spectral_density,
     trace,
+    worst_case_radius,
 )
 
 
@@ -56,6 +64,20 @@ def _pac_bayes_sigma(weights, loss, data=None, **options):
     )
 
 
+def _worst_case_radius(weights, loss, data=None, **options):
+    given = {"metric": "loss", "bound": 0.5, "max_steps": 3, "rtol": 0.5}
+    return worst_case_radius(weights, data, loss=loss, **given | options)
+
+
+def _m_sharpness(weights, loss=None, data=None, **options):
+    given = {"m": 10}
+    if data is None:  # eight examples, of which each has the loss some times
+        times = np.linspace(0.5, 1.5, 8)
+        given = {"m": 2}
+        return m_sharpness(weights, lambda w, x, y: loss(w) * x, times, **given | options)
+    return m_sharpness(weights, loss, data, **given | options)
+
+
 def _random_walk(weights, loss, data=None, **options):
     given = {"threshold": 50.0, "step_size": 0.1, "max_steps": 5, "walks": 2}
     return random_walk(weights, loss, data, **given | options)
@@ -80,6 +102,12 @@ MEASURES = {
     "full_spectrum": of_operator(full_spectrum),
     "diagonal_estimate": of_operator(_diagonal, num_probes=4),
     "laplace": of_operator(laplace_local_entropy, num_probes=2, num_steps=5),
+    "fisher_rao_norm": of_operator(fisher_rao_norm),
+    "frobenius_norm": of_operator(frobenius_norm, num_probes=4),
+    "effective_dimension": of_operator(effective_dimension, num_probes=2, num_steps=5),
+    "relative_flatness": functools.partial(relative_flatness, num_matvecs=6),
+    "worst_case_radius": _worst_case_radius,
+    "m_sharpness": _m_sharpness,
     "sharpness": functools.partial(sharpness, kind="sam"),
     "interpolate": _interpolate,
     "plane": _plane,
@@ -90,10 +118,11 @@ MEASURES = {
     "local_entropy": _local_entropy,
 }
 OF_OPERATORS = {
-    "trace", "eigenpairs", "spectral_density", "full_spectrum", "diagonal_estimate", "laplace"
+    "trace", "eigenpairs", "spectral_density", "full_spectrum", "diagonal_estimate", "laplace",
+    "fisher_rao_norm", "frobenius_norm", "effective_dimension",
 }  # fmt: skip
 # Nothing in these is random.
-EXACT = {"full_spectrum", "sharpness", "interpolate"}
+EXACT = {"full_spectrum", "fisher_rao_norm", "worst_case_radius", "sharpness", "interpolate"}
 _ENTROPY = (
     "values standard_errors gammas loss size inverse_temperature method nodes quadrature_errors "
     "square_distance acceptance step_size ess r_hat converged chains samples burn_in"
@@ -106,15 +135,25 @@ WRITTEN = {
     "full_spectrum": "eigenvalues asymmetry",
     "diagonal_estimate": "estimate standard_error num_probes",
     "laplace": _ENTROPY,
+    "fisher_rao_norm": "kind estimate standard_error matvecs",
+    "frobenius_norm": "kind estimate standard_error matvecs",
+    "effective_dimension": "gammas values standard_errors size method",
+    "relative_flatness": (
+        "layers values standard_errors norm_times_trace norm_times_trace_errors matvecs"
+    ),
+    "worst_case_radius": (
+        "radius beyond increase increase_beyond bound box epsilon gradient_evaluations bracketed"
+    ),
+    "m_sharpness": ("mean standard_error worst values losses kind m radius gradient_evaluations"),
     "sharpness": (
         "value kind loss perturbed_loss distance radius steps stopped_by gradient_evaluations "
         "elsewhere"
     ),
     "interpolate": "coefficients values gradient_norm norm distance kind",
     "plane": "grids values trajectory explained normalization",
-    "local_energy": "sigmas increase standard_error reference samples noise",
+    "local_energy": "sigmas increase standard_error reference samples noise epsilon",
     "pac_bayes_sigma": (
-        "sigma standard_error bias increase increase_error bracketed bound samples noise"
+        "sigma standard_error bias increase increase_error bracketed bound samples noise epsilon"
     ),
     "random_walk": "losses distances escape_steps acceptance threshold step_size kind",
     "rejecting_walk": "losses distances escape_steps acceptance threshold step_size kind",

@@ -115,11 +115,12 @@ def hessian(eigenvalues=SPECTRUM, dtype="float64"):
 class MatrixOperator(CurvatureOperator):
     """A matrix with the face of a curvature operator, for what needs hundreds of runs.
 
-    It is that of f(w) = 1/2 w'A w + b'w at w = 0.
+    It is that of a quadratic with some gradient at some point, by default both 0.
     """
 
-    def __init__(self, matrix, slope=None):
+    def __init__(self, matrix, slope=None, point=None):
         self.matrix = np.asarray(matrix, np.float64)
+        self.point = np.zeros(len(self.matrix)) if point is None else point
         self.slope = np.zeros(len(self.matrix)) if slope is None else slope
         self.shape, self.matvecs = self.matrix.shape, 0
 
@@ -127,6 +128,9 @@ class MatrixOperator(CurvatureOperator):
         self.matvecs += len(rows)
         with np.errstate(invalid="ignore"):
             return rows @ self.matrix
+
+    def weights(self):
+        return self.point
 
     def loss(self):
         return 0.0
@@ -146,3 +150,25 @@ def held(values, errors, truth):
     """Return the fraction of estimates that two of their standard errors hold the truth of."""
     values, errors = np.asarray(values), np.asarray(errors)
     return np.mean(np.abs(values - truth) <= 2 * errors)
+
+
+def rectified(*, bias=True, batch_norm=False, dtype="float64", seed=0):
+    """Return a small built network of three layers with ReLU between them."""
+    layers = [keras.Input((3,), dtype=dtype)]
+    for k, units in enumerate((5, 4), start=1):
+        layers.append(keras.layers.Dense(units, use_bias=bias, dtype=dtype, name=f"dense_{k}"))
+        if batch_norm:
+            layers.append(keras.layers.BatchNormalization(dtype=dtype, name=f"norm_{k}"))
+        layers.append(keras.layers.ReLU(dtype=dtype, name=f"relu_{k}"))
+    layers.append(keras.layers.Dense(4, use_bias=bias, dtype=dtype, name="last"))
+    model = keras.Sequential(layers)
+    randomize(model, seed)
+    return model
+
+
+def randomize(model, seed=0):
+    """Give a model weights that are not at any special place, and positive variances."""
+    rng = np.random.default_rng(seed)
+    for variable in model.weights:
+        values = rng.normal(size=variable.shape, scale=0.7)
+        variable.assign(np.abs(values) + 0.5 if "variance" in variable.path else values)

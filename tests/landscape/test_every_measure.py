@@ -38,7 +38,7 @@ def bowl():
 
 def measure(name, **options):
     """Measure the bowl; what takes an operator gets its matrix, which traces nothing."""
-    problem = [MatrixOperator(MATRIX, MATRIX @ POINT)] if name in OF_OPERATORS else bowl()
+    problem = [MatrixOperator(MATRIX, MATRIX @ POINT, POINT)] if name in OF_OPERATORS else bowl()
     return MEASURES[name](*problem, **options)
 
 
@@ -186,6 +186,33 @@ BAD = {
         ({"spectrum": FullSpectrum(eigenvalues=np.ones(7), asymmetry=0.0)},
          "`spectrum` is of 7 eigenvalues"),
     ],
+    "frobenius_norm": [({"num_probes": 1}, "`num_probes` must be an integer of at least 2")],
+    "effective_dimension": [
+        *[({"gammas": g}, "`gammas` must be") for g in ([], [0.0], [-1.0], [NAN])],
+        ({"num_probes": 0}, "`num_probes` must be"),
+        ({"num_steps": 0}, "`num_steps` must be"),
+    ],
+    "relative_flatness": [
+        ({"num_matvecs": 5}, "`num_matvecs` must be an integer of at least 6"),
+        ({"variables": [1]}, "None of the weights is that of a layer"),
+    ],
+    "worst_case_radius": [
+        ({"bound": 0.0}, "`bound` must be"),
+        ({"box": "ball"}, "`box` must be additive or relative"),
+        ({"epsilon": 0.0}, "`epsilon` must be"),
+        ({"max_radius": INF}, "`max_radius` must be"),
+        ({"max_steps": 0}, "`max_steps` must be"),
+        ({"rtol": 0.0}, "`rtol` must be"),
+        ({"metric": ["loss", "error"]}, "must be one"),
+        ({"metric": "error"}, "no prediction"),
+    ],
+    "m_sharpness": [
+        ({"kind": "ascent"}, "`kind` must be sam or asam"),
+        ({"radius": 0.0}, "`radius` must be"),
+        ({"eta": -1.0}, "`eta` must be"),
+        ({"groups": 0}, "`groups` must be"),
+        *[({"m": m}, "`m` must be an integer of at least 1 and at most 8") for m in (0, 9, 1.5)],
+    ],
     "sharpness": [
         ({"kind": "flat"}, "`kind` must be"),
         ({"radius": 0.0}, "`radius` must be"),
@@ -239,6 +266,7 @@ BAD = {
         *[({"sigmas": s}, "`sigmas` must be") for s in ([-0.1], [NAN], [[0.1]], [])],
         *[({"samples": n}, "`samples` must be") for n in (1, 2.0, True)],
         ({"noise": "uniform"}, "`noise` must be"),
+        ({"noise": "mixed", "epsilon": 0.0}, "`epsilon` must be"),
         ({"metric": "accuracy"}, "`metric` must be"),
         ({"metric": []}, "names nothing"),
         ({"metric": "error"}, "no prediction"),
@@ -251,6 +279,7 @@ BAD = {
         ({"rtol": -1e-3}, "`rtol` must be"),
         ({"samples": 1}, "`samples` must be"),
         ({"noise": "uniform"}, "`noise` must be"),
+        ({"epsilon": NAN}, "`epsilon` must be"),
         ({"metric": ["loss", "error"]}, "must be one"),
     ],
     "random_walk": [

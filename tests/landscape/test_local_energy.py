@@ -101,6 +101,26 @@ class TestQuadratic:
         assert value[0] == 0
         assert spread[0] == 0
 
+    def test_mixed_noise(self):
+        """Its VARIANCE is σ² w² + ε²: the released code of the source takes that for its root."""
+        sigmas, epsilon = np.array([0.0, 0.2, 1.0]), 0.3
+        options = {"noise": "mixed", "epsilon": epsilon, "sigmas": sigmas}
+        scales = [np.sqrt(s**2 * W**2 + epsilon**2) for s in sigmas]
+        rises = [[(d := c * z) @ A @ W + d @ A @ d / 2 for c in scales] for z in noise(5, 8, 12)]
+        found = energy(samples=8, seed=5, **options)
+        np.testing.assert_allclose(found.curve()[0], np.mean(rises, axis=0), atol=1e-12)
+        assert (found.noise, found.epsilon) == ("mixed", epsilon)
+        # In the mean, ½ Σ (σ² w² + ε²) A_ii.
+        value, error = energy(samples=2000, **options).curve()
+        expected = np.array([c**2 @ np.diag(A) / 2 for c in scales])
+        assert np.abs((value - expected) / error).max() < 3
+        assert (error < 0.05 * expected).all()
+        # With no ε to speak of it is multiplicative.
+        shared = {"samples": 8, "sigmas": sigmas, "at": np.abs(W)}
+        tiny = energy(noise="mixed", epsilon=1e-12, **shared).curve()[0]
+        np.testing.assert_allclose(tiny, energy(**shared).curve()[0], atol=1e-9)
+        assert energy(samples=2).epsilon == 0
+
     def test_one_sigma_may_be_a_number(self):
         assert energy(sigmas=0.3, samples=4).curve()[0].shape == (1,)
 
@@ -285,6 +305,16 @@ class TestPacBayesSigma:
             assert found.increase == same[0][0]
             assert found.increase_error == same[1][0]
             assert found.noise == kind
+
+    def test_mixed_noise(self):
+        """½ Σ (σ² w² + ε²) A_ii = bound, for the same z."""
+        found = largest_sigma(at=W, bound=0.5, samples=2000, noise="mixed", epsilon=0.1)
+        true = np.sqrt((2 * 0.5 - 0.1**2 * np.trace(A)) / (W**2 @ np.diag(A)))
+        assert abs(found.sigma - true) < 3 * found.standard_error
+        assert found.standard_error < 0.05 * true
+        assert (found.noise, found.epsilon) == ("mixed", 0.1)
+        with pytest.raises(ValueError, match=r"below 0\.01 \(`epsilon` of 0.1 alone exceeds it\)"):
+            largest_sigma(at=W, bound=0.01, samples=4, noise="mixed", epsilon=0.1)
 
     @pytest.mark.parametrize("scale", [1e-12, 1e16])
     def test_accuracy_is_relative(self, scale):

@@ -6,11 +6,15 @@ from esgd_tf.cli.measures.density import Density
 from esgd_tf.cli.measures.interpolate import Interpolate
 from esgd_tf.cli.measures.local_energy import LocalEnergy
 from esgd_tf.cli.measures.local_entropy import LocalEntropy
+from esgd_tf.cli.measures.m_sharpness import MSharpness
 from esgd_tf.cli.measures.measure import Measure
+from esgd_tf.cli.measures.norms import Norms
 from esgd_tf.cli.measures.plane import Plane
 from esgd_tf.cli.measures.random_walk import RandomWalk
+from esgd_tf.cli.measures.relative_flatness import RelativeFlatness
 from esgd_tf.cli.measures.sharpness import Sharpness
 from esgd_tf.cli.measures.spectrum import Spectrum
+from esgd_tf.cli.measures.tolerance import Tolerance
 
 __all__ = ["MEASURES"]
 
@@ -19,8 +23,12 @@ MEASURES: dict[str, Measure] = {
     for measure in (
         Spectrum(),
         Density(),
+        Norms(),
+        RelativeFlatness(),
         LocalEnergy(),
+        Tolerance(),
         Sharpness(),
+        MSharpness(),
         LocalEntropy(),
         Interpolate(),
         Plane(),

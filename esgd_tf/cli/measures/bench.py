@@ -68,7 +68,7 @@ class Bench:
         self.fv = fv
         self.loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         # By run: several measures need them, and an operator is long in tracing.
-        self._density: dict[Path, landscape.SpectralDensity] = {}
+        self._density: dict[tuple[Path, str], landscape.SpectralDensity] = {}
         self._operators: dict[Path, landscape.HessianOperator] = {}
 
     def load(self, run: StoredRun, checkpoint: Path) -> Measured:
@@ -102,14 +102,21 @@ class Bench:
                 f"{first.run.experiment['model']}: there is no line between them."
             )
 
-    def density(self, measured: Measured) -> landscape.SpectralDensity:
-        """Return the density of eigenvalues, which is estimated once."""
-        key = measured.run.folder.path
+    def density(self, measured: Measured, units: str = "absolute") -> landscape.SpectralDensity:
+        """Return the density of eigenvalues, which is estimated once for each of --units."""
+        key = (measured.run.folder.path, units)
         if key not in self._density:
             self._density[key] = landscape.spectral_density(
-                self.hessian(measured), self.fv.probes, self.fv.steps, seed=self.fv.seed
+                self.curvature(measured, units), self.fv.probes, self.fv.steps, seed=self.fv.seed
             )
         return self._density[key]
+
+    def curvature(self, measured: Measured, units: str) -> landscape.CurvatureOperator:
+        """Return the Hessian, or what it is in the units of --units."""
+        hessian = self.hessian(measured)
+        if units == "absolute":
+            return hessian
+        return landscape.RelativeOperator(hessian, "filter" if units == "filter" else "weight")
 
     def data(self, measured: Measured) -> Arrays:
         """Return the images of --split, with their labels."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from esgd_tf.cli.command_line import CommandLine
-from esgd_tf.cli.measures.measure import Entry, Found, Measure, titled
+from esgd_tf.cli.measures.measure import Entry, Found, Measure, in_units, titled
 
 if TYPE_CHECKING:
     from esgd_tf.cli.measures.bench import Bench, Measured
@@ -24,11 +24,11 @@ class Density(Measure):
     is_default = True
 
     def define_flags(self, line: CommandLine) -> None:
-        line.integer("probes", 1, 10, "--density: random vectors")
-        line.integer("steps", 1, 100, "--density: Lanczos steps of each")
+        line.integer("probes", 1, 10, "--density, --norms: random vectors")
+        line.integer("steps", 1, 100, "--density, --norms: Lanczos steps of each")
 
     def take(self, bench: Bench, *networks: Measured) -> Found:
-        return bench.density(networks[0])
+        return bench.density(networks[0], bench.fv.units)
 
     def table(self, entries: Sequence[Entry], fv: flags.FlagValues) -> str:
         rows = []
@@ -46,7 +46,7 @@ class Density(Measure):
                 )
             )
         title = (
-            "density of eigenvalues (± standard error over probes)\n"
+            f"density of eigenvalues{in_units(fv.units)} (± standard error over probes)\n"
             "% small: of the eigenvalues, those below 1 % of the largest in magnitude"
         )
         return titled(title, ("run", "largest", "smallest", "trace", "% small"), rows)

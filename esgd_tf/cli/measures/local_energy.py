@@ -29,7 +29,10 @@ class LocalEnergy(Measure):
     def define_flags(self, line: CommandLine) -> None:
         line.text("sigmas", "0.05,0.1,0.15,0.2,0.25,0.3", "--local_energy: strengths of the noise")
         line.integer(
-            "perturbations", 2, 30, "--local_energy: samples of the noise at each strength"
+            "perturbations",
+            2,
+            30,
+            "--local_energy, --tolerance: samples of the noise at each strength",
         )
 
     def check_flags(self, fv: flags.FlagValues) -> None:

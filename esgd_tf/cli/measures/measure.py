@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from esgd_tf.cli.measures.bench import Bench, Measured
     from esgd_tf.landscape import Result, Row
 
-__all__ = ["Entry", "Found", "Measure", "Shown", "numbers", "titled"]
+__all__ = ["Entry", "Found", "Measure", "Shown", "in_units", "numbers", "titled"]
 
 #: The result of a measure for a run, or a dict of several results by name.
 Found = Any
@@ -170,6 +170,15 @@ def numbers(flag: str, text: str, at_least: int = 1) -> list[float]:
         what = "a positive number" if at_least == 1 else f"{at_least} or more positive numbers"
         raise FlagError(f"--{flag}={text}: must be {what}, separated by commas")
     return values
+
+
+def in_units(units: str) -> str:
+    """Return what a title says of --units.
+
+    Args:
+        units: str. The value of the flag.
+    """
+    return {"weight": ", per weight", "filter": ", per filter"}.get(units, "")
 
 
 def titled(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from esgd_tf.cli.command_line import CommandLine
-from esgd_tf.cli.measures.measure import Entry, Found, Measure, Shown, titled
+from esgd_tf.cli.measures.measure import Entry, Found, Measure, Shown, in_units, titled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,11 +31,14 @@ class Spectrum(Measure):
 
     def define_flags(self, line: CommandLine) -> None:
         line.integer("eigenvalues", 1, 5, "--spectrum: how many at each end", "k")
+        line.choice("units", ("absolute", "weight", "filter"), "absolute",
+                    "--spectrum, --density: curvature by the weights, or by relative changes, in "
+                    "units of each weight or of the norm of its filter")  # fmt: skip
 
     def take(self, bench: Bench, *networks: Measured) -> Found:
         from esgd_tf import landscape
 
-        hessian = bench.hessian(networks[0])
+        hessian = bench.curvature(networks[0], bench.fv.units)
         k = min(bench.fv.eigenvalues, hessian.shape[0])
         settings = {"tol": 1e-3, "max_matvecs": _MAX_PRODUCTS, "seed": bench.fv.seed}
         return {
@@ -50,7 +53,7 @@ class Spectrum(Measure):
             bad = sum(int((~pairs.converged).sum()) for pairs in e.result.values())
             shown = [" ".join(f"{v:.3g}" for v in end[:3]) for end in ends]
             rows.append((e.label, *shown, str(bad) if bad else "-"))
-        title = "eigenvalues of the Hessian (the first three at each end)"
+        title = f"eigenvalues of the Hessian{in_units(fv.units)} (the first three at each end)"
         return titled(title, ("run", "largest", "smallest", "not converged"), rows)
 
     def rows(self, entry: Entry) -> Iterator[Row]:
