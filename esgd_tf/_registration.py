@@ -17,6 +17,7 @@ import wrapt
 _PACKAGE = "esgd_tf"
 #: The modules with registered classes, and these.
 CLASSES = {
+    "esgd_tf.landscape.bounded_cross_entropy": ["BoundedCrossEntropy"],
     "esgd_tf.models.batch_norm": ["BatchNormalization"],
     "esgd_tf.optimizers.entropy_sgd": ["EntropyAdam", "EntropySGD"],
     "esgd_tf.optimizers.from_sgd": ["OuterSchedule"],

@@ -12,12 +12,15 @@ require("esgd_tf.landscape", "landscape", "scipy", "tqdm")
 
 from esgd_tf.landscape._diagonal import DiagonalEstimate
 from esgd_tf.landscape._result import Result, Row
+from esgd_tf.landscape.bounded_cross_entropy import BoundedCrossEntropy
+from esgd_tf.landscape.corruption_error import CorruptionError, corruption_error
 from esgd_tf.landscape.eigenpairs import Eigenpairs, eigenpairs
 from esgd_tf.landscape.fisher import FisherOperator
 from esgd_tf.landscape.full_spectrum import FullSpectrum, full_spectrum
 from esgd_tf.landscape.gauss_newton import GaussNewtonOperator
 from esgd_tf.landscape.hessian import HessianOperator
 from esgd_tf.landscape.interpolation import Interpolation, interpolate
+from esgd_tf.landscape.kl import kl_bernoulli, kl_inverse
 from esgd_tf.landscape.laplace import laplace_local_entropy
 from esgd_tf.landscape.local_energy import (
     LocalEnergy,
@@ -31,13 +34,19 @@ from esgd_tf.landscape.local_entropy import (
     local_entropy,
 )
 from esgd_tf.landscape.operator import CurvatureOperator
+from esgd_tf.landscape.pac_bayes import PacBayesBound, pac_bayes_bound
 from esgd_tf.landscape.plane import Plane, plane
+from esgd_tf.landscape.private_prior import PrivatePriorBound, private_prior_bound
+from esgd_tf.landscape.pruning import Pruning, pruning
+from esgd_tf.landscape.quantization import Quantization, quantization
 from esgd_tf.landscape.random_walk import RandomWalk, random_walk
 from esgd_tf.landscape.sharpness import Sharpness, sharpness
 from esgd_tf.landscape.spectral_density import SpectralDensity, spectral_density
 from esgd_tf.landscape.trace import Trace, trace
 
 __all__ = [
+    "BoundedCrossEntropy",
+    "CorruptionError",
     "CurvatureOperator",
     "DiagonalEstimate",
     "Eigenpairs",
@@ -49,22 +58,33 @@ __all__ = [
     "LocalEnergy",
     "LocalEntropyEstimate",
     "NotConvergedWarning",
+    "PacBayesBound",
     "PacBayesSigma",
     "Plane",
+    "PrivatePriorBound",
+    "Pruning",
+    "Quantization",
     "RandomWalk",
     "Result",
     "Row",
     "Sharpness",
     "SpectralDensity",
     "Trace",
+    "corruption_error",
     "eigenpairs",
     "full_spectrum",
     "interpolate",
+    "kl_bernoulli",
+    "kl_inverse",
     "laplace_local_entropy",
     "local_energy",
     "local_entropy",
+    "pac_bayes_bound",
     "pac_bayes_sigma",
     "plane",
+    "private_prior_bound",
+    "pruning",
+    "quantization",
     "random_walk",
     "sharpness",
     "spectral_density",

@@ -17,6 +17,7 @@ from esgd_tf.runs.diagnostics import Diagnostics
 from esgd_tf.runs.errors import NotFiniteError
 from esgd_tf.runs.experiment import REPLICATED
 from esgd_tf.runs.guard import Guard, Interrupted
+from esgd_tf.runs.initial_weights import write_initial_weights
 from esgd_tf.runs.network import make_model
 from esgd_tf.runs.nonfinite_guard import NotFiniteGuard
 from esgd_tf.runs.progress_bar import ProgressBar
@@ -121,6 +122,11 @@ def run_training(
             prepared.processes, settings,
         )  # fmt: skip
         report = Report(folder, settings) if is_chief else None
+        if restored.progress.batches == 0:
+            # Of replicas the center, which all processes bring together.
+            weights = trained(prepared.model).weights()
+            if is_chief:
+                write_initial_weights(folder, weights)
         total = _total(prepared, restored)
         if restored.progress.batches >= total:
             if report is not None:
