@@ -30,9 +30,11 @@ def write_initial_weights(folder: RunFolder, weights: Sequence[NDArray[Any]]) ->
         folder: RunFolder. The folder of the run, which has its lock.
         weights: sequence of arrays. All weights of the network.
     """
-    named = {f"weight_{number:04d}": weight for number, weight in enumerate(weights)}
+    named: dict[str, Any] = {
+        f"weight_{number:04d}": weight for number, weight in enumerate(weights)
+    }
     with replaced_when_whole(folder.initial) as partial:
-        np.savez(partial, allow_pickle=False, **named, **{_RUN: np.array(folder.run_id or "")})
+        np.savez(partial, **named, **{_RUN: np.array(folder.run_id or "")})
 
 
 def read_initial_weights(

@@ -122,17 +122,15 @@ def run_training(
             prepared.processes, settings,
         )  # fmt: skip
         report = Report(folder, settings) if is_chief else None
-        if restored.progress.batches == 0:
-            # Of replicas the center, which all processes bring together.
-            weights = trained(prepared.model).weights()
-            if is_chief:
-                write_initial_weights(folder, weights)
         total = _total(prepared, restored)
         if restored.progress.batches >= total:
             if report is not None:
                 done = restored.progress.batches / prepared.batches.steps_per_epoch
                 report.nothing_to_do(done)
             return 0
+        # Of replicas those of their center, which all processes bring together.
+        is_new = restored.progress.batches == 0
+        initial = trained(prepared.model).weights() if is_new else None
         recorder = Recorder(
             folder,
             prepared.batches.steps_per_epoch,
@@ -150,6 +148,8 @@ def run_training(
             prepared.precision, prepared.strategy, prepared.processes,
             restored.progress.batches, total,
         )  # fmt: skip
+        if initial is not None:
+            write_initial_weights(folder, initial)
         shown = [
             keras.callbacks.TensorBoard(folder.tensorboard, write_graph=False),
             ProgressBar(diagnostics=verbose),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from esgd_tf.cli.measures.corruption import Corruption
 from esgd_tf.cli.measures.density import Density
 from esgd_tf.cli.measures.interpolate import Interpolate
 from esgd_tf.cli.measures.local_energy import LocalEnergy
 from esgd_tf.cli.measures.local_entropy import LocalEntropy
 from esgd_tf.cli.measures.measure import Measure
+from esgd_tf.cli.measures.pac_bayes import PacBayes
 from esgd_tf.cli.measures.plane import Plane
+from esgd_tf.cli.measures.pruning import Pruning
+from esgd_tf.cli.measures.quantization import Quantization
 from esgd_tf.cli.measures.random_walk import RandomWalk
 from esgd_tf.cli.measures.sharpness import Sharpness
 from esgd_tf.cli.measures.spectrum import Spectrum
@@ -22,6 +26,10 @@ MEASURES: dict[str, Measure] = {
         LocalEnergy(),
         Sharpness(),
         LocalEntropy(),
+        PacBayes(),
+        Quantization(),
+        Pruning(),
+        Corruption(),
         Interpolate(),
         Plane(),
         RandomWalk(),

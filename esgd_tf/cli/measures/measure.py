@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from esgd_tf.cli.measures.bench import Bench, Measured
     from esgd_tf.landscape import Result, Row
 
-__all__ = ["Entry", "Found", "Measure", "Shown", "numbers", "titled"]
+__all__ = ["Entry", "Found", "Measure", "Shown", "error_and_loss", "numbers", "titled"]
 
 #: What was measured of a run: one result, or several by name.
 Found = Any
@@ -126,6 +126,14 @@ class Measure(ABC):
         for result in entry.parts.values():
             yield from result.rows()
 
+    def numbers(self, entry: Entry) -> Iterator[Row]:
+        """Yield the numbers by which `compare --measures` ranks runs; by default all rows.
+
+        Args:
+            entry: Entry. What was found of a run.
+        """
+        yield from self.rows(entry)
+
     def figure(self, shown: Sequence[Shown]) -> Figure:
         """Return the picture of all runs.
 
@@ -181,3 +189,22 @@ def titled(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         rows: sequence of sequences of str. The cells.
     """
     return f"{title}\n\n{plain_table(header, rows)}"
+
+
+def error_and_loss(shown: Sequence[Shown]) -> Figure:
+    """Return a picture of results that plot the metrics "error" and "loss", side by side.
+
+    Args:
+        shown: sequence of Shown. What was found of each run.
+    """
+    figure = new_figure(8.4, 3.8)
+    panels = figure.subplots(1, 2)
+    for ax, metric in zip(panels, ("error", "loss"), strict=True):
+        for one in shown:
+            one.result.plot(ax, color=one.color, label=one.label or "_", metric=metric)
+        ax.grid(alpha=0.3)
+        if ax.get_legend() is not None:
+            ax.get_legend().remove()
+    panels[1].set_yscale("log")
+    panels[0].legend(fontsize="small")
+    return figure
