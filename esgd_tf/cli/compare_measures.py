@@ -170,8 +170,8 @@ def _has_rows(numbers: Any) -> bool:
 def _is_of(entry: Mapping[str, Any], run: StoredRun) -> bool:
     """Whether a result is of a run: of the same folder, or of one of its name that has moved."""
     stored = Path(entry["run"])
-    if stored.exists():
-        return stored.resolve() == run.folder.path.resolve() and entry["label"] == stored.name
+    if stored.exists() and stored.resolve() != run.folder.path.resolve():
+        return False
     known = (entry["label"], entry["seed"], entry["optimizer"])
     return known == (run.name, run.run["seed"], run.experiment["optimizer"])
 
@@ -179,8 +179,8 @@ def _is_of(entry: Mapping[str, Any], run: StoredRun) -> bool:
 def _gap(entries: Sequence[Mapping[str, Any]]) -> float | None:
     """Return the generalisation gap in percent, from a measure that took both splits."""
     for entry in entries:
-        reference = entry["result"].get("reference") if isinstance(entry["result"], dict) else None
         try:
+            reference = entry["result"]["reference"]
             return 100.0 * (reference["test"]["error"] - reference["train"]["error"])
         except (KeyError, TypeError):
             continue

@@ -30,11 +30,10 @@ def write_initial_weights(folder: RunFolder, weights: Sequence[NDArray[Any]]) ->
         folder: RunFolder. The folder of the run, which has its lock.
         weights: sequence of arrays. All weights of the network.
     """
-    named: dict[str, Any] = {
-        f"weight_{number:04d}": weight for number, weight in enumerate(weights)
-    }
+    arrays: dict[str, Any] = {f"weight_{n:04d}": weight for n, weight in enumerate(weights)}
+    arrays[_RUN] = np.array(folder.run_id or "")
     with replaced_when_whole(folder.initial) as partial:
-        np.savez(partial, **named, **{_RUN: np.array(folder.run_id or "")})
+        np.savez(partial, **arrays)
 
 
 def read_initial_weights(
