@@ -252,7 +252,7 @@ def private_prior_bound(
         kl=above,
         kl_error=kl_error,
         kl_below=below,
-        log_partition=-float(np.trapezoid(losses, temperatures)),
+        log_partition=-float(width @ (losses[:-1] + losses[1:]) / 2),
         nats=nats,
         epsilon=epsilon,
         delta=delta,

@@ -50,7 +50,8 @@ def test_every_part_of_the_bound():
     assert found.nats["scale of the prior"] == pytest.approx(2 * math.log(j))
     assert found.nats["confidence"] == pytest.approx(math.log(math.pi**2 * M / (6 * 0.04)))
     assert found.nats["kl"] == found.kl
-    assert (found.size, found.examples, found.risk, found.error) == (3, M, 0.2, 0.2)
+    assert (found.size, found.examples) == (3, M)
+    assert (found.risk, found.error) == pytest.approx((0.2, 0.2))
     assert found.risk_bound == pytest.approx(kl_inverse(0.2, math.log(2 / 0.02) / 20))
     budget = sum(found.nats.values()) / (M - 1)
     assert found.bound == pytest.approx(kl_inverse(found.risk_bound, budget))
@@ -200,9 +201,9 @@ def test_a_prior_of_a_network_with_statistics_has_its_own():
         pac_bayes_bound(model, data, trainable, sigmas=0.1)
     given = {"sigmas": 0.1, "samples": 3, "prior_scale": 10.0}
     copy = normed()
-    assert pac_bayes_bound(model, data, copy, **given).distance == pytest.approx(0)
+    assert pac_bayes_bound(model, data, copy, **given).distance == pytest.approx(0, abs=1e-6)
     weights = model.get_weights()
-    assert pac_bayes_bound(model, data, weights, **given).distance == pytest.approx(0)
+    assert pac_bayes_bound(model, data, weights, **given).distance == pytest.approx(0, abs=1e-6)
 
 
 def test_statistics_without_a_scale_are_refused():

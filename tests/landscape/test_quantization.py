@@ -8,7 +8,7 @@ import tensorflow as tf
 from esgd_tf.landscape import quantization
 from tests.landscape.problems import cross_entropy, examples, mlp
 
-KERNEL = np.array([[1.0, 0.3], [-0.2, -0.6], [0.05, 0.1]])
+KERNEL = np.array([[1.0, 0.35], [-0.2, -0.6], [0.05, 0.1]])
 
 
 def weight_loss(factors):
