@@ -56,8 +56,8 @@ class PacBayes(Measure):
         ]
         first = entries[0].result
         title = (
-            "PAC-Bayes bound on the error (%) with noise on the weights: it holds with probability "
-            f"\n{1 - first.delta - first.sample_delta:g}; 100 says nothing. KL in nats"
+            "PAC-Bayes bound on the error (%) with noise on the weights, KL in nats\n"
+            f"holds with probability {1 - first.delta - first.sample_delta:g}; 100 says nothing"
         )
         header = ("run", "bound", "training, noise", "without", "KL", "sigma", "images")
         return titled(title, header, rows)
