@@ -72,6 +72,7 @@ class CorruptionError(Result):
         heights = [factor * found[metric] for found in self.values.values()]
         (line,) = ax.plot(list(self.values), heights, "o", color=color, label=label)
         ax.axhline(factor * self.reference[metric], color=line.get_color(), lw=0.6)
+        ax.tick_params(axis="x", labelrotation=20)
         ax.set(ylabel=f"{metric}{unit}, corrupted (●) and not (—)")
         if label:
             ax.legend()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from esgd_tf.cli.measures.bench import Bench, Measured
-    from esgd_tf.landscape import Row
 
 __all__ = ["Corruption"]
 
@@ -69,9 +68,6 @@ class Corruption(Measure):
             for e in entries
         ]
         return titled("error (%) on noisy test images", ("run", "clean", *names), rows)
-
-    def numbers(self, entry: Entry) -> Iterator[Row]:
-        return (row for row in self.rows(entry) if row.metric.startswith("increase"))
 
     def figure(self, shown: Sequence[Shown]) -> Figure:
         return error_and_loss(shown)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Entry", "Found", "Measure", "Shown", "error_and_loss", "numbers", "titled"]
 
+_RISE = "increase of "
+
 #: What was measured of a run: one result, or several by name.
 Found = Any
 
@@ -127,12 +129,18 @@ class Measure(ABC):
             yield from result.rows()
 
     def numbers(self, entry: Entry) -> Iterator[Row]:
-        """Yield the numbers by which `compare --measures` ranks runs; by default all rows.
+        """Yield the numbers by which `compare --measures` ranks runs.
+
+        By default all rows, but for those of the test images, from which no test error is to be
+        told; of what rose, the rise.
 
         Args:
             entry: Entry. What was found of a run.
         """
-        yield from self.rows(entry)
+        rows = [row for row in self.rows(entry) if row.split != "test"]
+        rises = [row for row in rows if row.metric.startswith(_RISE)]
+        for row in rises or rows:
+            yield row._replace(metric=row.metric.removeprefix(_RISE))
 
     def figure(self, shown: Sequence[Shown]) -> Figure:
         """Return the picture of all runs.
@@ -197,7 +205,7 @@ def error_and_loss(shown: Sequence[Shown]) -> Figure:
     Args:
         shown: sequence of Shown. What was found of each run.
     """
-    figure = new_figure(8.4, 3.8)
+    figure = new_figure(8.4, 4.6)
     panels = figure.subplots(1, 2)
     for ax, metric in zip(panels, ("error", "loss"), strict=True):
         for one in shown:
@@ -206,5 +214,7 @@ def error_and_loss(shown: Sequence[Shown]) -> Figure:
         if ax.get_legend() is not None:
             ax.get_legend().remove()
     panels[1].set_yscale("log")
-    panels[0].legend(fontsize="small")
+    lines, names = panels[0].get_legend_handles_labels()
+    # Below: there are two lines for each run.
+    figure.legend(lines, names, fontsize="small", loc="outside lower center", ncols=2)
     return figure

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from esgd_tf.cli.measures.bench import Bench, Measured
-    from esgd_tf.landscape import Row
 
 __all__ = ["Pruning"]
 
@@ -82,9 +81,6 @@ class Pruning(Measure):
             header,
             rows,
         )
-
-    def numbers(self, entry: Entry) -> Iterator[Row]:
-        return (row for row in self.rows(entry) if row.metric.startswith("increase"))
 
     def figure(self, shown: Sequence[Shown]) -> Figure:
         return error_and_loss(shown)
