@@ -28,3 +28,14 @@ def test_each_version_has_its_error():
     increases = {(r.at, r.metric): r.value for r in found.rows()}
     assert increases["half", "increase of error"] == 0.25
     assert increases["half", "error"] == 0.25
+
+
+def test_an_increase_is_over_the_error_of_the_data():
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2)])
+    model.set_weights([np.array([[-1.0, 1.0]]), np.zeros(2)])
+    x, y = np.array([[-1.0], [-2.0], [1.0], [2.0]], "float32"), np.array([0, 0, 1, 0])
+    found = corruption_error(model, (x, y), {"turned": (-x, y)}, metric="error")
+    assert found.reference == {"error": 0.25}
+    (value, increase) = found.rows()
+    assert (value.value, increase.value) == (0.75, 0.5)
+    assert found.increase("turned") == 0.5

@@ -118,3 +118,14 @@ def test_a_network():
             private_prior_bound(
                 model, cross_entropy(), data, gamma=1e-3, steps=3, chains=2, samples=20
             )
+
+
+def test_the_network_is_the_same_without_moving_statistics():
+    """A prior of next to no variance has the loss of the network itself at every s."""
+    model, data = mlp(batch_norm=True), examples(dtype="float32")
+    model.compile("sgd", BoundedCrossEntropy(4.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotConvergedWarning)
+        found = private_prior_bound(model, None, data, gamma=1e14, steps=1, samples=8, chains=2)
+    np.testing.assert_allclose(found.losses, model.evaluate(*data, verbose=0), rtol=1e-4)
+    assert found.kl == pytest.approx(0, abs=1e-3)
