@@ -90,7 +90,8 @@ def _norms(objective: Objective) -> list[_Norm]:
     weights = {id(v): i for i, v in enumerate(objective.model.trainable_variables)}
     others = {id(v): i for i, v in enumerate(objective.model.non_trainable_variables)}
     found = []
-    for layer in _keras.layers_in(objective.model):
+    # By identity: a layer that is called twice has one scale.
+    for layer in {id(layer): layer for layer in _keras.layers_in(objective.model)}.values():
         if not isinstance(layer, keras.layers.BatchNormalization) or not layer.trainable:
             continue
         if layer.gamma is None or layer.beta is None:

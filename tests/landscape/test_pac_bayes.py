@@ -208,6 +208,27 @@ def test_a_prior_of_a_network_with_statistics_has_its_own():
     assert pac_bayes_bound(model, data, weights, **given).distance == pytest.approx(0, abs=1e-6)
 
 
+def test_a_layer_that_is_called_twice_and_one_that_is_frozen():
+    """The first is absorbed once; the second keeps its statistics, as a constant."""
+    inputs = keras.Input((3,))
+    shared = keras.layers.BatchNormalization(name="shared")
+    frozen = keras.layers.BatchNormalization(name="frozen", trainable=False)
+    outputs = keras.layers.Dense(2)(frozen(shared(keras.layers.Dense(3)(shared(inputs)))))
+    model = keras.Model(inputs, outputs)
+    shared.moving_variance.assign([4.0, 4.0, 4.0])
+    frozen.moving_variance.assign([0.1, 0.1, 0.1])
+    x, _ = examples(classes=2, dtype="float32")
+    outputs = model.predict(x, verbose=0).argmax(1)
+    given = {"loss": cross_entropy(), "sigmas": 1e-6, "samples": 2, "trials": 1}
+    found = pac_bayes_bound(model, (x, outputs), [0.0 * w for w in model.get_weights()], **given)
+    assert found.error == found.risk == 0
+    # Of the shared layer 3 scales of 1/2, up to epsilon, and no shifts; the frozen one counts not.
+    kernels = [layer.kernel.numpy() for layer in model.layers if hasattr(layer, "kernel")]
+    square = 3 / (4 + shared.epsilon) + sum((k**2).sum() for k in kernels)
+    assert found.distance == pytest.approx(math.sqrt(square), rel=1e-5)
+    assert found.size == 6 + 12 + 8
+
+
 def test_statistics_without_a_scale_are_refused():
     model = keras.Sequential(
         [keras.Input((3,)), keras.layers.BatchNormalization(scale=False, name="bare"),
