@@ -23,6 +23,7 @@ CLASSES = {
     "esgd_tf.baselines.lpf_sgd": ["LPFSGD"],
     "esgd_tf.baselines.sam": ["ASAM", "SAM"],
     "esgd_tf.baselines.swa": ["SWA", "SWASchedule"],
+    "esgd_tf.landscape.bounded_cross_entropy": ["BoundedCrossEntropy"],
     "esgd_tf.models.batch_norm": ["BatchNormalization"],
     "esgd_tf.optimizers.entropy_sgd": ["EntropyAdam", "EntropySGD"],
     "esgd_tf.optimizers.from_sgd": ["OuterSchedule"],

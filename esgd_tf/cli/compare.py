@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 import textwrap
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 from esgd_tf._files import expanded
 from esgd_tf.cli.command_line import CommandLine, output_path
+from esgd_tf.cli.compare_measures import correlation_tables, read_measures
 from esgd_tf.cli.parsers import FlagError
 from esgd_tf.cli.startup import say
 from esgd_tf.cli.tables import cut, kind_of, label_of, markdown_table, place_of, plain_table
@@ -87,12 +89,15 @@ def command_line() -> CommandLine:
         "Prints the last test error of several runs of one data set, and plots their test "
         "errors against gradient evaluations. Runs that differ in nothing but the seed are "
         "also summed up: mean and sample standard deviation.",
-        ["runs/*", "RUN RUN --markdown --out wide.png"],
+        ["runs/*", "RUN RUN --markdown --out wide.png", "runs/* --measures --landscape landscape"],
         at_least=2,
         at_most=None,
     )
     line.path("out", "compare.png", "PNG file for the picture, replaced if it is there")
     line.switch("markdown", False, "print Markdown tables")
+    line.switch("measures", False, "rank correlations of what `landscape` measured of the runs "
+                "with their test error and generalisation gap; 4 runs or more")  # fmt: skip
+    line.path("landscape", "landscape", "--measures: folder that `landscape` wrote")
     return line
 
 
@@ -100,6 +105,7 @@ def _compare(fv: Any, words: list[str]) -> None:
     out = output_path("--out", fv.out, ".png", may_be_in_new_folder=True)
     results = _read(words)
     # A setting that does not differ needs no column.
+    measured = read_measures([r.run for r in results], fv.landscape) if fv.measures else None
     marks = [name for name in _MARKS if len({r.mark(name) for r in results}) > 1]
     # They take the place of the columns that matter least.
     columns = _COLUMNS[: len(_COLUMNS) - len(marks)]
@@ -132,6 +138,10 @@ def _compare(fv: Any, words: list[str]) -> None:
     if groups:
         rows = [_summary(group) for group in groups]
         print("\nmean ± sample standard deviation over seeds\n\n" + show(_SUMMARY, rows))
+    if measured is not None:
+        errors = [r.error for r in results]
+        training = [100.0 * (1.0 - r.last.get("accuracy", math.nan)) for r in results]
+        print("\n" + correlation_tables(measured, errors, training, show))
 
     from esgd_tf.runs.figures import plot_comparison
 

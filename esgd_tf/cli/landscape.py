@@ -56,8 +56,8 @@ def command_line() -> CommandLine:
     for name, measure in MEASURES.items():
         line.switch(name, False, measure.what)
     line.integer("samples", 2, 2048, "images of each split that are measured on", "N")
-    line.choice("split", ("train", "test"), "train", "images of all but --local_energy, which "
-                "takes both")  # fmt: skip
+    line.choice("split", ("train", "test"), "train", "images of the measures that do not say "
+                "which they take")  # fmt: skip
     for measure in MEASURES.values():
         measure.define_flags(line)
     line.integer("seed", 0, 0, "of the choice of images and of all that is random")

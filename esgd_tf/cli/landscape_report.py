@@ -10,11 +10,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from esgd_tf._files import replaced_when_whole
 from esgd_tf.cli.measures.bench import Measured
 from esgd_tf.cli.measures.measure import Entry, Found, Measure, Shown
 from esgd_tf.cli.tables import kind_of, label_of
-from esgd_tf.landscape import Result
+from esgd_tf.landscape import Result, Row
 from esgd_tf.runs.figures import literal
 from esgd_tf.runs.stored_run import StoredRun
 
@@ -111,6 +113,8 @@ class Report:
                     "optimizer": e.run.experiment["optimizer"],
                     "measure": e.measure.name,
                     "result": _plain(e.result),
+                    # For `compare --measures`, which knows nothing of measures.
+                    "numbers": [list(_python(row)) for row in e.measure.numbers(e)],
                 }
                 for e in self._entries
             ],
@@ -164,6 +168,12 @@ def _plain(result: Any) -> Any:
     if isinstance(result, Result):
         return result.to_dict()
     return {name: part.to_dict() for name, part in result.items()}
+
+
+def _python(row: Row) -> Iterator[Any]:
+    """Yield the cells of a row without NumPy's types, which JSON does not know."""
+    for cell in row:
+        yield cell.item() if isinstance(cell, np.generic) else cell
 
 
 def _without_nan(value: Any) -> Any:

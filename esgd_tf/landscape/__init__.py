@@ -13,6 +13,8 @@ require("esgd_tf.landscape", "landscape", "scipy", "tqdm")
 from esgd_tf.landscape._diagonal import DiagonalEstimate
 from esgd_tf.landscape._result import Result, Row
 from esgd_tf.landscape.batch_norm_folding import fold_batch_norm
+from esgd_tf.landscape.bounded_cross_entropy import BoundedCrossEntropy
+from esgd_tf.landscape.corruption_error import CorruptionError, corruption_error
 from esgd_tf.landscape.curvature_norms import CurvatureNorm, fisher_rao_norm, frobenius_norm
 from esgd_tf.landscape.effective_dimension import EffectiveDimension, effective_dimension
 from esgd_tf.landscape.eigenpairs import Eigenpairs, eigenpairs
@@ -21,6 +23,7 @@ from esgd_tf.landscape.full_spectrum import FullSpectrum, full_spectrum
 from esgd_tf.landscape.gauss_newton import GaussNewtonOperator
 from esgd_tf.landscape.hessian import HessianOperator
 from esgd_tf.landscape.interpolation import Interpolation, interpolate
+from esgd_tf.landscape.kl import kl_bernoulli, kl_inverse
 from esgd_tf.landscape.laplace import laplace_local_entropy
 from esgd_tf.landscape.local_energy import (
     LocalEnergy,
@@ -35,7 +38,11 @@ from esgd_tf.landscape.local_entropy import (
 )
 from esgd_tf.landscape.m_sharpness import MSharpness, m_sharpness
 from esgd_tf.landscape.operator import CurvatureOperator
+from esgd_tf.landscape.pac_bayes import PacBayesBound, pac_bayes_bound
 from esgd_tf.landscape.plane import Plane, plane
+from esgd_tf.landscape.private_prior import PrivatePriorBound, private_prior_bound
+from esgd_tf.landscape.pruning import Pruning, pruning
+from esgd_tf.landscape.quantization import Quantization, quantization
 from esgd_tf.landscape.random_walk import RandomWalk, random_walk
 from esgd_tf.landscape.relative_flatness import RelativeFlatness, relative_flatness
 from esgd_tf.landscape.relative_operator import RelativeOperator
@@ -46,6 +53,8 @@ from esgd_tf.landscape.trace import Trace, trace
 from esgd_tf.landscape.worst_case_radius import WorstCaseRadius, worst_case_radius
 
 __all__ = [
+    "BoundedCrossEntropy",
+    "CorruptionError",
     "CurvatureNorm",
     "CurvatureOperator",
     "DiagonalEstimate",
@@ -60,8 +69,12 @@ __all__ = [
     "LocalEntropyEstimate",
     "MSharpness",
     "NotConvergedWarning",
+    "PacBayesBound",
     "PacBayesSigma",
     "Plane",
+    "PrivatePriorBound",
+    "Pruning",
+    "Quantization",
     "RandomWalk",
     "RelativeFlatness",
     "RelativeOperator",
@@ -71,6 +84,7 @@ __all__ = [
     "SpectralDensity",
     "Trace",
     "WorstCaseRadius",
+    "corruption_error",
     "effective_dimension",
     "eigenpairs",
     "fisher_rao_norm",
@@ -78,12 +92,18 @@ __all__ = [
     "frobenius_norm",
     "full_spectrum",
     "interpolate",
+    "kl_bernoulli",
+    "kl_inverse",
     "laplace_local_entropy",
     "local_energy",
     "local_entropy",
     "m_sharpness",
+    "pac_bayes_bound",
     "pac_bayes_sigma",
     "plane",
+    "private_prior_bound",
+    "pruning",
+    "quantization",
     "random_walk",
     "relative_flatness",
     "rescaled",

@@ -33,12 +33,11 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
 from esgd_tf import _checks
-from esgd_tf.landscape._batch_loss import BatchLoss
 from esgd_tf.landscape._chains import Chains, effective_sample_size, r_hat
+from esgd_tf.landscape._displaced import Displaced
 from esgd_tf.landscape._objective import Objective, Selection
 from esgd_tf.landscape._progress import progress_bar
 from esgd_tf.landscape._result import Result, Row, axes
@@ -197,7 +196,7 @@ def local_entropy(
     objective = Objective(model, loss, data, batch_size=batch_size, variables=variables)
     value = objective.finite_start()
     n = objective.size
-    landscape = _Landscape(objective, chains)
+    landscape = Displaced(objective, chains)
     logs = np.log(gammas)
     # The nodes of all intervals; neighbours share the gamma between them.
     inner = [(a + b) / 2 + (b - a) / 2 * _NODES[1:] for a, b in itertools.pairwise(logs)]
@@ -257,23 +256,6 @@ def local_entropy(
     )
 
 
-def _values_and_slopes(f: BatchLoss, lists: Any, held: Any, *batch: Any) -> Any:
-    """In a graph: return the losses of several lists of weights, and then all their gradients."""
-
-    def on_a_device(lists: Any, held: Any, *batch: Any) -> Any:
-        values, slopes = [], []
-        for weights in lists:
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(weights)
-                value = f.loss_sum(weights, held, *batch)
-            values.append(value)
-            found = tape.gradient(value, weights, unconnected_gradients="zero")
-            slopes += [tf.convert_to_tensor(slope) for slope in found]
-        return values + slopes
-
-    return f.run(on_a_device, lists, held, *batch)
-
-
 @dataclasses.dataclass(frozen=True)
 class _Node:
     """What the chains found at one scope; `slope` is d(F - F_0)/d log γ."""
@@ -287,39 +269,8 @@ class _Node:
     r_hat: float
 
 
-class _Landscape:
-    """f and ∇f at several displacements d = x' - x at once, [chains, n]."""
-
-    def __init__(self, objective: Objective, chains: int) -> None:
-        self._objective, self._chains = objective, chains
-        self._start = objective.flatten(objective.start)
-        self._graph = objective.graph("chains", _values_and_slopes)
-
-    def __call__(self, displacements: Array) -> tuple[Array, Array]:
-        objective = self._objective
-        lists = [objective.unflatten(self._start + d) for d in displacements]
-        sums = objective.sum_over_batches(self._graph, lists)
-        values = np.array([float(s) for s in sums[: self._chains]])
-        width = len(objective.shapes)
-        slopes = [
-            objective.flatten(sums[self._chains + c * width : self._chains + (c + 1) * width])
-            for c in range(self._chains)
-        ]
-        return values / objective.count, np.stack(slopes) / objective.count
-
-    def target(self, beta: float, gamma: float) -> Any:
-        """Return U = β (f + γ/2 ‖d‖²) and its gradient, as `Chains` wants them."""
-
-        def energies(displacements: Array) -> tuple[Array, Array]:
-            values, slopes = self(displacements)
-            proximal = 0.5 * gamma * (displacements**2).sum(axis=1)
-            return beta * (values + proximal), beta * (slopes + gamma * displacements)
-
-        return energies
-
-
 def _sample(
-    sampler: Chains, landscape: _Landscape, beta: float, gamma: float, samples: int, bar: Any
+    sampler: Chains, landscape: Displaced, beta: float, gamma: float, samples: int, bar: Any
 ) -> _Node:
     """Run the chains and estimate d(F - F_0)/d log γ = 1/2 (n/β - γ ⟨‖d‖²⟩)."""
     count, n = sampler.points.shape

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import keras
+from numpy.typing import NDArray
 
 from esgd_tf import _keras
 
@@ -32,6 +33,10 @@ class TrainedReplicas:
     def network(self) -> keras.Model:
         """Return the center, as a model of its own."""
         return self._model.center()
+
+    def weights(self) -> list[NDArray[Any]]:
+        """Return the weights of the center. All processes must call it."""
+        return self._model.center_model().get_weights()
 
     def number_of_weights(self) -> int:
         """Return the number of trainable weights of one replica."""

@@ -2,6 +2,7 @@
 
     config.json             what was in force, and what came from which flag
     history.csv             one line per effective epoch
+    initial.npz             the weights that training began with, as NumPy arrays
     checkpoints/last.keras      the state after the last epoch, or where the run was interrupted
     checkpoints/previous.keras  the one before, to go on from if the last one is damaged
     checkpoints/best.keras      the state after the epoch with the best validation accuracy
@@ -60,6 +61,7 @@ class RunFolder:
         self.path = path
         self.config = path / "config.json"
         self.history = path / "history.csv"
+        self.initial = path / "initial.npz"
         self.curves = path / "curves.png"
         self.tensorboard = path / "tensorboard"
         self.checkpoints = checkpoint_dir or path / "checkpoints"

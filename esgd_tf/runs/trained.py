@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import keras
+from numpy.typing import NDArray
 
 from esgd_tf import _keras
 from esgd_tf.training import AnchorCallback
@@ -30,6 +31,12 @@ class Trained(Protocol):
 
     def network(self) -> keras.Model:
         """Return the trained network; for replicas, their center."""
+
+    def weights(self) -> list[NDArray[Any]]:
+        """Return the weights of the trained network, of replicas those of their center.
+
+        They are in the order of `network().get_weights()`. All processes must call it.
+        """
 
     def number_of_weights(self) -> int:
         """Return the number of trainable weights of one network."""
@@ -105,6 +112,10 @@ class OneNetwork:
     def network(self) -> keras.Model:
         """Return the network itself."""
         return self._model
+
+    def weights(self) -> list[NDArray[Any]]:
+        """Return the weights of the network."""
+        return self._model.get_weights()
 
     def number_of_weights(self) -> int:
         """Return the number of trainable weights of the network."""

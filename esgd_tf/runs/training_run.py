@@ -17,6 +17,7 @@ from esgd_tf.runs.diagnostics import Diagnostics
 from esgd_tf.runs.errors import NotFiniteError
 from esgd_tf.runs.experiment import REPLICATED
 from esgd_tf.runs.guard import Guard, Interrupted
+from esgd_tf.runs.initial_weights import write_initial_weights
 from esgd_tf.runs.network import make_model
 from esgd_tf.runs.nonfinite_guard import NotFiniteGuard
 from esgd_tf.runs.progress_bar import ProgressBar
@@ -127,6 +128,9 @@ def run_training(
                 done = restored.progress.batches / prepared.batches.steps_per_epoch
                 report.nothing_to_do(done)
             return 0
+        # Of replicas those of their center, which all processes bring together.
+        is_new = restored.progress.batches == 0
+        initial = trained(prepared.model).weights() if is_new else None
         recorder = Recorder(
             folder,
             prepared.batches.steps_per_epoch,
@@ -144,6 +148,8 @@ def run_training(
             prepared.precision, prepared.strategy, prepared.processes,
             restored.progress.batches, total,
         )  # fmt: skip
+        if initial is not None:
+            write_initial_weights(folder, initial)
         shown = [
             keras.callbacks.TensorBoard(folder.tensorboard, write_graph=False),
             ProgressBar(diagnostics=verbose),

@@ -22,7 +22,8 @@ TINY = ("--preset", "quickstart", "-m", "lenet-2-3-8", "-b", "1750", "-e", "3", 
         "--keep_every", "1")  # fmt: skip
 QUICK = ("-N", "40", "--probes", "2", "--steps", "5", "--eigenvalues", "2", "--perturbations", "3",
          "--sigmas", "0.1,0.2", "--gammas", "100,1000", "--chain_steps", "8", "--points", "3",
-         "--threshold", "0.001", "--step_size", "0.02")  # fmt: skip
+         "--threshold", "0.001", "--step_size", "0.02", "--bound_samples", "3", "--bits", "6,2",
+         "--fractions", "0.5,0.9")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +119,20 @@ def test_units_are_those_of_the_relative_operator(runs, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_numbers_for_compare_are_a_few_of_each_measure(runs, everything):
+    """All that `compare --measures` ranks; nothing of what has no one number."""
+    document = json.loads((everything[0] / "landscape.json").read_text())
+    for entry in document["results"]:
+        numbers = entry["numbers"]
+        assert all(len(row) == 5 and np.isfinite(row[3]) for row in numbers)
+        assert len(numbers) <= 16
+        # Short walks may not have escaped.
+        assert (numbers == []) == (entry["measure"] in ("plane", "interpolate")) or (
+            entry["measure"] == "random_walk"
+        )
+
+
+@pytest.mark.slow
 def test_csv_has_every_measure_of_every_run(everything):
     with (everything[0] / "landscape.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -147,6 +162,8 @@ def test_tables_fit_a_terminal_and_compare_the_runs(everything):
     out, printed = everything
     lines = [line for line in printed.splitlines() if str(out) not in line]
     assert max(map(len, lines)) <= 80
+    for title in ("PAC-Bayes bound", "kernels rounded", "without so many", "noisy test images"):
+        assert title in printed
     for title in ("eigenvalues of the Hessian", "density of eigenvalues", "local energy",
                   "sharpness", "barriers on linear lines", "planes", "random walks",
                   "norms: w'Gw", "relative flatness of each layer", "no more than 10 % points",
@@ -205,6 +222,12 @@ def test_default_measures_of_one_run_on_the_test_split(runs, tmp_path, capsys):
         (("--gammas", "3"), "--gammas=3: must be 2 or more positive numbers"),
         (("--threshold", "nan"), "--threshold=nan"),
         (("--threshold", "1,2"), "one number each"),
+        (("--bits", "4.5"), "--bits=4.5: must be whole numbers from 2 to 24"),
+        (("--bits", "1"), "--bits=1: must be whole numbers"),
+        (("--fractions", "0.5,1.5"), "--fractions=0.5,1.5: must be numbers from 0 to 1"),
+        (("--noise_kinds", "gaussian"), "gaussian needs its standard deviation"),
+        (("--noise_kinds", "pixel_shuffle"), "must be different kinds of noise"),
+        (("--noise_kinds", "gaussian:1,gaussian:1"), "must be different kinds of noise"),
         (("--samples", "1"), "samples"),
         (("--split", "validation"), "split"),
         (("--interpolate",), "--interpolate needs two runs"),

@@ -4,11 +4,13 @@ import functools
 import warnings
 
 import numpy as np
+import tensorflow as tf
 
 from esgd_tf.landscape import (
     CurvatureOperator,
     HessianOperator,
     NotConvergedWarning,
+    corruption_error,
     effective_dimension,
     eigenpairs,
     fisher_rao_norm,
@@ -19,8 +21,12 @@ from esgd_tf.landscape import (
     local_energy,
     local_entropy,
     m_sharpness,
+    pac_bayes_bound,
     pac_bayes_sigma,
     plane,
+    private_prior_bound,
+    pruning,
+    quantization,
     random_walk,
     relative_flatness,
     sharpness,
@@ -90,6 +96,41 @@ def _local_entropy(weights, loss, data=None, **options):
         return local_entropy(weights, loss, data, **given | options)
 
 
+def _as_error(loss, data):
+    """Return a loss of weights alone as an error from 0 to 1 over ten examples, if it is one."""
+    if data is not None:
+        return loss, data
+    return lambda w, x, y: 1 - tf.exp(-loss(w) / 50), (np.zeros((10, 1)), np.zeros(10))
+
+
+def _pac_bayes_bound(weights, loss, data=None, **options):
+    loss, data = _as_error(loss, data)
+    prior = [0.5 * np.asarray(w) for w in _weights(weights)]
+    given = {"prior": prior, "sigmas": [0.1, 0.3], "samples": 4, "trials": 2}
+    return pac_bayes_bound(weights, data, loss=loss, **given | options)
+
+
+def _private_prior_bound(weights, loss, data=None, **options):
+    loss, data = _as_error(loss, data)
+    given = {"steps": 2, "burn_in": 5, "samples": 8, "chains": 2, "loss_range": 50.0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotConvergedWarning)
+        return private_prior_bound(weights, loss, data, **given | options)
+
+
+def _quantization(weights, loss, data=None, **options):
+    return quantization(weights, loss=loss, **{"data": data, "bits": [4, 2]} | options)
+
+
+def _pruning(weights, loss, data=None, **options):
+    return pruning(weights, loss=loss, **{"data": data, "fractions": [0.3, 0.9]} | options)
+
+
+def _corruption_error(weights, loss, data=None, **options):
+    given = {"data": data, "corrupted": {"same": data, "again": data}}
+    return corruption_error(weights, loss=loss, **given | options)
+
+
 def _weights(model):
     return model.get_weights() if hasattr(model, "get_weights") else model
 
@@ -116,13 +157,21 @@ MEASURES = {
     "random_walk": _random_walk,
     "rejecting_walk": functools.partial(_random_walk, kind="rejecting"),
     "local_entropy": _local_entropy,
+    "pac_bayes_bound": _pac_bayes_bound,
+    "private_prior_bound": _private_prior_bound,
+    "quantization": _quantization,
+    "pruning": _pruning,
+    "corruption_error": _corruption_error,
 }
 OF_OPERATORS = {
     "trace", "eigenpairs", "spectral_density", "full_spectrum", "diagonal_estimate", "laplace",
     "fisher_rao_norm", "frobenius_norm", "effective_dimension",
 }  # fmt: skip
 # Nothing in these is random.
-EXACT = {"full_spectrum", "fisher_rao_norm", "worst_case_radius", "sharpness", "interpolate"}
+EXACT = {
+    "full_spectrum", "fisher_rao_norm", "worst_case_radius", "sharpness", "interpolate",
+    "quantization", "pruning", "corruption_error",
+}  # fmt: skip
 _ENTROPY = (
     "values standard_errors gammas loss size inverse_temperature method nodes quadrature_errors "
     "square_distance acceptance step_size ess r_hat converged chains samples burn_in"
@@ -158,4 +207,16 @@ WRITTEN = {
     "random_walk": "losses distances escape_steps acceptance threshold step_size kind",
     "rejecting_walk": "losses distances escape_steps acceptance threshold step_size kind",
     "local_entropy": _ENTROPY,
+    "pac_bayes_bound": (
+        "bound risk risk_error risk_bound error kl nats sigma prior_variance distance size "
+        "examples samples delta sample_delta sigmas trial_risks trial_bounds"
+    ),
+    "private_prior_bound": (
+        "bound bound_above risk risk_error kl kl_error kl_below log_partition nats epsilon delta "
+        "gamma tau loss_range size examples temperatures losses loss_errors acceptance ess r_hat "
+        "chains burn_in samples converged"
+    ),
+    "quantization": "bits values reference rounding per kernels size",
+    "pruning": "fractions values reference removed per kernels size",
+    "corruption_error": "reference values",
 }

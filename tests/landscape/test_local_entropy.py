@@ -82,7 +82,7 @@ def in_numpy(monkeypatch):
 
     def use(value, gradient, x):
         monkeypatch.setattr(
-            module._Landscape, "__call__", lambda _, d: (value(x + d), gradient(x + d))
+            module.Displaced, "__call__", lambda _, d: (value(x + d), gradient(x + d))
         )
         # The loss at the start is all that TensorFlow is asked for.
         return [x], lambda w: tf.numpy_function(lambda v: value(v[None])[0], [w[0]], tf.float64)
@@ -318,7 +318,7 @@ class TestLangevinElsewhere:
         """Several chains, several batches: each has its own f and gradient."""
         model, (x, y) = mlp(batch_norm=True), examples(dtype="float32")
         objective = Objective(model, cross_entropy(), (x, y), batch_size=16)
-        landscape = module._Landscape(objective, 3)
+        landscape = module.Displaced(objective, 3)
         d = 0.3 * np.random.default_rng(0).standard_normal((3, objective.size))
         values, slopes = landscape(d)
         energies, forces = landscape.target(2.0, 5.0)(d)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -12,6 +12,7 @@ from esgd_tf.cli.measures.measure import Entry, Found, Measure, in_units, titled
 
 if TYPE_CHECKING:
     from esgd_tf.cli.measures.bench import Bench, Measured
+    from esgd_tf.landscape import Row
 
 __all__ = ["Density"]
 
@@ -50,3 +51,11 @@ class Density(Measure):
             "% small: of the eigenvalues, those below 1 % of the largest in magnitude"
         )
         return titled(title, ("run", "largest", "smallest", "trace", "% small"), rows)
+
+    def numbers(self, entry: Entry) -> Iterator[Row]:
+        from esgd_tf.landscape import Row
+
+        density = entry.result
+        mean, error = density.mean(lambda t: t)
+        yield Row("", "largest node", "", float(density.largest))
+        yield Row("", "trace", "", float(density.size * mean), float(density.size * error))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from esgd_tf.cli.measures.bench import Bench, Measured
+    from esgd_tf.landscape import Row
 
 __all__ = ["Interpolate"]
 
@@ -46,6 +47,9 @@ class Interpolate(Measure):
             reestimate=bench.reestimate(first),
             batch_size=bench.fv.batch_size,
         )
+
+    def numbers(self, entry: Entry) -> Iterator[Row]:
+        return iter(())  # no one number of it
 
     def table(self, entries: Sequence[Entry], fv: flags.FlagValues) -> str:
         rows = [

@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     from esgd_tf.cli.measures.bench import Bench, Measured
     from esgd_tf.landscape import Result, Row
 
-__all__ = ["Entry", "Found", "Measure", "Shown", "in_units", "numbers", "titled"]
+__all__ = [
+    "Entry", "Found", "Measure", "Shown", "error_and_loss", "in_units", "numbers", "titled",
+]  # fmt: skip
+
+_RISE = "increase of "
 
 #: The result of a measure for a run, or a dict of several results by name.
 Found = Any
@@ -126,6 +130,20 @@ class Measure(ABC):
         for result in entry.parts.values():
             yield from result.rows()
 
+    def numbers(self, entry: Entry) -> Iterator[Row]:
+        """Yield the numbers by which `compare --measures` ranks runs.
+
+        By default all rows, but for those of the test images, from which no test error is to be
+        told; of what rose, the rise.
+
+        Args:
+            entry: Entry. What was found of a run.
+        """
+        rows = [row for row in self.rows(entry) if row.split != "test"]
+        rises = [row for row in rows if row.metric.startswith(_RISE)]
+        for row in rises or rows:
+            yield row._replace(metric=row.metric.removeprefix(_RISE))
+
     def figure(self, shown: Sequence[Shown]) -> Figure:
         """Return the picture of all runs.
 
@@ -190,3 +208,24 @@ def titled(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         rows: sequence of sequences of str. The cells.
     """
     return f"{title}\n\n{plain_table(header, rows)}"
+
+
+def error_and_loss(shown: Sequence[Shown]) -> Figure:
+    """Return a picture of results that plot the metrics "error" and "loss", side by side.
+
+    Args:
+        shown: sequence of Shown. What was found of each run.
+    """
+    figure = new_figure(8.4, 4.6)
+    panels = figure.subplots(1, 2)
+    for ax, metric in zip(panels, ("error", "loss"), strict=True):
+        for one in shown:
+            one.result.plot(ax, color=one.color, label=one.label or "_", metric=metric)
+        ax.grid(alpha=0.3)
+        if ax.get_legend() is not None:
+            ax.get_legend().remove()
+    panels[1].set_yscale("log")
+    lines, names = panels[0].get_legend_handles_labels()
+    # Below: there are two lines for each run.
+    figure.legend(lines, names, fontsize="small", loc="outside lower center", ncols=2)
+    return figure

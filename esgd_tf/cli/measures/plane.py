@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from esgd_tf.cli.measures.bench import Bench, Measured
+    from esgd_tf.landscape import Row
 
 __all__ = ["Plane"]
 
@@ -47,6 +48,9 @@ class Plane(Measure):
             batch_size=bench.fv.batch_size,
             seed=bench.fv.seed,
         )
+
+    def numbers(self, entry: Entry) -> Iterator[Row]:
+        return iter(())  # no one number of it
 
     def table(self, entries: Sequence[Entry], fv: flags.FlagValues) -> str:
         rows = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from esgd_tf.cli.measures.bench import Bench, Measured
+    from esgd_tf.landscape import Row
 
 __all__ = ["RandomWalk"]
 
@@ -59,6 +60,13 @@ class RandomWalk(Measure):
             escaped = f"{mean:.1f} ± {error:.1f}" if math.isfinite(mean) else "not all escaped"
             rows.append((e.label, escaped, f"{walk.threshold:.4f}"))
         return titled("random walks", ("run", "escape step", "threshold"), rows)
+
+    def numbers(self, entry: Entry) -> Iterator[Row]:
+        from esgd_tf.landscape import Row
+
+        mean, error = entry.result.mean_escape_step
+        if math.isfinite(mean):
+            yield Row("", "escape step", "", float(mean), float(error))
 
     def plot(self, ax: Axes, one: Shown) -> None:
         super().plot(ax, one)

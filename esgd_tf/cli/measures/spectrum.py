@@ -61,6 +61,9 @@ class Spectrum(Measure):
             for row in pairs.rows():
                 yield row._replace(metric=f"{end} {row.metric}")
 
+    def numbers(self, entry: Entry) -> Iterator[Row]:
+        return (row for row in self.rows(entry) if row.at == 1)
+
     def plot(self, ax: Axes, one: Shown) -> None:
         top, low = (one.result[end].eigenvalues for end in ("largest", "smallest"))
         low = low[::-1]
