@@ -81,9 +81,7 @@ def plot_history(rows: Sequence[Mapping[str, float]], path: Path, title: str) ->
         figure.savefig(partial, dpi=150)
 
 
-def plot_comparison(
-    curves: Sequence[Curve], path: Path, title: str, split: str = "test"
-) -> None:
+def plot_comparison(curves: Sequence[Curve], path: Path, title: str, split: str = "test") -> None:
     """Plot the test error of several runs against gradient evaluations.
 
     Args:
