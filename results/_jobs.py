@@ -91,7 +91,7 @@ class _Choice:
     error: float | None
 
 
-class _Waits(Exception):
+class _UntriedError(Exception):
     """Something must be trained first, which the message names."""
 
 
@@ -138,7 +138,7 @@ def _result(plan: Plan, part: Part, method: Method, seed: int, summaries: Summar
     )  # fmt: skip
     try:
         choice = _choose(plan, part, method, summaries)
-    except _Waits as waits:
+    except _UntriedError as waits:
         return dataclasses.replace(job, waits=str(waits))
     flags = {**plan.flags, **part.flags, **choice.flags, "seed": seed}
     if part.is_validation:
@@ -150,7 +150,7 @@ def _choose(plan: Plan, part: Part, method: Method, summaries: Summaries) -> _Ch
     """Return the settings with the smallest error on the held-out images; the first of equals.
 
     Raises:
-        _Waits: Not all have been tried yet.
+        _UntriedError: Not all have been tried yet.
     """
     if method.like:
         of_name = {m.name: (p, m) for p in plan.parts for m in p.methods}
@@ -166,7 +166,7 @@ def _choose(plan: Plan, part: Part, method: Method, summaries: Summaries) -> _Ch
         return _Choice(method.flags, "", None)
     for job in jobs.values():
         if not job.is_done(summaries):
-            raise _Waits(job.waits or f"waits for {job.name}")
+            raise _UntriedError(job.waits or f"waits for {job.name}")
     errors = {name: float(summaries[job.name]["final"]["error"]) for name, job in jobs.items()}
     best = min(errors, key=errors.__getitem__)
     flags = {**method.flags, **method.candidates[best]}
