@@ -18,7 +18,7 @@ from typing import Any
 from esgd_tf._files import replaced_when_whole
 from esgd_tf.cli.tables import markdown_table
 from results._jobs import Job, Summaries, jobs_of
-from results._shared import COLORS, LINES, MARKERS, figure_of, finish, plot_mean_and_spread
+from results._shared import COLORS, MARKERS, figure_of, finish, plot_mean_and_spread, style
 from results._summaries import MEASURES
 from results.plans import Plan
 
@@ -33,6 +33,8 @@ _FINAL = {
     "train_loss": "train loss",
 }  # fmt: skip
 _COLUMNS = 3
+# A part may have more methods than there is room for among its curves.
+_BESIDE: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
 
 
 def draw(plan: Plan, name: str, summaries: Summaries, out: Path) -> list[Path]:
@@ -85,8 +87,8 @@ def _write_table(
     ]  # fmt: skip
     for part, methods in groups.items():
         columns = _measured(methods)
-        header = ["method", "chosen", "seeds", *_FINAL.values(), *columns, "gradient evaluations"]
-        rows = []
+        header = ["method", "chosen", "seeds", *_FINAL.values(), "gradient evaluations"]
+        rows, measures = [], []
         for runs in methods.values():
             first = runs[0]
             rows.append(
@@ -95,11 +97,14 @@ def _write_table(
                     first["chosen"].partition(", ")[2] or "-",
                     " ".join(str(run["seed"]) for run in runs),
                     *(_spread([run["final"][key] for run in runs]) for key in _FINAL),
-                    *(_spread(_values(runs, column)) for column in columns),
                     f"{first['final']['gradient_evaluations']:,}",
                 ]
             )
+            values = (_spread(_values(runs, column)) for column in columns)
+            measures.append([first["label"], *values])
         lines += ["", f"## {part}", "", markdown_table(header, rows)]
+        if columns:
+            lines += ["", markdown_table(["method", *columns], measures)]
     path.parent.mkdir(parents=True, exist_ok=True)
     with replaced_when_whole(path) as partial:
         partial.write_text("\n".join(lines) + "\n")
@@ -136,7 +141,7 @@ def _spread(values: Sequence[float]) -> str:
 
 def _curves(groups: Groups, path: Path) -> Path:
     """Plot error against gradient evaluations."""
-    figure = figure_of(8.0, 4.0 * len(groups))
+    figure = figure_of(11.0, 4.0 * len(groups))
     panels = figure.subplots(len(groups), 1, squeeze=False)[:, 0]
     for axis, (part, methods) in zip(panels, groups.items(), strict=True):
         for number, runs in enumerate(methods.values()):
@@ -146,14 +151,13 @@ def _curves(groups: Groups, path: Path) -> Path:
             if len(errors) > 1:
                 plot_mean_and_spread(axis, x, errors, number, runs[0]["label"])
             else:
-                axis.plot(x, errors[0], color=COLORS[number % len(COLORS)],
-                          ls=LINES[number % len(LINES)], lw=2, label=runs[0]["label"])  # fmt: skip
+                axis.plot(x, errors[0], **style(number), lw=2, label=runs[0]["label"])
         ends = [run["final"]["error"] for runs in methods.values() for run in runs]
         split = next(iter(methods.values()))[0]["split"]
         # What matters is told apart at the end; the first epochs would flatten it.
         axis.set(title=part, xlabel="gradient evaluations", ylabel=f"{split} error (%)",
-                 ylim=(0.9 * min(ends), 2.0 * max(ends)))  # fmt: skip
-        axis.legend()
+                 ylim=(0.9 * min(ends), 1.5 * max(ends)))  # fmt: skip
+        axis.legend(**_BESIDE)
     finish(figure, path)
     return path
 
@@ -168,7 +172,7 @@ def _bits(groups: Groups, path: Path) -> Path | None:
     shown = {part: methods for part, methods in shown.items() if methods}
     if not shown:
         return None
-    figure = figure_of(8.0, 4.0 * len(shown))
+    figure = figure_of(11.0, 4.0 * len(shown))
     panels = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
     for axis, (part, methods) in zip(panels, shown.items(), strict=True):
         for number, runs in enumerate(methods.values()):
@@ -177,12 +181,12 @@ def _bits(groups: Groups, path: Path) -> Path | None:
             # Side by side: the bars of several methods would hide each other.
             x = [k + 0.05 * (number - (len(methods) - 1) / 2) for k in range(len(names))]
             axis.errorbar(x, [statistics.mean(v) for v in values], spread,
-                          color=COLORS[number % len(COLORS)], ls=LINES[number % len(LINES)],
+                          **style(number),
                           marker=MARKERS[number % len(MARKERS)], capsize=3,
                           label=runs[0]["label"])  # fmt: skip
         axis.set_xticks(range(len(names)), [name.split()[2] for name in names])
         axis.set(title=part, xlabel="bits of a weight", ylabel="error (%)")
-        axis.legend()
+        axis.legend(**_BESIDE)
     finish(figure, path)
     return path
 

@@ -78,7 +78,7 @@ class Plan:
         validation: int >= 1. Training images that are held out where settings are chosen.
         parts: tuple of Part. In the order of their value.
         choice: mapping. Flags of the candidates beside those of their method, such as fewer
-            epochs. Defaults to {}.
+            epochs. Defaults to {}, which changes nothing.
         seconds: float > 0. A guess of the seconds of a gradient evaluation on one core, until a
             summary says more. Defaults to 0.1.
     """
