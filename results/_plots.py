@@ -205,9 +205,9 @@ def _measures(groups: Groups, path: Path) -> Path | None:
         for runs in methods.values():
             number = labels.index(runs[0]["label"])
             pairs = [(v, run["final"]["gap"]) for run in runs for v in _values([run], name)]
-            axis.plot([v for v, _ in pairs], [gap for _, gap in pairs], ls="",
-                      color=COLORS[number % len(COLORS)], marker=MARKERS[number % len(MARKERS)],
-                      label=runs[0]["label"])  # fmt: skip
+            marker = MARKERS[(number + number // len(COLORS)) % len(MARKERS)]
+            axis.plot([v for v, _ in pairs], [gap for _, gap in pairs], ls="", marker=marker,
+                      color=style(number)["color"], label=runs[0]["label"])  # fmt: skip
         axis.set(xlabel=name, ylabel="gap (% points)")
     for axis in panels[len(names) :]:
         axis.set_axis_off()

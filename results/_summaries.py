@@ -45,14 +45,12 @@ class Measure:
 
     Args:
         flags: tuple of str. The flags that it takes beside its own switch.
-        keep: mapping. The way through the measure's part of landscape.json, keys and positions in
-            lists, to each number, by the name under which it is kept.
-        scale: float. What the numbers are multiplied by. Defaults to 1.0.
+        keep: mapping. By the name under which a number is kept, what it is multiplied by, and the
+            way to it through the measure's part of landscape.json: keys, and positions in lists.
     """
 
     flags: tuple[str, ...]
-    keep: Mapping[str, tuple[str | int, ...]]
-    scale: float = 1.0
+    keep: Mapping[str, tuple[float, tuple[str | int, ...]]]
 
 
 _SIGMAS, _BITS = (0.05, 0.1, 0.2, 0.3), (4, 3, 2)
@@ -63,26 +61,40 @@ MEASURES: dict[str, Measure] = {
     "local_energy": Measure(
         ("--sigmas=" + ",".join(map(str, _SIGMAS)), "--perturbations=20"),
         {
-            f"local energy, σ = {sigma:g}, {split} (% points)": ("increase", split, "error", k)
-            for k, sigma in enumerate(_SIGMAS)
-            for split in ("train", "test")
+            **{
+                f"local energy, σ = {sigma:g}, {split} (% points)": (
+                    100.0, ("increase", split, "error", k)
+                )
+                for k, sigma in enumerate(_SIGMAS)
+                for split in ("train", "test")
+            },
+            # The trace of D H D with D = diag(w): the loss rises by σ²/2 of it at a small σ.
+            "tr DHD, from σ = 0.05": (2 / _SIGMAS[0] ** 2, ("increase", "train", "loss", 0)),
         },
-        scale=100.0,
     ),
     "spectrum": Measure(
         ("--eigenvalues=1",),
         {
-            "largest eigenvalue": ("largest", "eigenvalues", 0),
-            "smallest eigenvalue": ("smallest", "eigenvalues", 0),
+            "largest eigenvalue": (1.0, ("largest", "eigenvalues", 0)),
+            "smallest eigenvalue": (1.0, ("smallest", "eigenvalues", 0)),
         },
     ),
     "quantization": Measure(
         ("--bits=" + ",".join(map(str, _BITS)),),
-        {f"error at {bits} bits (%)": ("values", "test", "error", k)
-         for k, bits in enumerate(_BITS)},
-        scale=100.0,
+        {
+            f"error at {bits} bits (%)": (100.0, ("values", "test", "error", k))
+            for k, bits in enumerate(_BITS)
+        },
     ),
-    "pac_bayes": Measure((), {"PAC-Bayes bound (%)": ("bound",)}, scale=100.0),
+    "pac_bayes": Measure((), {"PAC-Bayes bound (%)": (100.0, ("bound",))}),
+    "norms": Measure(
+        ("--probes=4", "--steps=50"),
+        {
+            "Fisher-Rao norm": (1.0, ("fisher_rao", "estimate")),
+            "Frobenius norm": (1.0, ("frobenius", "estimate")),
+            "effective dimension": (1.0, ("dimension", "values", 0)),
+        },
+    ),
 }  # fmt: skip
 
 
@@ -114,8 +126,8 @@ def measured(report: Mapping[str, Any]) -> tuple[dict[str, dict[str, float]], di
         measure = MEASURES[name]
         try:
             kept[name] = {
-                label: _rounded(measure.scale * _at(found["result"], way))
-                for label, way in measure.keep.items()
+                label: _rounded(scale * _at(found["result"], way))
+                for label, (scale, way) in measure.keep.items()
             }
         except (KeyError, IndexError, TypeError) as error:
             missing[name] = f"landscape.json has it in another form ({error!r})"
