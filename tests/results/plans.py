@@ -3,7 +3,7 @@
 from results._jobs import jobs_of
 from results.plans import Method, Part, Plan
 
-FLAGS = {"preset": "quickstart", "model": "mnistfc", "batch_size": 1750, "bn_reestimate": 0}
+FLAGS = {"preset": "quickstart", "model": "lenet-2-3-8", "batch_size": 1750, "bn_reestimate": 0}
 TINY = Plan(
     "A tiny plan",
     FLAGS,
