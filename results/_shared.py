@@ -88,6 +88,16 @@ def finish(figure: Figure, path: Path) -> None:
         figure.savefig(partial, dpi=130, format="png")
 
 
+def style(number: int) -> dict[str, Any]:
+    """Return color and line by which a curve is told from those of other numbers, up to 49.
+
+    Args:
+        number: int >= 0. The number of the curve.
+    """
+    line = (number + number // len(COLORS)) % len(LINES)
+    return {"color": COLORS[number % len(COLORS)], "ls": LINES[line]}
+
+
 def plot_mean_and_spread(
     axis: Axes, x: Sequence[float], runs: Sequence[Sequence[float]], number: int, label: str
 ) -> None:
@@ -102,9 +112,9 @@ def plot_mean_and_spread(
     """
     values = np.asarray(runs, float)
     mean, spread = values.mean(axis=0), values.std(axis=0, ddof=1)
-    color = COLORS[number % len(COLORS)]
-    axis.plot(x, mean, color=color, ls=LINES[number % len(LINES)], lw=2, label=label)
-    axis.fill_between(x, mean - spread, mean + spread, color=color, alpha=0.2, lw=0)
+    look = style(number)
+    axis.plot(x, mean, **look, lw=2, label=label)
+    axis.fill_between(x, mean - spread, mean + spread, color=look["color"], alpha=0.2, lw=0)
 
 
 def mean_and_spread(values: Sequence[float], digits: int) -> str:

@@ -25,9 +25,15 @@ __all__ = ["command_line", "main"]
 
 _COLUMNS = ("run", "optimizer", "L", "error %", "loss", "grad. evals", "epochs", "time")
 # Shown where runs differ in it.
-_MARKS = ("model", "corrupt")
+_MARKS = ("model", "corrupt", "validation_images")
+# Of runs of before these settings.
+_ABSENT = {"model": "none", "corrupt": "none", "validation_images": 0}
 _NOT_ALIKE = (
     "Runs with different --corrupt were tested on different data: their numbers do not compare."
+)
+_OTHER_IMAGES = (
+    "Runs with different --validation_images were evaluated on different images, and trained on "
+    "different ones: their numbers do not compare."
 )
 _SUMMARY = ("runs like", "seeds", "error %", "loss", "grad. evals", "time")
 
@@ -62,7 +68,7 @@ class _Result:
 
     def mark(self, name: str) -> str:
         """Return a setting that sets runs apart."""
-        return str(self.run.experiment.get(name, "none"))
+        return str(self.run.experiment.get(name, _ABSENT[name]))
 
     @property
     def star(self) -> str:
@@ -127,13 +133,16 @@ def _compare(fv: Any, words: list[str]) -> None:
     show = markdown_table if fv.markdown else plain_table
     dataset = results[0].run.experiment["dataset"]
     where = " or ".join(sorted({place_of(r.run) for r in results}))
-    title = f"{dataset}: test error and loss at the {where}, after the last epoch"
+    splits = " or ".join(sorted({r.run.split for r in results}))
+    title = f"{dataset}: {splits} error and loss at the {where}, after the last epoch"
     print(textwrap.fill(title, 80) + "\n")
     print(show(columns, table))
     if "corrupt" in marks:
         print("\n" + textwrap.fill(_NOT_ALIKE, 80))
+    if "validation_images" in marks:
+        print("\n" + textwrap.fill(_OTHER_IMAGES, 80))
     if any(r.star for r in results):
-        print("\n* on a part of the test images only (--limit_steps)")
+        print("\n* on a part of the images only (--limit_steps)")
     groups = _seeds(results)
     if groups:
         rows = [_summary(group) for group in groups]
@@ -157,7 +166,7 @@ def _compare(fv: Any, words: list[str]) -> None:
         for r in results
     ]
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    plot_comparison(curves, out, dataset)
+    plot_comparison(curves, out, dataset, splits)
     print(f"\nwritten: {out}")
 
 

@@ -85,8 +85,8 @@ def _evaluate(fv: Any, words: list[str]) -> None:
         what = f"{source.name}, {len(labels):,} training images, not augmented"
     else:
         images, labels = source.test_images, source.test_labels
-        what = f"{source.name}, {len(labels):,} test images"
-    # The noise that training added to its inputs after preprocessing.
+        # The noise that training added to its inputs after preprocessing.
+        what = f"{source.name}, {len(labels):,} {run.split} images"
     noise = stored_input_corruption(run.experiment) if is_training_split else None
     logits = network.logits(images, fv.batch_size, corrupt=noise)
     found = classification_metrics(logits, labels)
@@ -106,7 +106,7 @@ def _evaluate(fv: Any, words: list[str]) -> None:
         numbers = {
             "run": str(run.folder.path),
             "checkpoint": str(checkpoint),
-            "data": fv.input or f"{source.name}/{fv.split}",
+            "data": fv.input or f"{source.name}/{'train' if fv.split == 'train' else run.split}",
             "images": found.images,
             "accuracy": found.accuracy,
             "accuracy_interval_95": [low, high],

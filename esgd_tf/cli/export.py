@@ -107,7 +107,7 @@ def _export(fv: Any, words: list[str]) -> None:
         size = sum(f.stat().st_size for f in [target, *target.rglob("*")] if f.is_file())
         print(f"written    {target}  ({kind}, {size / 2**20:.1f} MiB)")
     if fv.check:
-        _check(fv, network, targets)
+        _check(fv, network, targets, run.split)
         policy = run.run.get("mixed_precision", "none")
         if policy != "none":
             print(f"  (the run computes in {policy}, what was written in float32)")
@@ -148,8 +148,8 @@ def _is_saved_model(path: Path) -> bool:
     )
 
 
-def _check(fv: Any, network: Any, targets: dict[str, Path]) -> None:
-    """Load the exported network, and print its accuracy beside the accuracy of the run's own."""
+def _check(fv: Any, network: Any, targets: dict[str, Path], split: str) -> None:
+    """Load what was written, and print its accuracy beside that of the run's own network."""
     import keras
     import numpy as np
 
@@ -171,7 +171,7 @@ def _check(fv: Any, network: Any, targets: dict[str, Path]) -> None:
     accuracy = classification_metrics(expected, labels).accuracy
     if fv.softmax:
         expected = np.exp(log_softmax(expected))
-    print(f"\ncheck, on {len(labels):,} test images     accuracy   largest difference")
+    print(f"\ncheck, on {len(labels):,} {split} images     accuracy   largest difference")
     print(f"  {'the run':<32} {100 * accuracy:6.2f} %")
     for kind, target in targets.items():
         if kind == "keras":

@@ -12,6 +12,7 @@ from absl import flags
 from esgd_tf.cli.parsers import FlagError
 from esgd_tf.cli.suggestions import did_you_mean
 from esgd_tf.data import DataError, parse_corruptions
+from esgd_tf.data.catalog import ENTRIES
 from esgd_tf.models import check_name
 from esgd_tf.models import names as model_names
 from esgd_tf.runs.errors import RunFolderError
@@ -86,7 +87,12 @@ def make_settings(fv: flags.FlagValues, presets: Presets) -> Settings:
         rate = "langevin_learning_rate" if inner else "learning_rate"
         factor = given["batch_size"] / experiment.batch_size
         given[rate] = given.get(rate, getattr(experiment, rate)) * factor
+    if given.get("lr_schedule") == "cosine":
+        if given.get("lr_drops") and fv["lr_drops"].present:
+            raise FlagError("--lr_drops has no meaning with --lr_schedule=cosine: leave it out")
+        given["lr_drops"] = ()
     experiment = dataclasses.replace(experiment, **given)
+    _check_size(experiment)
     _check_replicas(experiment)
     try:
         parse_corruptions(experiment.corrupt)
@@ -176,7 +182,7 @@ def _with_inner_loop(replicas: Experiment, entropy: Experiment) -> Experiment:
 
 
 def stretched(before: dict[str, Any], settings: Settings) -> str | None:
-    """Return what to say of a coupling whose growth a new number of epochs stretches.
+    """Return what to say of a schedule that a new number of epochs stretches.
 
     Args:
         before: dict. The config.json of the run so far.
@@ -184,13 +190,29 @@ def stretched(before: dict[str, Any], settings: Settings) -> str | None:
     """
     e, epochs = settings.experiment, before["experiment"]["epochs"]
     grows = e.optimizer == "rsgd" and e.focusing != "none" and e.focusing_growth > 1
-    if not grows or e.epochs == epochs:
+    if e.epochs == epochs:
+        return None
+    if e.lr_schedule == "cosine":
+        return (
+            f"--epochs={e.epochs}: the step size, which was to fall to 0 over {epochs} epochs, "
+            f"falls over {e.epochs} from the start, so it jumps to where that law has it by now"
+        )
+    if not grows:
         return None
     where = "back" if e.epochs > epochs else "on"
     return (
         f"--epochs={e.epochs}: the coupling, which was to grow over {epochs} epochs, grows over "
         f"{e.epochs} from the start, so it jumps {where} to where that law has it by now"
     )
+
+
+def _check_size(experiment: Experiment) -> None:
+    held_out, count = experiment.validation_images, ENTRIES[experiment.dataset].num_train
+    if held_out >= count:
+        raise FlagError(
+            f"--validation_images={held_out}: {experiment.dataset} has {count:,} training images: "
+            "hold out fewer"
+        )
 
 
 def _check_replicas(experiment: Experiment) -> None:

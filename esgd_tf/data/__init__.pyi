@@ -7,6 +7,7 @@ from .corruption import CORRUPTIONS as CORRUPTIONS
 from .corruption import Corruption as Corruption
 from .corruption import parse_corruptions as parse_corruptions
 from .errors import DataError as DataError
+from .held_out import hold_out as hold_out
 from .input_noise import corrupt_in_order as corrupt_in_order
 from .input_noise import input_corruption as input_corruption
 from .pipeline import evaluation_batches as evaluation_batches

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import keras
@@ -268,9 +269,13 @@ def learning_rate(experiment: Experiment, steps_per_epoch: int) -> Any:
     if experiment.optimizer == "swa" and experiment.swa_lr is not None:
         start = swa_start(experiment, steps_per_epoch)
         return SWASchedule(experiment.learning_rate, experiment.swa_lr, start)
+    updates_per_epoch = steps_per_epoch / max(experiment.langevin_steps, 1)
+    if experiment.lr_schedule == "cosine":
+        # Rounded up: the last update still has a step above 0.
+        updates = max(math.ceil(experiment.epochs * updates_per_epoch), 1)
+        return keras.optimizers.schedules.CosineDecay(experiment.learning_rate, updates)
     if not experiment.lr_drops:
         return float(experiment.learning_rate)
-    updates_per_epoch = steps_per_epoch / max(experiment.langevin_steps, 1)
     # Keras' schedule still has the old value AT a boundary, which counts from 0.
     boundaries = [max(round(d * updates_per_epoch) - 1, 0) for d in experiment.lr_drops]
     values = [

@@ -150,6 +150,21 @@ class Experiment:
         _DATA,
         default=50,
     )
+    lr_schedule: str = setting(
+        Choice(("drops", "cosine")),
+        "of the step size: drops at --lr_drops, or half a cosine from its start to 0 over the run",
+        _ALGORITHM,
+        default="drops",
+        is_quiet=True,
+    )
+    validation_images: int = setting(
+        Whole(0),
+        "training images held out, to evaluate on instead of the test images: to choose settings "
+        "by",
+        _DATA,
+        default=0,
+        is_quiet=True,
+    )
     # paper: Nesterov's, 0.9
     momentum: float = setting(
         Number(below=1),

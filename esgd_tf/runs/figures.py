@@ -81,7 +81,7 @@ def plot_history(rows: Sequence[Mapping[str, float]], path: Path, title: str) ->
         figure.savefig(partial, dpi=150)
 
 
-def plot_comparison(curves: Sequence[Curve], path: Path, title: str) -> None:
+def plot_comparison(curves: Sequence[Curve], path: Path, title: str, split: str = "test") -> None:
     """Plot the test error of several runs against gradient evaluations.
 
     Args:
@@ -90,6 +90,7 @@ def plot_comparison(curves: Sequence[Curve], path: Path, title: str) -> None:
             counts them.
         path: Path. A PNG file, replaced when the new one is whole.
         title: str. The text above the picture.
+        split: str. Of which images the errors are, for the label. Defaults to "test".
     """
     figure = new_figure(7.5, 4.2)
     axis = figure.subplots()
@@ -109,7 +110,7 @@ def plot_comparison(curves: Sequence[Curve], path: Path, title: str) -> None:
                 label=literal(f"{label}{seeds}") if k == 0 else None,
             )
     axis.set_xlabel("gradient evaluations")
-    axis.set_ylabel("test error (%)")
+    axis.set_ylabel(f"{split} error (%)")
     axis.grid(alpha=0.3)
     axis.legend(fontsize="small")
     figure.suptitle(literal(title), fontsize="medium")

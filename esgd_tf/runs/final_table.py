@@ -9,7 +9,9 @@ from esgd_tf.runs.run_folder import RunFolder
 __all__ = ["final_table"]
 
 
-def final_table(rows: list[dict[str, float]], folder: RunFolder, test_images: int) -> str:
+def final_table(
+    rows: list[dict[str, float]], folder: RunFolder, test_images: int, split: str = "test"
+) -> str:
     """Return the table as lines of text.
 
     Args:
@@ -17,16 +19,17 @@ def final_table(rows: list[dict[str, float]], folder: RunFolder, test_images: in
             ended with.
         folder: RunFolder. Where the run's files are; those that exist are listed.
         test_images: int >= 1. The number of images for the accuracy.
+        split: str. What these images are, "test" or "validation". Defaults to "test".
     """
     last = rows[-1]
     where = "center" if "coupling" in last else "anchor"
     best = max(rows, key=lambda row: row.get("val_accuracy", -math.inf))
     lines = [
-        (f"test accuracy, at the {where}", f"{100 * last['val_accuracy']:.2f} %"),
-        ("test error", f"{100 * (1 - last['val_accuracy']):.2f} %"),
-        ("test loss", f"{last['val_loss']:.4f}"),
-        ("test images", f"{test_images:,}"),
-        ("best test accuracy", f"{100 * best['val_accuracy']:.2f} % (epoch {best['epoch']:g})"),
+        (f"{split} accuracy, at the {where}", f"{100 * last['val_accuracy']:.2f} %"),
+        (f"{split} error", f"{100 * (1 - last['val_accuracy']):.2f} %"),
+        (f"{split} loss", f"{last['val_loss']:.4f}"),
+        (f"{split} images", f"{test_images:,}"),
+        (f"best {split} accuracy", f"{100 * best['val_accuracy']:.2f} % (epoch {best['epoch']:g})"),
         ("epochs" if "coupling" in last else "effective epochs", f"{last['epoch']:g}"),
         ("gradient evaluations", f"{last['gradient_evaluations']:,.0f}"),
         ("outer updates", f"{last['outer_updates']:,.0f}"),

@@ -128,7 +128,9 @@ class Report:
             test_images: int >= 1. The number of images for the errors.
         """
         self._plot(rows)
-        print(final_table(rows, self._folder, test_images))
+        held_out = self._settings.experiment.validation_images
+        split = "validation" if held_out else "test"
+        print(final_table(rows, self._folder, test_images, split))
 
     def _plot(self, rows: list[dict[str, float]]) -> None:
         experiment = self._settings.experiment

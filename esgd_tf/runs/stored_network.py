@@ -98,6 +98,7 @@ def load_stored_network(run: StoredRun, checkpoint: Path, fv: Any) -> StoredNetw
     images = data.load(
         experiment["dataset"], data_dir=fv.data_dir, raw_dir=fv.raw_dir, download=fv.download
     )
+    images = data.hold_out(images, experiment.get("validation_images", 0))
     corruptions, seed = stored_corruptions(experiment)
     images = data.corrupt_data(images, corruptions, seed=seed)
     expected = (None, *images.train_images.shape[1:]), (None, images.num_classes)

@@ -69,10 +69,16 @@ class StoredRun:
         return self.folder.path.absolute().name
 
     @property
+    def split(self) -> str:
+        """What it was evaluated on: "test" images, or "validation" images held out of training."""
+        return "validation" if self.experiment.get("validation_images", 0) else "test"
+
+    @property
     def steps_per_epoch(self) -> int:
         """Minibatches of an epoch; with several replicas, for each of them."""
         e = self.experiment
-        one_pass = -(-ENTRIES[e["dataset"]].num_train // e["batch_size"])
+        count = ENTRIES[e["dataset"]].num_train - e.get("validation_images", 0)
+        one_pass = -(-count // e["batch_size"])
         gradients = GRADIENTS_PER_STEP.get(e["optimizer"], e.get("replicas", 1))
         return epoch_steps(one_pass, gradients, e.get("budget", "shared"))
 
@@ -80,7 +86,8 @@ class StoredRun:
     def sees_all_test_images(self) -> bool:
         """Return whether its evaluations used the whole test set: --limit_steps may mean less."""
         limit = self.run["limit_steps"]
-        test_images = ENTRIES[self.experiment["dataset"]].num_test
+        held_out = self.experiment.get("validation_images", 0)
+        test_images = held_out or ENTRIES[self.experiment["dataset"]].num_test
         return limit is None or limit * self.experiment["batch_size"] >= test_images
 
     def history(self) -> list[dict[str, float]]:

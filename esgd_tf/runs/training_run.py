@@ -187,6 +187,7 @@ def _prepare(settings: Settings, places: Places, strategy: tf.distribute.Strateg
         raw_dir=places.raw_dir,
         download=places.download,
     )
+    images = data.hold_out(images, experiment.validation_images)
     corruptions = data.parse_corruptions(experiment.corrupt)
     images = data.corrupt_data(images, corruptions, seed=experiment.corruption_seed)
     batches = Batches(images, experiment, run.seed, run.limit_steps)

@@ -110,7 +110,7 @@ def test_an_evaluation_on_part_of_the_images_has_a_star(write, tmp_path, capsys)
 def test_the_picture_has_a_colour_for_each_kind_of_run(write, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr("esgd_tf.runs.figures.plot_comparison",
-                        lambda curves, path, title: drawn.extend(curves))  # fmt: skip
+                        lambda curves, *others: drawn.extend(curves))  # fmt: skip
     runs = [write("s1", seed=1), write("s2", seed=2), write("t1", seed=1, optimizer="momentum")]
     compare(tmp_path, *runs)
     assert [label for label, _, _ in drawn] == ["entropy-sgd, L = 20"] * 2 + ["t1"]

@@ -1,13 +1,14 @@
 """Which numbers are in force."""
 
 import dataclasses
+import math
 
 import pytest
 
 import config
 from esgd_tf.cli.flags import FlagError, define_flags, help_text, parse
 from esgd_tf.cli.settings import choose_preset, make_settings, resume_settings, stretched
-from esgd_tf.runs.components import make_coupling
+from esgd_tf.runs.components import learning_rate, make_coupling
 from esgd_tf.runs.errors import RunFolderError
 from esgd_tf.runs.experiment import OPTIMIZERS, REPLICATED, Experiment
 from esgd_tf.runs.setting import Number, setting
@@ -319,3 +320,38 @@ def test_a_run_of_before_the_settings_had_their_names_goes_on():
     assert "lr" in before["experiment"]
     again = resume_settings(parsed(), config.PRESETS, before)
     assert again.to_dict() == stored
+
+
+def test_the_step_size_falls_to_0_by_half_a_cosine_over_the_outer_updates():
+    e = settings("--preset", "quickstart", "-L", "4", "-e", "3", "--lr_schedule", "cosine",
+                 "-lr", "0.8").experiment  # fmt: skip
+    assert e.lr_drops == ()
+    rate = learning_rate(e, 8)  # 24 gradient evaluations are 6 outer updates
+    expected = [0.4 * (1 + math.cos(math.pi * t / 6)) for t in range(7)]
+    assert [float(rate(t)) for t in range(7)] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_part_of_an_outer_update_at_the_end_has_a_step_above_0():
+    flags = ("--preset", "quickstart", "-L", "5", "-e", "1", "--lr_schedule", "cosine")
+    rate = learning_rate(settings(*flags).experiment, 6)
+    assert float(rate(1)) > 0
+    assert float(rate(2)) == 0
+
+
+def test_drops_and_a_cosine_exclude_each_other():
+    with pytest.raises(FlagError, match="--lr_drops has no meaning with --lr_schedule=cosine"):
+        settings("--lr_schedule", "cosine", "--lr_drops", "3")
+
+
+def test_more_epochs_stretch_a_cosine_and_it_is_said():
+    flags = ("--preset", "quickstart", "--lr_schedule", "cosine")
+    before = settings(*flags).to_dict()
+    assert "falls over 30" in stretched(before, settings(*flags, "-e", "30"))
+    assert stretched(before, settings(*flags)) is None
+
+
+def test_some_images_are_left_to_train_on():
+    flags = ("--preset", "quickstart", "--validation_images")
+    assert settings(*flags, "8749").experiment.validation_images == 8749
+    with pytest.raises(FlagError, match=r"has 8,750 training images: hold out fewer$"):
+        settings(*flags, "8750")
