@@ -11,6 +11,7 @@ Sums over a batch are taken in float32 or wider, sums over batches in float64.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
@@ -251,10 +252,10 @@ class Objective(Layout):
         batch_loss, graphs = self.batch_loss, self.traces.graphs
         key = (key, tuple(batch_loss.selected), id(batch_loss.strategy))
         if key not in graphs:
+            # TensorFlow warns of functions that are traced often, and takes two for the same if
+            # their code is: each of a lambda's instances would count as one of the other.
             graphs[key] = tf.function(
-                lambda *arguments: function(batch_loss, *arguments),
-                reduce_retracing=True,
-                autograph=False,
+                functools.partial(function, batch_loss), reduce_retracing=True, autograph=False
             )
         return graphs[key]
 

@@ -50,17 +50,27 @@ def test_every_room_has_a_reference():
 
 @pytest.mark.slow
 def test_it_builds_without_a_warning(tmp_path, monkeypatch):
-    """Strict: a link that leads nowhere, or a page that is missing, is an error."""
+    """Strict: a link that leads nowhere, a page that is missing, a cell that fails is an error."""
     pytest.importorskip("mkdocs")
     from mkdocs.commands.build import build
     from mkdocs.config import load_config
 
     monkeypatch.setenv("NO_MKDOCS_2_WARNING", "1")
+    monkeypatch.setenv("EXECUTE_NOTEBOOKS", "true")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # the kernels find a checkout as it is
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     config = load_config(str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path), strict=True)
     build(config)
     pages = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("index.html")}
     assert {"index.html", "tuning/index.html", "reference/optimizers/index.html"} <= pages
     assert "langevin_steps" in (tmp_path / "reference/optimizers/index.html").read_text()
+    for name in ("drop_in", "how_wide"):
+        page = (tmp_path / "notebooks" / name / "index.html").read_text()
+        assert "data:image/png;base64" in page or "image/png" in page
+        assert "retracing" not in page
+        # Both optimizers are named, each with a number.
+        for method in ("SGD", "Entropy-SGD"):
+            assert re.search(rf"(?<![-\w]){method}: .*\d", page)
     # Every page of docs/ can be reached.
     reached = re.findall(r"[\w/]+\.(?:md|ipynb)", (ROOT / "mkdocs.yml").read_text())
     there = [p for p in (ROOT / "docs").rglob("*") if p.suffix in (".md", ".ipynb")]

@@ -1,6 +1,7 @@
 """A network is traced once for a measure, and anew when its graph no longer holds."""
 
 import gc
+import logging
 import weakref
 
 import keras
@@ -262,3 +263,18 @@ def test_a_model_that_is_let_go_takes_its_graphs_along():
     keras.utils.clear_session(free_memory=False)
     gc.collect()
     assert gone() is None
+
+
+def test_tensorflow_does_not_warn_of_many_networks():
+    """Each is traced once: TensorFlow would take the functions of all of them for one."""
+    seen = []
+    handler = logging.Handler()
+    handler.emit = lambda record: seen.append(record.getMessage())
+    tf.get_logger().addHandler(handler)
+    try:
+        for _ in range(7):
+            operator = HessianOperator(network(), LOSS, data())
+            operator @ np.ones(operator.shape[0])
+    finally:
+        tf.get_logger().removeHandler(handler)
+    assert not [message for message in seen if "retracing" in message]
