@@ -137,7 +137,7 @@ def _take(
         took = f"{time.perf_counter() - start:.0f} s"
         report.add(run, measure, result, label)
     report.save()
-    print(f"  {measure.name:<14}{label}: {took}", flush=True)  # may fail: nobody reads it any more
+    print(f"  {measure.name:<18}{label}: {took}", flush=True)  # may fail: nobody reads it any more
     if was_interrupted():
         raise KeyboardInterrupt  # it came where Python could not raise it, as in a destructor
 

@@ -8,10 +8,7 @@ import keras
 
 from esgd_tf.landscape._calls import Call, FlatCopy
 
-__all__ = [
-    "HAS_KERNEL", "first_kernel", "is_linear", "last_kernel", "next_with_kernel",
-    "passes_inference",
-]  # fmt: skip
+__all__ = ["HAS_KERNEL", "is_linear", "kernel_of", "next_with_kernel", "passes_inference"]
 
 _layers = keras.layers
 
@@ -48,14 +45,8 @@ _LINEAR = (keras.activations.linear,)
 _POSITIVELY = (*_LINEAR, keras.activations.relu, keras.activations.leaky_relu)
 
 
-def first_kernel(layer: Any) -> keras.Variable:
-    """Return the kernel that a layer multiplies its input with."""
-    depthwise = getattr(layer, "depthwise_kernel", None)
-    return layer.kernel if depthwise is None else depthwise
-
-
-def last_kernel(layer: Any) -> keras.Variable:
-    """Return the kernel that gives a layer's output, which is another one if it is separable."""
+def kernel_of(layer: Any) -> keras.Variable:
+    """Return the kernel that gives a layer's output; of a separable layer the pointwise one."""
     pointwise = getattr(layer, "pointwise_kernel", None)
     return layer.kernel if pointwise is None else pointwise
 

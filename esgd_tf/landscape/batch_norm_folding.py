@@ -21,7 +21,7 @@ import numpy as np
 from esgd_tf import _keras
 from esgd_tf.landscape._calls import Call, FlatCopy, scaled
 from esgd_tf.landscape._filters import filter_axes
-from esgd_tf.landscape._homogeneous import is_linear, last_kernel, passes_inference
+from esgd_tf.landscape._homogeneous import is_linear, kernel_of, passes_inference
 
 __all__ = ["fold_batch_norm", "has_batch_norm"]
 
@@ -125,7 +125,7 @@ def _fold(norm: Any, layer: Any) -> None:
     if norm.gamma is not None:
         factor = factor * np.asarray(norm.gamma, np.float64)
     shift = 0.0 if norm.beta is None else np.asarray(norm.beta, np.float64)
-    kernel = last_kernel(layer)
+    kernel = kernel_of(layer)
     (axes,) = filter_axes(layer, [kernel])
     shape = [size if k in axes else 1 for k, size in enumerate(kernel.shape)]
     scaled(kernel, factor.reshape(shape))

@@ -20,7 +20,7 @@ import keras
 
 from esgd_tf import _checks
 from esgd_tf.landscape._calls import Call, FlatCopy, scaled
-from esgd_tf.landscape._homogeneous import HAS_KERNEL, first_kernel, last_kernel, next_with_kernel
+from esgd_tf.landscape._homogeneous import HAS_KERNEL, kernel_of, next_with_kernel
 from esgd_tf.landscape.batch_norm_folding import fold_batch_norm, has_batch_norm
 
 __all__ = ["rescaled"]
@@ -87,10 +87,10 @@ def rescaled(model: keras.Model, c: float | Mapping[str, float]) -> keras.Model:
             why = reasons.get(name, "the model has no such layer with a kernel")
             raise ValueError(f"Layer {name!r} cannot be rescaled: {why}. Those that can: {can}.")
         first, second = followed[name]
-        scaled(last_kernel(first.made), factor)
+        scaled(kernel_of(first.made), factor)
         if getattr(first.made, "bias", None) is not None:
             scaled(first.made.bias, factor)
-        scaled(first_kernel(second.made), 1 / factor)
+        scaled(kernel_of(second.made), 1 / factor)
     return copy.model
 
 

@@ -93,12 +93,13 @@ class TestTheSameFunction:
         inputs = keras.Input((6, 6, 2))
         x = layers.SeparableConv2D(3, 2, activation="relu", name="a")(inputs)
         x = layers.PReLU()(layers.DepthwiseConv2D(2, name="b")(x))
+        x = layers.SeparableConv2D(3, 1, name="s")(x)
         x = layers.Conv2DTranspose(2, 2, name="c", activation="leaky_relu")(x)
         x = layers.GlobalAveragePooling2D()(x)
         x = layers.EinsumDense("ab,bc->ac", 4, bias_axes="c", activation="relu", name="d")(x)
         model = keras.Model(inputs, layers.Dense(2, name="e")(x))
         randomize(model)
-        other = rescaled(model, {"a": 2.0, "b": 4.0, "c": 0.5, "d": 16.0})
+        other = rescaled(model, {"a": 2.0, "b": 4.0, "s": 8.0, "c": 0.5, "d": 16.0})
         np.testing.assert_array_equal(
             other.predict(images(shape=(6, 6, 2)), verbose=0),
             model.predict(images(shape=(6, 6, 2)), verbose=0),
