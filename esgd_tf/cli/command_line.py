@@ -1,8 +1,8 @@
-"""One command's flags and words: their definition, their help, and what becomes of its errors.
+"""One command's flags and words: their definition, their help, and the handling of errors.
 
 absl has no words without a flag in its help and one list of flags per process in its `app.run`;
 here each command has a `FlagValues` of its own, so that commands can be called one after another
-in one process. No TensorFlow here.
+in one process. This module loads no TensorFlow.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class CommandLine:
 
     Args:
         name: str. The command's name.
-        words: str. What stands for its words in the help: "RUN IMAGE...".
+        words: str. The placeholder of its words in the help: "RUN IMAGE...".
         summary: str. What the command does, for the help.
         examples: sequence of str. What follows the command's name in each example of the help.
         at_least: int >= 0. How many words the command needs. Defaults to 1.
@@ -39,7 +39,7 @@ class CommandLine:
         outlives_output: bool. Whether the command goes on where its output cannot be written, as a
             training does. Defaults to False.
         calls: sequence of str. Further examples, as they are typed. Defaults to ().
-        stopped: str. What is said after Ctrl-C. Defaults to None, which says that nothing
+        stopped: str. The sentence after Ctrl-C. Defaults to None, which says that nothing
             half-written is left.
     """
 
@@ -96,14 +96,14 @@ class CommandLine:
         self._names.append(name)
 
     def checkpoint_flags(self) -> None:
-        """Define which checkpoint of the run is meant, and how its BatchNorm is treated."""
+        """Define the flags for the checkpoint of the run, and for its BatchNorm statistics."""
         self.path("checkpoint", "last", "last, best, or the path of a .keras file of this run")
         self.integer("bn_reestimate", 0, None, "training batches from which BatchNorm statistics "
                      "are estimated anew; 0 keeps the stored ones (default: only after an "
                      "interruption inside an epoch, as many as the run uses)")  # fmt: skip
 
     def data_flags(self) -> None:
-        """Define where the run's data set lies, as train.py does."""
+        """Define the flags for the place of the run's data set, as in train.py."""
         self.path("data_dir", "tfrecords", "where data sets lie prepared, or are put once built")
         self.path("raw_dir", None, "folder with the archives of the data set, to build it from")
         self.switch("download", True, "whether to download a data set that is not there")

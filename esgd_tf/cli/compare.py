@@ -99,7 +99,7 @@ def command_line() -> CommandLine:
 def _compare(fv: Any, words: list[str]) -> None:
     out = output_path("--out", fv.out, ".png", may_be_in_new_folder=True)
     results = _read(words)
-    # What does not differ needs no column.
+    # A setting that does not differ needs no column.
     marks = [name for name in _MARKS if len({r.mark(name) for r in results}) > 1]
     # They take the place of the columns that matter least.
     columns = _COLUMNS[: len(_COLUMNS) - len(marks)]
@@ -178,10 +178,10 @@ def _read(paths: Sequence[str]) -> list[_Result]:
 
 
 def _trainings(paths: Sequence[str]) -> list[str]:
-    """Return the runs of train.py among the folders; those of walkers are passed over in words.
+    """Return the runs of train.py among the folders, and say which runs of walkers are left out.
 
     Raises:
-        RunFolderError: None is left.
+        RunFolderError: No run of train.py is left.
     """
     trainings = []
     for path in paths:

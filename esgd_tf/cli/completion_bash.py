@@ -153,7 +153,7 @@ def script(commands: Sequence[Command]) -> str:
     """Return the script.
 
     Args:
-        commands: sequence of Command. What is completed.
+        commands: sequence of Command. The commands to complete.
     """
     names = [command.name for command in commands if " " not in command.name]
     flags = [

@@ -1,7 +1,7 @@
-"""What can be typed after each command: the table from which completions for shells are made.
+"""The table of what can be typed after each command, from which shell completions are made.
 
 It is read off the flags themselves, so that a new flag, choice or preset is completed without
-another edit. No TensorFlow here.
+another edit. This module loads no TensorFlow.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ _BESIDE_PATHS = {"checkpoint": ("last", "best")}
 
 @dataclasses.dataclass(frozen=True)
 class Completed:
-    """A flag, as far as completion goes.
+    """The part of a flag's definition that completion needs.
 
     Args:
         names: tuple of str. Its names without dashes, the long one first.
-        help: str. What it is for.
+        help: str. The purpose of the flag.
         is_switch: bool. Whether it takes no value.
         is_on: bool. Whether it is a switch that is on by default.
         is_path: bool. Whether its value is a file or a folder.
-        words: tuple of str. What its value may be, or is mostly; none where that cannot be listed.
+        words: tuple of str. Its possible or usual values; empty if they cannot be listed.
     """
 
     names: tuple[str, ...]
@@ -50,13 +50,13 @@ class Completed:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """A command, as far as completion goes.
+    """The part of a command's definition that completion needs.
 
     Args:
         name: str. Its name.
-        summary: str. What it does.
+        summary: str. A summary of what it does.
         flags: tuple of Completed. Its flags.
-        words: tuple of str. What its first word may be. Defaults to (), a file or a folder.
+        words: tuple of str. The possible first words. Defaults to (), for a file or a folder.
     """
 
     name: str

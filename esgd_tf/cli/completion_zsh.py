@@ -108,7 +108,7 @@ def script(commands: Sequence[Command]) -> str:
     """Return the script.
 
     Args:
-        commands: sequence of Command. What is completed.
+        commands: sequence of Command. The commands to complete.
     """
     lines = [
         "            " + shlex.quote(f"{command.name}:{command.summary}")

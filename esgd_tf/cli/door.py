@@ -1,8 +1,8 @@
-"""The one door of all commands: what becomes of their errors, of Ctrl-C, and of their output.
+"""The entry point of all commands, which handles their errors, Ctrl-C, and their output.
 
-Whatever goes wrong behind it ends in one sentence and an exit status, and never in a traceback,
-unless `--debug` asks for one. It loads no TensorFlow and almost nothing else, so that Ctrl-C is
-understood from the first moment on.
+Every error of a command ends in one sentence and an exit status, and never in a traceback, unless
+`--debug` asks for one. This module loads no TensorFlow and almost nothing else, so that Ctrl-C is
+handled from the first moment on.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 FAILED, BAD_FLAGS, STOPPED = 1, 2, 130
-# What a shell says of a program that SIGPIPE has ended.
+# The exit status that a shell reports for a program that SIGPIPE has ended.
 READER_GONE = 128 + signal.SIGPIPE
 
 # Their messages are sentences for users.
@@ -51,7 +51,7 @@ _FORESEEN = (
 
 
 def asks_for_traceback(argv: Sequence[str]) -> bool:
-    """Whether --debug is among the flags, even if others of them are wrong."""
+    """Return whether --debug is among the flags, even if others of them are wrong."""
     words = list(argv)
     own = words[: words.index("--")] if "--" in words else words
     return "--debug" in own or "-debug" in own
@@ -66,7 +66,7 @@ def enter(
     outlives_output: bool = False,
     stopped: str = "Stopped; nothing half-written is left.",
 ) -> int:
-    """Call a command and turn what goes wrong into a sentence and an exit status.
+    """Call a command and turn its errors into a sentence and an exit status.
 
     Args:
         name: str. The command's name, which stands in front of the sentence.
@@ -76,12 +76,12 @@ def enter(
         debug: bool. Whether to print the traceback too. Defaults to False.
         outlives_output: bool. Whether the command goes on where its output cannot be written, as a
             training does. Defaults to False.
-        stopped: str. What is said after Ctrl-C. Defaults to "Stopped; nothing half-written is
+        stopped: str. The sentence after Ctrl-C. Defaults to "Stopped; nothing half-written is
             left.".
 
     Returns:
-        The exit status: that of the body; 2 for bad flags; 130 for Ctrl-C; 141, and no sentence,
-        where nobody reads the output any more, as after `| head`; 1 for what else failed.
+        The exit status: what the body returned; 2 for bad flags; 130 for Ctrl-C; 141, and no
+        sentence, where nobody reads the output any more, as after `| head`; 1 for other errors.
     """
     streams = standard_streams(name, may_be_lost=outlives_output)
     with streams, plain_warnings(name), _ctrl_c() as was_pressed:
@@ -150,11 +150,11 @@ def _with_stop(text: str) -> str:
 
 
 def _is_of_users(error: Exception) -> bool:
-    """Whether an exception tells of what users can get wrong or run out of."""
+    """Return whether an exception is about a user's mistake or about missing resources."""
     if isinstance(error, MemoryError | OSError):
         return True
     if isinstance(error, ValueError):
-        # Where this library raises one, its message is a whole sentence.
+        # If this library raised it on purpose, its message is a whole sentence.
         return _is_ours(error) and str(error).rstrip().endswith((".", "?"))
     tensorflow = sys.modules.get("tensorflow")
     errors = getattr(tensorflow, "errors", None)
@@ -162,7 +162,7 @@ def _is_of_users(error: Exception) -> bool:
 
 
 def _is_ours(error: Exception) -> bool:
-    """Whether code of this library raised it, and nothing that it called."""
+    """Return whether code of this library itself raised the error, not code that it called."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     return bool(frames) and frames[-1].f_globals.get("__name__", "").startswith("esgd_tf")
 
@@ -188,7 +188,7 @@ def _ctrl_c() -> Iterator[Callable[[], bool]]:
         _interrupted.set()
         raise KeyboardInterrupt
 
-    # Whoever has set another handler, or ignores the signal, knows why.
+    # A handler that someone else has set, or an ignored signal, is left alone.
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield lambda: pressed
         return
@@ -204,7 +204,7 @@ def _ctrl_c() -> Iterator[Callable[[], bool]]:
 
 
 def _complain(name: str, message: str, status: int) -> int:
-    # What was printed before comes first, and is not left for Python's end, which may fail on it.
+    # Earlier output is written first. Left until Python ends, writing it could fail then.
     with contextlib.suppress(OutputError):
         sys.stdout.flush()
     say(f"{name}: {message}")

@@ -86,7 +86,7 @@ def _evaluate(fv: Any, words: list[str]) -> None:
     else:
         images, labels = source.test_images, source.test_labels
         what = f"{source.name}, {len(labels):,} test images"
-    # What was done to the inputs of training, after preprocessing.
+    # The noise that training added to its inputs after preprocessing.
     noise = stored_input_corruption(run.experiment) if is_training_split else None
     logits = network.logits(images, fv.batch_size, corrupt=noise)
     found = classification_metrics(logits, labels)
@@ -131,7 +131,7 @@ def _description(run: StoredRun, checkpoint: Path, network: Any, what: str) -> s
         run: StoredRun. The run.
         checkpoint: Path. The checkpoint of the run.
         network: StoredNetwork. The network of the checkpoint.
-        what: str. What the images are.
+        what: str. A description of the images.
     """
     e = run.experiment
     inner = f", L = {e['langevin_steps']}" if e["langevin_steps"] else ""

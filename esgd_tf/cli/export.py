@@ -19,7 +19,7 @@ from esgd_tf.runs.stored_run import StoredRun
 __all__ = ["command_line", "main"]
 
 _BATCH = 250
-# What a SavedModel folder holds beside its variables; the folder `assets` is empty.
+# Files of a SavedModel folder beside its variables; its folder `assets` is empty.
 _OF_SAVED_MODEL = {Path("saved_model.pb"), Path("fingerprint.pb")}
 
 
@@ -127,7 +127,7 @@ def _require_free(kind: str, target: Path, *, overwrite: bool) -> None:
 
 
 def _is_keras_file(path: Path) -> bool:
-    """Whether it is what Keras saves, and no checkpoint of a run."""
+    """Return whether this is a file that Keras saved, and not a checkpoint of a run."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = set(archive.namelist())
@@ -137,7 +137,7 @@ def _is_keras_file(path: Path) -> bool:
 
 
 def _is_saved_model(path: Path) -> bool:
-    """Whether it is a SavedModel folder that holds nothing else."""
+    """Return whether this is a SavedModel folder that holds nothing else."""
     if not (path / "saved_model.pb").is_file():
         return False
     files = {file.relative_to(path) for file in path.rglob("*") if not file.is_dir()}
@@ -149,7 +149,7 @@ def _is_saved_model(path: Path) -> bool:
 
 
 def _check(fv: Any, network: Any, targets: dict[str, Path]) -> None:
-    """Load what was written, and print its accuracy beside that of the run's own network."""
+    """Load the exported network, and print its accuracy beside the accuracy of the run's own."""
     import keras
     import numpy as np
 

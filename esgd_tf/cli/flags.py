@@ -41,7 +41,7 @@ class _Path(Text):
 
 @dataclasses.dataclass(frozen=True)
 class _OfTheCommand:
-    """The flags that are no settings of a run."""
+    """The flags that are not settings of a run."""
 
     preset: str | None = setting(
         Text(),
@@ -122,7 +122,7 @@ def define_flags(experiment: type = Experiment) -> flags.FlagValues:
     for part in (experiment, RunSettings, _OfTheCommand):
         for field in dataclasses.fields(part):
             known = setting_of(field)
-            # What presets say has no default of its own.
+            # The presets set the experiment's values, so these flags have no default.
             default = None if part is experiment else field.default
             if field.name == "optimizer":
                 default = "entropy-sgd"
@@ -170,7 +170,7 @@ def define_switch(
         fv: flags.FlagValues. The flags to which it is added.
         name: str. The flag's name; with "no" in front it is off.
         default: bool. Whether it is on.
-        help: str. What the flag is for.
+        help: str. The purpose of the flag.
         short: str. A second, shorter name. Defaults to None, which means none.
     """
     flag = flags.BooleanFlag(name, default, help, short)
@@ -209,7 +209,7 @@ def flag_help(flag: flags.Flag, preset_value: Any = None) -> list[str]:
 
     Args:
         flag: flags.Flag. The flag.
-        preset_value: any value of the flag. What it is by the preset in force. Defaults to None,
+        preset_value: any value of the flag. Its value in the preset in force. Defaults to None,
             which means that presets do not set it.
     """
     name = f"--{flag.name}"

@@ -1,4 +1,4 @@
-"""What `landscape` shows and writes: tables in 80 columns, JSON, CSV and pictures."""
+"""Output of `landscape`: tables in 80 columns, JSON, CSV and pictures."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _COLUMNS = ("run", "measure", "split", "metric", "at", "value", "standard_error"
 
 
 class Report:
-    """Collects results; runs that differ in nothing but the seed share a color.
+    """Collects results; runs that differ only in the seed share a color.
 
     Args:
         runs: sequence of StoredRun. The runs that are measured.
         fv: flags.FlagValues. The flags.
-        plan: sequence of pairs of str. What is going to be measured: the label of a run or of two,
+        plan: sequence of pairs of str. The measurements to take: the label of a run or of two,
             and the measure.
         out: Path. The folder for the files.
 
     Attributes:
-        failed: What could not be measured or plotted: its label, the measure, and why.
+        failed: The label, the measure and the reason for each failed measurement or plot.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Report:
         self._kinds = list(dict.fromkeys(kind_of(run) for run in runs))
 
     def add(self, run: StoredRun, measure: Measure, result: Found, label: str) -> None:
-        """Add what was measured of a run."""
+        """Add a result of a run."""
         self._entries.append(Entry(run, label, measure, result))
 
     def fail(self, label: str, measure: str, reason: str) -> None:

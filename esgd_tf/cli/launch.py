@@ -30,7 +30,7 @@ from esgd_tf.cli.startup import say
 
 __all__ = ["define_flags", "main"]
 
-# More processes than any machine trains with.
+# The largest number of workers that is accepted; no machine trains with as many.
 _MOST_WORKERS = 1024
 _HELP = """Starts several workers of one training, all on this machine.
 
@@ -53,7 +53,7 @@ _FLAGS: dict[str, tuple[flags.ArgumentParser | None, Any, str]] = {
     "debug": (None, False, "show the traceback of an error too"),
     "help": (None, False, "show this"),
 }  # fmt: skip
-# How many of a failed worker's last lines are shown again.
+# The number of a failed worker's last lines that are shown again.
 _TAIL = 20
 
 

@@ -1,4 +1,4 @@
-"""What flags may be, and what is said of a value that they may not be. No TensorFlow here.
+"""Parsers of flag values, and the errors for bad values. This module loads no TensorFlow.
 
 absl's own parsers do the work; here their complaints ("invalid literal for int() with base 10")
 become words for whoever typed the flag.
@@ -44,7 +44,7 @@ __all__ = [
     "parser_of",
 ]
 
-# What file systems allow for one name, in bytes.
+# The longest name in bytes that file systems allow.
 _LONGEST_NAME = 255
 # A value may be a file pasted by accident.
 _SHOWN = 60
@@ -197,7 +197,7 @@ def parser_of(kind: Kind) -> flags.ArgumentParser:
     """Return the parser of a flag that may be what a setting may be.
 
     Args:
-        kind: Kind. What the setting may be.
+        kind: Kind. The values that the setting may have.
     """
     parser: flags.ArgumentParser
     match kind:
@@ -270,7 +270,7 @@ def flag_error(error: Exception) -> str:
 
 
 def check_folder_name(name: str) -> None:
-    """Check that a name, of a run say, is that of one folder inside another.
+    """Check that a name, such as a run's, names one folder directly inside another.
 
     Raises:
         FlagError: It is empty, too long, or leads elsewhere.

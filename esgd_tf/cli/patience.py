@@ -26,8 +26,8 @@ def waiting(seconds: float, message: str, stopped: str) -> Iterator[None]:
 
     Args:
         seconds: float >= 0. How long a wait may be before something is said.
-        message: str. What is then said, on standard error.
-        stopped: str. What is said when a signal has ended the process.
+        message: str. The sentence that is then written to standard error.
+        stopped: str. The sentence when a signal has ended the process.
     """
     command = [sys.executable, "-I", "-S", __file__, str(seconds), message, stopped]
     with contextlib.ExitStack() as undone:

@@ -1,4 +1,4 @@
-"""Where a training's run folder is, or is to be, and which checkpoint it goes on from."""
+"""Paths of a training: its run folder, old or new, and the checkpoint to resume from."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def of_restore_path(given: Path, logdir: Path, name: str | None) -> tuple[Path, 
         raise RunFolderError(f"There is no checkpoint {given}{what}.")
     if name:
         return logdir / name, given
-    # A kept one lies a folder deeper than the last.
+    # A kept checkpoint lies one folder deeper than the last one.
     for folder in given.absolute().parents[:3]:
         if (folder / "config.json").exists():
             return folder, given

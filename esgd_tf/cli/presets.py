@@ -1,6 +1,6 @@
-"""`esgd-tf train`: train.py where there is no clone of the repository.
+"""`esgd-tf train`, which is train.py for users without a clone of the repository.
 
-The presets are those of config.py, which a wheel carries inside the package.
+The presets come from config.py, which a wheel contains inside the package.
 """
 
 from __future__ import annotations

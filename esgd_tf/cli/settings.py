@@ -1,4 +1,4 @@
-"""From flags and presets to the one set of numbers that is in force. No TensorFlow here."""
+"""Make the settings in force from flags and presets. This module loads no TensorFlow."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _OF_THE_RUN = settings_of(RunSettings)
 
 
 def choose_preset(fv: flags.FlagValues, presets: Presets) -> str:
-    """Return --preset, or the preset whose data set and model are those of the flags.
+    """Return --preset, or the preset with the data set and model that the flags name.
 
     Raises:
         FlagError: There is no such preset.
@@ -79,8 +79,8 @@ def make_settings(fv: flags.FlagValues, presets: Presets) -> Settings:
         given["lr_drops"] = tuple(round(drop * stretch, 6) for drop in experiment.lr_drops)
     if fv.scale_lr and "batch_size" in given:
         # The linear rule (Goyal et al., arXiv 1706.02677): a batch k times as large averages over
-        # k of the old ones, so one step may go as far as k did. Where there is an inner loop, only
-        # that sees minibatches.
+        # k of the old ones, so one step may go as far as k did. If there is an inner loop, only
+        # that one sees minibatches.
         steps = given.get("langevin_steps", experiment.langevin_steps)
         inner = fv.optimizer.startswith("entropy-") or steps > 0
         rate = "langevin_learning_rate" if inner else "learning_rate"
@@ -159,7 +159,7 @@ def resume_settings(
 
 
 def _with_inner_loop(replicas: Experiment, entropy: Experiment) -> Experiment:
-    """Return the preset of replicas of Entropy-SGD: its numbers, coupled as those of momentum."""
+    """Return the preset for replicas of Entropy-SGD, coupled as replicas of SGD are."""
     of_replicas = [
         name
         for name, known in settings_of(type(replicas)).items()
@@ -168,7 +168,7 @@ def _with_inner_loop(replicas: Experiment, entropy: Experiment) -> Experiment:
     ]
     coupled = {name: getattr(replicas, name) for name in of_replicas}
     if replicas.coupling_max is not None:
-        # Where the growth ends, a step goes as far to the center as it does with the other rate.
+        # At its largest coupling, a step goes as far to the center with either learning rate.
         coupled["coupling_max"] = (
             replicas.coupling_max * replicas.learning_rate / entropy.learning_rate
         )

@@ -1,4 +1,4 @@
-"""What every command needs around TensorFlow: a quiet start, and errors in one sentence."""
+"""Helpers for every command that uses TensorFlow: a quiet start, and errors in one sentence."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = [
     "without_startup_messages",
 ]
 
-# Where standard error really goes while it is kept.
+# The real destinations of standard error while it is captured.
 _kept_from: list[int] = []
 # TensorFlow's names of nodes of its graph: {{node a/b}}, [[a/b]], [Op:MatMul] name: x
 _NODES = re.compile(r"\{\{[^}]*\}\}|\[\[.*?\]\]|\[Op:.*")
@@ -124,7 +124,7 @@ def _detail(error: BaseException) -> str:
 
 
 def _of_tensorflow(error: Exception, errors: object) -> str:
-    # Of a long account of where in the graph it happened, what happened stands near the end.
+    # TensorFlow tells at length where in the graph an error arose; its cause comes near the end.
     message = str(getattr(error, "message", "") or "")
     lines = [_NODES.sub("", line).strip() for line in message.splitlines()]
     lines = [line for line in lines if line and not line.startswith("Additional")]

@@ -16,12 +16,12 @@ from typing import Any, TextIO
 
 __all__ = ["Output", "OutputError", "ReaderGoneError", "standard_streams"]
 
-# For terminals that know ASCII or Latin-1 only.
+# Replacements for terminals that can only show ASCII or Latin-1.
 _PLAIN = {
     "∇": "grad ", "±": "+/-", "…": "...", "━": "-", "╸": "-", "–": "-", "γ": "gamma",
     "σ": "sigma", "μ": "mu", "’": "'", "→": "->",
 }  # fmt: skip
-# Colors, bold and the like (ECMA-48's SGR). What moves the cursor is no color.
+# Escape codes for colors, bold and the like (ECMA-48's SGR), but not for moving the cursor.
 _COLORS = re.compile(r"\x1b\[[0-9;:]*m")
 
 
@@ -65,7 +65,7 @@ class Output:
             self._try(lambda stream: stream.flush())
 
     def isatty(self) -> bool:
-        """Whether it is a terminal."""
+        """Return whether this is a terminal."""
         try:
             return self.stream is not None and self.stream.isatty()
         except ValueError:  # closed

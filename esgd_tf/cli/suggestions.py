@@ -1,4 +1,4 @@
-"""What somebody may have meant who typed a name that there is not: one style for all names."""
+"""Suggestions for mistyped names, in one style for all kinds of names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 __all__ = ["dashed", "did_you_mean"]
 
-# A flag's name of no more letters is shown with one dash; all take one or two.
+# A flag's name of at most this many letters is shown with one dash; every flag takes one or two.
 _LETTERS = 3
 
 
@@ -17,18 +17,18 @@ def dashed(name: str) -> str:
 
 
 def did_you_mean(word: str, names: Iterable[str], shown: Callable[[str], str] = str) -> str:
-    """Return "; did you mean NAME?", or nothing where no name is near.
+    """Return "; did you mean NAME?", or "" if no name is similar.
 
     Args:
-        word: str. What was typed.
-        names: iterable of str. What there is.
+        word: str. The word that was typed.
+        names: iterable of str. The names that exist.
         shown: callable. Returns a name as it is shown. Defaults to str, which changes nothing.
     """
-    # Capitals, and a dash for an underscore, are no different name.
+    # Names that differ only in capitals, or in dashes for underscores, count as equal.
     by_plain = {_plain(name): name for name in reversed(list(names))}
     plain = _plain(str(word))
     near = difflib.get_close_matches(plain, by_plain, n=5)
-    # Of those that are equally near, the one whose letters stand in another order only.
+    # Among equally similar names, the first is one with the same letters in another order.
     near = sorted(near, key=lambda name: (-_ratio(name, plain), sorted(name) != sorted(plain)))
     if not near and len(plain) >= _LETTERS:
         near = sorted((name for name in by_plain if name.startswith(plain)), key=len)

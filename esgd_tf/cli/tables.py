@@ -1,4 +1,4 @@
-"""Tables of several runs in 80 columns, and what runs are called in them. No TensorFlow here."""
+"""Tables of several runs in 80 columns, and the names of runs in them, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from esgd_tf.runs.stored_run import StoredRun
 __all__ = ["cut", "kind_of", "label_of", "markdown_table", "place_of", "plain_table"]
 
 _WIDTH = 80
-# Of the settings of a run: they tell seeds apart, or what is shown and kept.
+# Settings that are ignored when runs are compared: the seed, and what is shown and kept.
 _DECIDES_NOTHING = ("seed", "monitor", "checkpoint_steps", "keep_every")
-# Columns of words.
+# Columns of words, which are aligned to the left.
 _LEFT = ("model", "corrupt", "optimizer", "split", "method", "directions")
 
 

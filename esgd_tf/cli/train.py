@@ -32,7 +32,7 @@ from esgd_tf.training.cluster import Task, read_task
 
 __all__ = ["main"]
 
-# With one of these there is no training, whose output may be lost.
+# With one of these flags nothing is trained, so lost output is an error.
 _TELLS = {"-h", "-help", "--help", "-presets", "--presets", "-version", "--version"}
 # After so many seconds a worker says that it waits for the others.
 _PATIENCE = 10.0
@@ -191,7 +191,7 @@ def _what_to_run(
         raise FlagError("--restore_last and --restore_path exclude each other")
     if fv.restore_path is None and not fv.restore_last:
         settings = make_settings(fv, presets)
-        # What there is in the folder is for the chief to judge, who may have been faster.
+        # Only the chief checks the folder, which it may have made before this worker came here.
         if is_chief:
             path = new_folder(logdir, fv.name, settings)
         else:

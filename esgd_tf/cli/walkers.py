@@ -24,10 +24,10 @@ from esgd_tf.walkers.settings import Settings, SettingsError
 __all__ = ["command_line", "main"]
 
 _DEFAULTS = Settings()
-# What a run that goes on may be told; the rest is as it was.
+# Flags that may be given when a run is resumed; all others stay as they were.
 _MAY_CHANGE = {"n_steps", "schedule", "user_input", "ask_every", "name", "logdir", "restore_last",
                "data_dir", "raw_dir", "download", "help"}  # fmt: skip
-# Flags that are no settings, or not as they stand.
+# Flags that are not settings, or that become settings only after a conversion.
 _NOT_SETTINGS = (_MAY_CHANGE - {"n_steps"}) | {"explore_from"}
 
 

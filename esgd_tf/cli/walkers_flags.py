@@ -1,4 +1,4 @@
-"""The flags of `walkers`, with the defaults of its `Settings`. No TensorFlow here."""
+"""The flags of `walkers`, with the defaults of its `Settings`. This module loads no TensorFlow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What attracts one replica to the center: the rules of `coupling.py` on its variables."""
+"""Attraction of one replica to the center, by the rules of `coupling.py` on its variables."""
 
 from __future__ import annotations
 

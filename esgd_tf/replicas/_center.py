@@ -52,7 +52,7 @@ class Center:
 
     @property
     def has_batch_norm(self) -> bool:
-        """Whether the network has BatchNormalization layers."""
+        """Return whether the network has BatchNormalization layers."""
         layers = _keras.layers_in(self._group.center)
         return any(isinstance(layer, _BATCH_NORM) for layer in layers)
 
@@ -163,7 +163,7 @@ class Center:
         )
         self._assign_statistics(mean_statistics(of_all))
         if self._reestimate(-1, group.center):
-            # Each process has other data; those of the first are used.
+            # Each process has other data, so the first process's statistics are used.
             of_all = group.exchange.of_all([[v.numpy() for v in own] for _ in group.local])
             self._assign_statistics(of_all[0])
 

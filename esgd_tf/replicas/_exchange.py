@@ -19,7 +19,7 @@ from esgd_tf.replicas.coupling import Coupling, elastic_center, norm_mean
 __all__ = ["Exchange", "StrategyExchange", "mean_of"]
 
 Weights = Sequence[tf.Tensor]
-# Of several replicas.
+# A list of arrays for each of several replicas.
 Arrays = list[list[np.ndarray]]
 
 
@@ -45,10 +45,10 @@ class Exchange:
         center: keras.Model. The model that stands for the center.
 
     Attributes:
-        state: The center as training knows it: what the next coupling attracts to. A center with a
-            state of its own is that of the model; else it is apart from the model, which is
-            brought up to date whenever someone looks.
-        optimizers: Those of the replicas of this process.
+        state: The center as training knows it: what the next coupling attracts to. If the
+            center has a state of its own, these are the model's variables. Else they are separate,
+            and the model is updated whenever it is read.
+        optimizers: The optimizers of this process's replicas.
     """
 
     def __init__(self, coupling: Coupling, center: keras.Model) -> None:
@@ -109,22 +109,22 @@ class Exchange:
         return tf.constant(0)
 
     def mean_numbers(self, numbers: Sequence[float]) -> float:
-        """Return the mean over all replicas of one number each, given those of this process."""
+        """Return the mean of one number per replica, given the numbers of this process."""
         return float(np.mean(numbers))
 
     def of_all(self, own: Arrays) -> Arrays:
-        """Return lists of arrays of all replicas, given those of this process."""
+        """Return the arrays of all replicas, given the arrays of this process."""
         return own
 
 
 class StrategyExchange(Exchange):
-    """One replica a device of a strategy, in one process or several.
+    """Replicas of which each device of a strategy has one, in one process or several.
 
     Args:
         coupling: Coupling. The rule.
         center: keras.Model. The model that stands for the center.
-        strategy: tf.distribute.Strategy. The strategy whose replicas have one of ours each.
-        devices: sequence of str. The devices of this process, one a replica.
+        strategy: tf.distribute.Strategy. The strategy; each of its devices has one of our replicas.
+        devices: sequence of str. The devices of this process, one per replica.
     """
 
     def __init__(

@@ -32,7 +32,7 @@ def measured_gamma(
         members: sequence of keras.Model. The replicas of this process.
         viewer: keras.Model. A compiled copy, which receives their weights in turn, so that only one
             model is traced. Its own weights are restored afterwards.
-        exchange: Exchange. Gives their anchors and those of other processes.
+        exchange: Exchange. Gives the anchors of these and of other processes' replicas.
         batches: sequence of tuples of one minibatch for each replica. The first that they are going
             to be trained on.
 

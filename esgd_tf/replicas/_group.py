@@ -42,7 +42,7 @@ class Group:
 
     @property
     def is_compiled(self) -> bool:
-        """Whether there are optimizers."""
+        """Return whether there are optimizers."""
         return self.optimizer is not None
 
     @property
@@ -53,7 +53,7 @@ class Group:
 
     @property
     def is_whole(self) -> bool:
-        """Whether this process trains all replicas."""
+        """Return whether this process trains all replicas."""
         return len(self.local) == self.count
 
     @property

@@ -1,4 +1,4 @@
-"""How strongly replicas can be attracted to their center before a step overshoots it.
+"""The limit of a coupling, beyond which a step of a replica overshoots the center.
 
 With learning rate eta and the spring K gamma in the gradient of SGD, the distance d of a replica to
 the center obeys, if there were nothing but the spring,
@@ -26,7 +26,7 @@ __all__ = ["Limits"]
 
 
 class Limits:
-    """What a coupling may be, for an optimizer.
+    """The largest strength of a coupling that an optimizer allows.
 
     Args:
         coupling: Coupling. The rule.
@@ -37,7 +37,7 @@ class Limits:
     def __init__(self, coupling: Coupling, optimizer: keras.optimizers.Optimizer) -> None:
         self._coupling = coupling
         strength = coupling.strength
-        #: Whether what is planned is held at the limit.
+        #: Whether a planned strength above the limit is lowered to it.
         self.holds = isinstance(strength, CouplingSchedule) and strength.is_capped
         self._optimizer = (
             optimizer
@@ -49,7 +49,7 @@ class Limits:
         """Return the strength that acts, a float64 scalar.
 
         Args:
-            planned: float64 scalar tensor. What the schedule says.
+            planned: float64 scalar tensor. The schedule's value.
             rate: float, or a scalar tensor. The learning rate.
         """
         if self._optimizer is None or not self.holds:

@@ -144,7 +144,7 @@ def mean_statistics(of_replicas: Sequence[Sequence[np.ndarray]]) -> list[np.ndar
     """Return the means over replicas of the arrays that `statistics_of` returned for each.
 
     Arrays that are equal in all replicas, such as a frozen backbone, are kept bit for bit; integers
-    are those of the first replica.
+    come from the first replica.
     """
     means = []
     for values in zip(*of_replicas, strict=True):

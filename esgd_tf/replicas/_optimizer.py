@@ -31,7 +31,7 @@ class ReplicasOptimizer(keras.optimizers.Optimizer):
     """Represents the optimizers of all replicas, each of which takes its own steps.
 
     `iterations` counts training steps, each of which is a gradient evaluation in every replica.
-    Reading or setting `learning_rate` reads that of the first, or sets those of all.
+    Reading `learning_rate` reads the first optimizer's; setting it sets it in all of them.
 
     Args:
         optimizers: sequence of LocalEntropy. The optimizers of the replicas.
@@ -129,7 +129,7 @@ class ReplicasOptimizer(keras.optimizers.Optimizer):
 
     @property
     def center_is_current(self) -> bool:
-        """Whether the model that holds the center is up to date."""
+        """Return whether the model that holds the center is up to date."""
         return int(self._center_step.numpy()) == int(self.iterations.numpy())
 
     @center_is_current.setter

@@ -100,7 +100,7 @@ class ReadableReplicas(ReplicasModel):
     def copy_replica(self, a: int, model: keras.Model) -> None:
         """Give a model the weights of replica a, at its anchor, as `gather` left them.
 
-        Moving statistics are estimated anew if those of the center are.
+        Moving statistics are estimated anew if the center's statistics are.
 
         Args:
             a: int in [0, y). The number of the replica.
@@ -151,6 +151,6 @@ class ReadableReplicas(ReplicasModel):
 
     @property
     def ensemble_kind(self) -> str | list[str]:
-        """How the outputs of the replicas are averaged: `kind` of `ensemble_outputs`."""
+        """The `kind` of `ensemble_outputs` by which the replicas' outputs are averaged."""
         names = getattr(self.members[0], "output_names", None)
         return kind_for(self._compile_arguments.get("loss"), names)

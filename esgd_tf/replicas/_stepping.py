@@ -1,4 +1,4 @@
-"""One training step of all replicas, and at which steps they are coupled."""
+"""The training step of all replicas, and the choice of the steps at which they are coupled."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Stepping:
     def __init__(self, group: Group) -> None:
         self._group = group
         self._batches = Batches()
-        # Training steps taken, as counted outside of the graphs.
+        # The number of training steps taken, counted outside of the graphs.
         self._steps = 0
         # Whether `fit` has been given a batch, and whether it has warned of the coupling.
         self._has_data = True
@@ -135,8 +135,8 @@ class Stepping:
         """Prepare for training.
 
         Args:
-            batches: Batches. Those of `fit`, which knows whether to look at some. Defaults to None,
-                which leaves them alone.
+            batches: Batches. The batches of `fit`, which may look at some of them first. Defaults
+                to None, which looks at none.
         """
         self._batches = Batches() if batches is None else batches
         self._has_data = False
@@ -155,7 +155,7 @@ class Stepping:
         """Warn once of a coupling that is too strong.
 
         Args:
-            of_next: bool. Whether the strength of the next step is meant, or that of the last.
+            of_next: bool. Whether to check the strength of the next step instead of the last.
         """
         if self._has_warned or (not of_next and not self._clock()):
             return
@@ -166,7 +166,7 @@ class Stepping:
 
     @property
     def needs_gamma(self) -> bool:
-        """Whether gamma_0 must still be measured."""
+        """Return whether gamma_0 must still be measured."""
         strength = self._group.coupling.strength
         measured = isinstance(strength, CouplingSchedule) and strength.is_measured
         return measured and self._group.optimizers.gamma_zero == 0.0

@@ -75,17 +75,17 @@ class ElasticAveraging(Coupling):
 
     @property
     def keeps_center(self) -> bool:  # type: ignore[override]
-        """Whether c is a state of its own."""
+        """Return whether c is a state of its own."""
         return self.center == "moving"
 
     @property
     def pulls_after(self) -> bool:  # type: ignore[override]
-        """Whether the pull comes after the step."""
+        """Return whether the pull comes after the step."""
         return self.center == "norm_mean"
 
     @property
     def rescales_center(self) -> bool:  # type: ignore[override]
-        """Whether c is the rescaled mean."""
+        """Return whether c is the rescaled mean."""
         return self.center == "norm_mean"
 
     @property

@@ -22,10 +22,11 @@ def ensemble_outputs(outputs: Sequence[Any], kind: str) -> tf.Tensor:
     """Average the outputs of the members of an ensemble.
 
     Args:
-        outputs: sequence of tensors of one shape. One tensor a member.
+        outputs: sequence of tensors of one shape. One tensor for each member.
         kind: "logits", "binary_logits" or "mean". "logits" averages the probabilities softmax(z)
-            over the last axis and returns their logarithms, "binary_logits" those of the logistic
-            function and returns their logits, "mean" averages as it is (probabilities, regression).
+            over the last axis and returns their logarithms, "binary_logits" averages the logistic
+            function and returns its logits, "mean" averages the outputs
+            (probabilities, regression).
 
     Raises:
         ValueError: There is no such kind.
@@ -103,7 +104,7 @@ class Ensemble(keras.Model):
         self.members = list(members)
         self.kind = kind if isinstance(kind, str) else list(kind)
         if hasattr(members[0], "output_names"):
-            # By which losses and metrics in a dictionary are matched.
+            # Keras matches losses and metrics in a dictionary by these names.
             self.output_names = list(members[0].output_names)
         self.built = True
 

@@ -91,12 +91,12 @@ class Focusing(CouplingSchedule):
 
     @property
     def is_measured(self) -> bool:  # type: ignore[override]
-        """Whether gamma_0 was not given."""
+        """Return whether gamma_0 was not given."""
         return self.gamma is None
 
     @property
     def is_capped(self) -> bool:  # type: ignore[override]
-        """Whether `maximum` was not given."""
+        """Return whether `maximum` was not given."""
         return self.maximum is None
 
     def __call__(self, step: Any, gamma_zero: Any) -> tf.Tensor:

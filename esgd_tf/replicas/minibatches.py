@@ -97,8 +97,8 @@ def shuffled(
         arrays: nested structure of arrays of equal length. The examples.
         batch_size: int >= 1. Examples of a minibatch.
         seed: int >= 0. The seed of the order.
-        first_step: int >= 0, or a callable that returns it. Where to start: minibatches since the
-            start of the first pass. A callable is asked when the first of them is wanted.
+        first_step: int >= 0, or a callable that returns it. The minibatch to start with, counted
+            from the start of the first pass. A callable is asked when the first one is needed.
         shuffle: bool. Whether to shuffle at all.
 
     Returns:

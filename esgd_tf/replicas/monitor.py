@@ -18,13 +18,13 @@ class ReplicaMonitor(keras.callbacks.Callback):
     """Adds to the logs of each epoch, for every later callback and the history:
 
         coupling                         gamma, alpha or rho at the last step
-        distance, distance_A             sqrt(mean_a |w^a - c|^2 / N), and that of each replica A
+        distance, distance_A             sqrt(mean_a |w^a - c|^2 / N), and for each replica A
         norm, norm_A, norm_center        sqrt(|w|^2 / N): mean over the replicas, each, the center
         SPLIT_WHO_loss, SPLIT_WHO_...    loss and metrics, SPLIT being train or test, and WHO
                                          center, ensemble or replicaA
 
-    As in the code of Pittorino et al., arXiv 2006.07897. Replicas are measured at their anchors.
-    Put it first in the list of callbacks.
+    The code of Pittorino et al., arXiv 2006.07897, has the same measures. Replicas are measured at
+    their anchors. Put it first in the list of callbacks.
 
     Args:
         train: iterable of batches. Training data to measure on. Defaults to None, which leaves

@@ -2,7 +2,7 @@
 
 Every replica is a Keras model of its own, with its own optimizer and its own minibatches, and steps
 as it would alone; the coupling adds the attraction to the center. One training step is one
-gradient evaluation in every replica. What is evaluated, saved for use and exported is the center.
+gradient evaluation in every replica. The center is evaluated, saved for use and exported.
 """
 
 from __future__ import annotations
@@ -246,7 +246,7 @@ class Replicas(ReadableReplicas):
                 Defaults to None, which takes the first minibatches of the first replica (of arrays,
                 in their order of the first epoch; of a data set, as they pass by, at most 256 MB of
                 them).
-            **options: Of `keras.Model.fit`.
+            **options: Arguments of `keras.Model.fit`.
 
         Returns:
             The history.
@@ -289,7 +289,7 @@ class Replicas(ReadableReplicas):
             ahead=GAMMA_BATCHES if needs_gamma else 0,
         )
         if batch_norm_data is None and is_array and self._middle.has_batch_norm:
-            # Always those of the first epoch, so that it does not matter where a run goes on.
+            # These are the first epoch's batches, wherever a run goes on, so that results agree.
             first, _ = make(local=self.local[:1], first_epoch=lambda: 0)
             batch_norm_data = first.map(lambda parts: parts).take(_BATCH_NORM_BATCHES)
         if isinstance(batch_norm_data, bool):
@@ -331,7 +331,7 @@ class Replicas(ReadableReplicas):
     def train_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, **options: Any
     ) -> Any:
-        """Train on one minibatch a replica.
+        """Train on one minibatch per replica.
 
         Args:
             x: nested structure of arrays of shape [replicas * batch, ...]. The minibatches of the
@@ -340,7 +340,7 @@ class Replicas(ReadableReplicas):
                 there are none.
             sample_weight: nested structure of arrays. The weights of the examples, likewise.
                 Defaults to None, which means 1 for each.
-            **options: Of `keras.Model.train_on_batch`.
+            **options: Arguments of `keras.Model.train_on_batch`.
 
         Raises:
             ValueError: The minibatches do not go round.

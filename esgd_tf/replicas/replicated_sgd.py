@@ -50,7 +50,7 @@ class ReplicatedSGD(Coupling):
 
     @property
     def strength(self) -> float | CouplingSchedule:
-        """What was given."""
+        """The strength that was given, which is `gamma`."""
         return self.gamma
 
     def factor(self, gamma: tf.Tensor) -> tf.Tensor:

@@ -1,6 +1,6 @@
-"""What the runs of train.py are made of: folder, checkpoints, guards, curves, stored networks.
+"""Parts of the runs of train.py: folder, checkpoints, guards, curves and stored networks.
 
-Imported when first used: the checks of a run folder must not wait for TensorFlow.
+Import its modules when they are first used: checking a run folder must not load TensorFlow.
 """
 
 import lazy_loader

@@ -72,7 +72,7 @@ class Batches:
             self.test = self.test.take(limit)
             self.test_images = min(self.test_images, limit * experiment.batch_size)
             reestimation_batches = min(reestimation_batches, limit)
-        # The same training batches at every evaluation, in another order than those of training.
+        # The same training batches at every evaluation, in another order than in training.
         self.reestimation = (
             self._training(seed=seed + 1, epochs=1).take(reestimation_batches)
             if reestimation_batches
@@ -116,7 +116,7 @@ class Batches:
 
 
 def replica_seed(seed: int, a: int) -> int:
-    """Return the seed of replica a; the first has that of the run.
+    """Return the seed of replica a; the first replica has the run's own seed.
 
     Args:
         seed: int >= 0. The seed of the run.

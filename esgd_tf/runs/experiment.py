@@ -2,7 +2,7 @@
 
 config.py has the papers' experiments as values of `Experiment`. Every field says in its metadata
 what it may be, what it means, and for which optimizers (`esgd_tf/runs/setting.py`); `train.py
---help` shows that. No TensorFlow here.
+--help` shows that. This module loads no TensorFlow.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ OPTIMIZERS = (
 REPLICATED = ("rsgd", "easgd", "parle")
 # As in `esgd_tf.training.strategies`, which needs TensorFlow.
 STRATEGIES = ("auto", "none", "mirrored", "multi_worker", "tpu")
-# Of 10,000 minibatches each, 64-bit counters of gradient evaluations are far from their end.
+# With 10,000 minibatches an epoch, 64-bit counters of gradient evaluations are far from full.
 _MOST_EPOCHS = 1_000_000
 
 _WHAT, _GOING_ON, _ALGORITHM, _REPLICAS, _DATA, _DEVICES, _RUN = GROUPS = (
@@ -280,7 +280,7 @@ class Experiment:
 
 @dataclasses.dataclass(frozen=True)
 class RunSettings:
-    """How a run is run: its seed, devices, precision and limits."""
+    """Settings of how a run is carried out: its seed, devices, precision and limits."""
 
     seed: int = setting(
         Whole(0), "of weights, data order, augmentation, dropout and noise", _WHAT, short="s",

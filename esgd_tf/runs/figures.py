@@ -27,7 +27,7 @@ def plot_history(rows: Sequence[Mapping[str, float]], path: Path, title: str) ->
             `outer_gradient_norm` and `gradient_norm`, or of replicas `coupling`, `distance`,
             `norm_center`, `test_ensemble_loss` and `test_ensemble_accuracy`, where they are known.
         path: Path. A PNG file, replaced when the new one is whole.
-        title: str. What stands above the panels.
+        title: str. The text above the panels.
     """
     has_scope = any("scope" in row for row in rows)
     has_replicas = any("coupling" in row for row in rows)
@@ -89,7 +89,7 @@ def plot_comparison(curves: Sequence[Curve], path: Path, title: str) -> None:
             each run. Runs with the same label are seeds of one: they share a colour, and the legend
             counts them.
         path: Path. A PNG file, replaced when the new one is whole.
-        title: str. What stands above the picture.
+        title: str. The text above the picture.
     """
     figure = new_figure(7.5, 4.2)
     axis = figure.subplots()

@@ -16,7 +16,7 @@ def final_table(rows: list[dict[str, float]], folder: RunFolder, test_images: in
         rows: list of dicts of floats by name. The rows of history.csv; the last one is what the run
             ended with.
         folder: RunFolder. Where the run's files are; those that exist are listed.
-        test_images: int >= 1. How many images the accuracy was measured on.
+        test_images: int >= 1. The number of images for the accuracy.
     """
     last = rows[-1]
     where = "center" if "coupling" in last else "anchor"

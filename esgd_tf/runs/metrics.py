@@ -1,4 +1,4 @@
-"""How good a classifier is: accuracy, likelihood, calibration.
+"""Measures of a classifier: accuracy, likelihood and calibration.
 
 With logits z_i, labels y_i and p_i = softmax(z_i), for n images:
 
@@ -33,11 +33,11 @@ ECE_BINS = 15
 
 @dataclasses.dataclass(frozen=True)
 class ClassificationMetrics:
-    """What `classification_metrics` measured.
+    """The result of `classification_metrics`.
 
     Attributes:
-        images: n.
-        accuracy: Share of images whose largest logit is that of their label.
+        images: n, the number of images.
+        accuracy: Share of images whose largest logit belongs to their label.
         accuracy_interval: 95% Wilson interval of the accuracy.
         nll: Mean negative log likelihood, nats per image.
         ece: Expected calibration error, in [0, 1].

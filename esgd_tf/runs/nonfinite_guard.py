@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NotFiniteGuard"]
 
-# So many skipped minibatches in a row are no accident.
+# This many skipped minibatches in a row end a run: they are no accident.
 _HOPELESS = 100
 
 
@@ -30,8 +30,8 @@ class NotFiniteGuard(keras.callbacks.Callback):
         on_nan: "stop" at the first minibatch that was skipped because its gradient was not finite,
             or "skip": go on. Either way the run ends where a hundred in a row were skipped, or all
             of an epoch, and where the loss on the test set is not finite.
-        recorder: Recorder. What says how many minibatches there were before, and saves none that
-            this stops at.
+        recorder: Recorder. It knows how many minibatches there were before, and saves none at which
+            this stops the run.
     """
 
     def __init__(self, on_nan: str, recorder: Recorder) -> None:
@@ -49,13 +49,13 @@ class NotFiniteGuard(keras.callbacks.Callback):
         self._at_start = self._counted
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Raise if what was computed is not finite.
+        """Raise if a gradient or the loss is not finite.
 
         Raises:
             NotFiniteError: A gradient was not finite, or the mean loss of this epoch is not.
         """
         before, self._counted = self._counted, trained(self.model).gradient_evaluations()
-        # Of replicas, one that skips is enough.
+        # With several replicas, one that skips is enough.
         skipped = self._counted - before < self._recorder.evaluations_a_step
         self._in_a_row = self._in_a_row + 1 if skipped else 0
         # The recorder has not counted this minibatch yet.

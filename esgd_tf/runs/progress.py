@@ -48,7 +48,7 @@ def read_extra(path: Path) -> tuple[Progress, list[Any]]:
         The progress, and the states of the random generators.
 
     Raises:
-        CheckpointError: It is no file, or may not be read.
+        CheckpointError: It is not a file, or may not be read.
         DamagedCheckpointError: It is missing or damaged.
     """
     try:
@@ -71,7 +71,7 @@ def read_extra(path: Path) -> tuple[Progress, list[Any]]:
     except PermissionError:
         raise CheckpointError(f"Checkpoint {path} may not be read: see its permissions.") from None
     except (
-        # What a wrong byte may lead `zipfile` to, by where it is.
+        # A wrong byte may make `zipfile` raise any of these, depending on where it is.
         zipfile.BadZipFile, zlib.error, struct.error, KeyError, TypeError, ValueError, EOFError,
         RuntimeError, OverflowError, OSError, AttributeError, MemoryError,
     ) as error:  # fmt: skip
@@ -86,14 +86,14 @@ def run_of(path: Path) -> str | None:
     Args:
         path: Path. The `.keras` file.
     """
-    # Whether it is whole is found out when it is loaded.
+    # Loading the file later tells whether it is whole.
     with contextlib.suppress(Exception), zipfile.ZipFile(path) as archive:
         return json.loads(archive.read(MEMBER)).get("run")
     return None
 
 
 def require_run(progress: Progress, run: str | None, path: Path) -> None:
-    """Check that a checkpoint is of a run. Those of earlier versions do not say and are taken.
+    """Check that a checkpoint is of a run; earlier versions stored no run, and are accepted.
 
     Args:
         progress: Progress. Where the run stood, from the checkpoint.

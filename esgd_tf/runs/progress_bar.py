@@ -16,8 +16,8 @@ _SHOWN = ("accuracy", "loss", "scope", "coupling")
 class ProgressBar(keras.callbacks.ProgbarLogger):
     """Shows accuracy, loss and scope (or coupling) of each epoch, and then a line on the test set.
 
-    Keras' own bar prints everything that is in the logs and needs more than 80 columns. Where the
-    output is no terminal, it is one line an epoch.
+    Keras' own bar prints everything that is in the logs and needs more than 80 columns. If the
+    output is not a terminal, there is one line per epoch.
 
     Args:
         diagnostics: bool. Whether to print the norms of the last outer update after each epoch.

@@ -68,7 +68,7 @@ class Recorder(keras.callbacks.Callback):
 
     @property
     def progress(self) -> Progress:
-        """Where the run stands now."""
+        """The current progress of the run."""
         seconds = self._seconds + time.monotonic() - self._since
         run = self._folder.run_id
         if self._batches % self._steps_per_epoch == 0:

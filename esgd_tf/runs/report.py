@@ -1,4 +1,4 @@
-"""What a training run prints, plots and leaves for TensorBoard, beside its history."""
+"""Reports of a training run beside its history: prints, plots and TensorBoard files."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ class Report:
         """Write the settings, and say what is trained, on what, and from where.
 
         Args:
-            model: keras.Model. What is trained.
-            training_images: int >= 1. How many images there are to train on.
+            model: keras.Model. The model that is trained.
+            training_images: int >= 1. The number of training images.
             steps_per_epoch: int >= 1. Minibatches of an epoch.
-            precision: str. What to say of the precision.
+            precision: str. A sentence about the precision.
             strategy: tf.distribute.Strategy. On what the training runs.
-            processes: Processes. Those that take part.
+            processes: Processes. The processes that take part.
             done: int >= 0. Minibatches trained on so far.
             total: int >= 1. Minibatches after which the run ends.
         """
@@ -111,7 +111,7 @@ class Report:
         """Return an error with what was kept and what to try.
 
         Args:
-            error: NotFiniteError. What went wrong.
+            error: NotFiniteError. The error that ended the training.
         """
         last = self._folder.last
         kept = f"{last} is from before" if last.exists() else "nothing was saved yet"
@@ -125,7 +125,7 @@ class Report:
 
         Args:
             rows: list of dicts. The lines of history.csv.
-            test_images: int >= 1. How many images the errors were measured on.
+            test_images: int >= 1. The number of images for the errors.
         """
         self._plot(rows)
         print(final_table(rows, self._folder, test_images))

@@ -1,4 +1,4 @@
-"""Where a run stood: its checkpoint, its history, and whether all processes see the same."""
+"""Restore a run from its checkpoint and history, and check that all processes see the same."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ __all__ = ["Restored", "restore"]
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """Where a run goes on from.
+    """The point from which a run goes on.
 
     Attributes:
-        progress: How far it had come; a new run has come nowhere.
+        progress: The progress so far, which is zero for a new run.
         is_intact: Whether its last checkpoint is whole, and so worth keeping as the previous one.
     """
 
@@ -49,7 +49,7 @@ def restore(
         checkpoint: Path. The checkpoint to go on from; None for a new run.
         folder: RunFolder. The folder of the run.
         steps_per_epoch: int >= 1. Minibatches of an epoch.
-        processes: Processes. Those that take part.
+        processes: Processes. The processes that take part.
         settings: Settings. The numbers in force.
 
     Raises:

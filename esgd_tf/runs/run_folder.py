@@ -1,7 +1,7 @@
-"""The folder of one training run: what lies in it, and how it is written without ever being torn.
+"""The folder of one training run: its files, and how none of them is ever incomplete.
 
     config.json             what was in force, and what came from which flag
-    history.csv             one line an effective epoch
+    history.csv             one line per effective epoch
     checkpoints/last.keras      the state after the last epoch, or where the run was interrupted
     checkpoints/previous.keras  the one before, to go on from if the last one is damaged
     checkpoints/best.keras      the state after the epoch with the best validation accuracy
@@ -33,10 +33,10 @@ from esgd_tf.runs.progress import run_of
 __all__ = ["RunFolder", "RunFolderError", "folder_when_whole", "replaced_when_whole"]
 
 
-# What every line of history.csv says; what else there is depends on the algorithm.
+# Columns that every history.csv has; further columns depend on the algorithm.
 _COLUMNS = ("epoch", "gradient_evaluations", "val_accuracy", "val_loss", "seconds")
 
-#: What `RunFolder.state` returns.
+#: The type of `RunFolder.state`.
 State = tuple[tuple[int, int, int] | None, ...]
 
 
@@ -67,7 +67,7 @@ class RunFolder:
         self.previous = self.checkpoints / "previous.keras"
         self.best = self.checkpoints / "best.keras"
         self.kept = self.checkpoints / "kept"
-        #: The id of the run: from the lock on, that of config.json or a new one.
+        #: The id of the run. Once locked, it is the id in config.json, or a new one.
         self.run_id: str | None = None
         self._seen = seen
         self._locks: list[FileLock] = []
@@ -77,7 +77,7 @@ class RunFolder:
 
         Raises:
             RunFolderError: Another training holds the lock or has written to the folder meanwhile,
-                or the checkpoints are those of another run.
+                or the checkpoints belong to another run.
             OSError: The folders cannot be made.
         """
         for folder in (self.path, self.checkpoints):
@@ -185,7 +185,7 @@ class RunFolder:
             RunFolderError: The file is damaged.
         """
         try:
-            # Python would take bytes that are no text, and a last number without its end.
+            # Python would accept bytes that are not text, and a last number without its end.
             text = self.history.read_bytes().decode()
             if not text.endswith("\n"):
                 raise ValueError("its last line is cut: remove that line, or the file, to go on")
@@ -216,7 +216,7 @@ def _checked(reader: csv.DictReader[str]) -> Iterator[dict[str, float]]:
     """Yield the lines of a history as numbers.
 
     Raises:
-        ValueError: A line is cut, too long or out of order, or a cell is no number.
+        ValueError: A line is cut, too long or out of order, or a cell is not a number.
     """
     epoch = 0.0
     for line in reader:

@@ -1,4 +1,4 @@
-"""What a training run says of itself, in words."""
+"""Sentences that a training run prints about itself."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def what(model: keras.Model, images: int, steps: int) -> str:
 
     Args:
         model: keras.Model. The network or its replicas.
-        images: int >= 1. How many images there are to train on.
+        images: int >= 1. The number of training images.
         steps: int >= 1. Minibatches of an epoch.
     """
     seen = trained(model)
@@ -37,7 +37,7 @@ def on_what(strategy: tf.distribute.Strategy, processes: Processes, batch_size: 
 
     Args:
         strategy: tf.distribute.Strategy. On what the training runs.
-        processes: Processes. Those that take part.
+        processes: Processes. The processes that take part.
         batch_size: int >= 1. Images of a minibatch, over all devices together.
     """
     replicas = strategy.num_replicas_in_sync

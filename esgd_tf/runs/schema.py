@@ -1,4 +1,4 @@
-"""What config.json must hold: values that the settings of the same names may have."""
+"""Checks of config.json: its values must be allowed for the settings of the same names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from esgd_tf.runs.setting import settings_of
 
 __all__ = ["check_config", "is_of_walkers", "renamed"]
 
-# What a text of a config.json shows of a bad value.
+# The number of characters of a bad value that an error shows.
 _SHOWN = 40
 # Settings that had other names in files of earlier versions.
 _RENAMED = {
@@ -22,7 +22,7 @@ _RENAMED = {
 
 
 def is_of_walkers(config: Any) -> bool:
-    """Whether a config.json is that of a run of `walkers`, which is no training."""
+    """Return whether a config.json belongs to a run of `walkers`, which is no training."""
     return isinstance(config, dict) and config.get("command") == "walkers"
 
 
@@ -95,7 +95,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _is_good(kind: type, name: str, value: Any) -> bool:
-    """Return whether a setting may have the value; what is no setting is not judged."""
+    """Return whether a setting may have the value; names that are not settings are not checked."""
     known = settings_of(kind).get(name)
     if known is None:
         return True

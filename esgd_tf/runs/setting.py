@@ -2,7 +2,7 @@
 
 A setting is a field of a dataclass (`Experiment`, `RunSettings`), and this stands in the field's
 metadata. Flags, help, checks of config.json and the table of settings are made from it, so that a
-new setting is one edit. No TensorFlow here.
+new setting is one edit. This module loads no TensorFlow.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class Setting:
     Args:
         kind: Kind. The values that the setting may have.
         help: str. Its meaning, in the words of `--help`.
-        group: str. Under which title `--help` shows it.
+        group: str. The title under which `--help` shows it.
         short: str. A second, shorter name of its flag. Defaults to None, which means that it has
             one name.
         means: callable of the optimizer's name and whether there is an inner loop. Returns whether
@@ -157,7 +157,7 @@ class Setting:
             how the run goes, not what it is. Defaults to False.
         is_quiet: bool. Whether the table of settings leaves it out where it has its default.
             Defaults to False.
-        rank: int. Where in its group `--help` shows it; those of equal rank in the order of the
+        rank: int. Where in its group `--help` shows it; equal ranks keep the order of the
             fields. Defaults to 50.
     """
 
@@ -188,10 +188,10 @@ def setting(
     """Return a dataclass field with a `Setting` in its metadata.
 
     Args:
-        kind: Kind. What the setting may be.
-        help: str. What it is, in the words of `--help`.
-        group: str. Under which title `--help` shows it.
-        default: any value of the kind. What the setting is if it is not given. Defaults to
+        kind: Kind. The values that the setting may have.
+        help: str. The description that `--help` shows.
+        group: str. The title under which `--help` shows it.
+        default: any value of the kind. The setting's value if it is not given. Defaults to
             dataclasses.MISSING, which means that it must be given.
         **options: Further fields of `Setting`.
     """

@@ -1,4 +1,4 @@
-"""Everything that decides what a run computes, in one object. No TensorFlow here."""
+"""Everything that decides what a run computes, in one object. This module loads no TensorFlow."""
 
 from __future__ import annotations
 

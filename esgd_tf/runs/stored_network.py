@@ -36,7 +36,7 @@ class StoredNetwork:
         batches: Gradient evaluations before the checkpoint, of all replicas.
         epochs: Effective epochs.
         reestimated: Training images from which its BatchNorm statistics were estimated now; 0 if
-            they are those of the checkpoint.
+            they come from the checkpoint.
     """
 
     model: keras.Model
@@ -48,7 +48,7 @@ class StoredNetwork:
 
     @property
     def statistics(self) -> str:
-        """Where the BatchNorm statistics are from, in words."""
+        """The origin of the BatchNorm statistics, in words."""
         if self.reestimated:
             return f"estimated anew from {self.reestimated:,} training images"
         return "as stored"
@@ -63,8 +63,8 @@ class StoredNetwork:
 
         Args:
             images: NumPy array of shape [n, h, w, c]. Images with pixels 0 ... 255.
-            batch_size: int >= 1. How many images go through the network at a time.
-            corrupt: callable. What is done to the preprocessed inputs, from
+            batch_size: int >= 1. The number of images that go through the network at a time.
+            corrupt: callable. Corrupts the preprocessed inputs; comes from
                 `stored_input_corruption`. Defaults to None, which does nothing.
         """
         unused = np.zeros(len(images), np.int32)
@@ -130,7 +130,7 @@ def load_stored_network(run: StoredRun, checkpoint: Path, fv: Any) -> StoredNetw
 def reestimation_batches(
     run: StoredRun, images: data.ImageData, preprocess: Preprocessor, count: int
 ) -> tf.data.Dataset:
-    """Return the batches that training itself uses for this: those of seed + 1."""
+    """Return the batches that training itself uses to estimate them, with seed + 1."""
     return training_batches(
         images.train_images,
         images.train_labels,

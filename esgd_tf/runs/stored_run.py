@@ -1,4 +1,4 @@
-"""A run folder, read back and checked. No TensorFlow here."""
+"""A run folder, read back and checked. This module loads no TensorFlow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from esgd_tf.runs.settings import epoch_steps
 __all__ = ["StoredRun"]
 
 
-# What commands read of config.json.
+# Entries of config.json that commands read.
 _NEEDED = {
     "experiment": (
         "dataset", "model", "optimizer", "preprocessing", "augmentation", "batch_size",
@@ -29,13 +29,13 @@ _NEEDED = {
 
 @dataclasses.dataclass(frozen=True)
 class StoredRun:
-    """What train.py wrote about a run.
+    """A run as train.py has recorded it.
 
     Attributes:
         folder: Its paths.
         experiment: The numbers in force; each is a value that its flag may have.
-        run: The seed and other settings of config.json; likewise.
-        run_id: What its checkpoints are known by; None for a run of an earlier version.
+        run: The seed and other settings of config.json; their values are checked in the same way.
+        run_id: The id that its checkpoints carry; None for a run of an earlier version.
     """
 
     folder: RunFolder
@@ -69,14 +69,14 @@ class StoredRun:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Minibatches of an epoch; of replicas, those of each."""
+        """Minibatches of an epoch; with several replicas, for each of them."""
         e = self.experiment
         one_pass = -(-ENTRIES[e["dataset"]].num_train // e["batch_size"])
         return epoch_steps(one_pass, e.get("replicas", 1), e.get("budget", "shared"))
 
     @property
     def sees_all_test_images(self) -> bool:
-        """Whether its evaluations used the whole test set: --limit_steps may mean less."""
+        """Return whether its evaluations used the whole test set: --limit_steps may mean less."""
         limit = self.run["limit_steps"]
         test_images = ENTRIES[self.experiment["dataset"]].num_test
         return limit is None or limit * self.experiment["batch_size"] >= test_images
@@ -111,7 +111,7 @@ class StoredRun:
         raise RunFolderError(f"--checkpoint {path} {what}: give last, best or a .keras file.")
 
     def was_interrupted_at(self, batches: int) -> bool:
-        """Whether a checkpoint after so many minibatches was written inside an epoch.
+        """Return whether a checkpoint after so many minibatches was written inside an epoch.
 
         Its BatchNorm statistics were then gathered along the Langevin weights. One written at the
         end of an epoch, or where --limit_steps ended one early, has been evaluated: it has a line

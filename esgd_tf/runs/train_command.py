@@ -1,4 +1,4 @@
-"""How training is called: `python3 train.py` in a clone, `esgd-tf train` elsewhere."""
+"""The command that starts training: `python3 train.py` in a clone, `esgd-tf train` elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One training run: prepare what it needs, restore where it stood, fit, and report."""
+"""One training run: prepare its parts, restore its last state, fit, and report."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = ["Places", "run_training", "segments"]
 
 @dataclasses.dataclass(frozen=True)
 class Places:
-    """Where a run lies, and where its data are.
+    """The paths of a run and of its data.
 
     Args:
         path: Path. The run folder.
@@ -59,16 +59,16 @@ class Places:
 
 @dataclasses.dataclass(frozen=True)
 class _Prepared:
-    """What a run is made of before it knows where it stands.
+    """The parts of a run that are made before its checkpoint is loaded.
 
     Attributes:
         settings: The numbers in force.
         batches: The pipelines of training and test images.
-        training_images: How many images there are to train on.
+        training_images: The number of training images.
         model: The compiled network, or its replicas.
-        strategy: On what it is trained.
+        strategy: The strategy, which tells the devices that it is trained on.
         processes: The processes that take part.
-        precision: What to say of the precision.
+        precision: A sentence about the precision.
     """
 
     settings: Settings

@@ -1,4 +1,4 @@
-"""What happens between two steps: measurements, changes, questions, and the end.
+"""Everything between two steps: measurements, changes, questions, and the end.
 
 After each step, in this order: the measurements that are due are taken; changes from the schedule,
 the control file and the prompt take effect from the next step on; the run ends if a stopping
@@ -73,7 +73,7 @@ class Conductor:
 
     @property
     def is_over(self) -> bool:
-        """Whether the run has ended."""
+        """Return whether the run has ended."""
         return bool(self.ended_by) or self._workers.steps >= self.n_steps
 
     def begin(self) -> None:
@@ -109,7 +109,7 @@ class Conductor:
         self._save()
 
     def extra(self) -> Row:
-        """Return the state that `resume` needs in addition to that of the workers."""
+        """Return the state that `resume` needs in addition to the workers' state."""
         rounds = self._rounds
         return {"n_steps": self.n_steps, "measured": rounds.measured, "walks": rounds.walks}
 

@@ -7,7 +7,7 @@ A change is (step, name, value): after that many steps, the value takes effect.
     walk                    the number of a worker, from which one random walk is measured
     quit                    true: the run ends after its final measurements
 
-No TensorFlow here.
+This module loads no TensorFlow.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ class Adjustable(Coupling):
 def make_coupling(settings: Settings) -> Adjustable:
     """Return the coupling of an experiment.
 
-    "elastic", that of the original walkers code: after each step w^a moves by the fraction alpha of
+    "elastic", as in the original walkers code: after each step w^a moves by the fraction alpha of
     its way to the center before the step, the mean of the workers rescaled to their mean norm.
     "rsgd": alpha is gamma. "easgd": the center moves too, by the fraction beta = n alpha of its way
     to the mean. "parle": alpha is rho, which does not grow here.

@@ -97,7 +97,7 @@ class Experiment:
 
     @property
     def ended_by(self) -> str:
-        """Why the run ended before its last step; "" if it did not."""
+        """The reason why the run ended before its last step; "" if it did not."""
         return self._conductor.ended_by
 
     def network(self, k: int) -> keras.Model:

@@ -264,7 +264,7 @@ def _sharpness(axis: Axes, rows: Rows) -> None:
             axis.plot([r["step"] for r in own], values, style, color=_color(k), label=label)
     _ticks(axis, [row["step"] for row in rows])
     title, scale = "sharpness: train, test dashed", "100 Δf / (1 + f)"
-    # No legend for many lines: the colours are those of the losses.
+    # Many lines get no legend, because they have the same colours as the losses.
     few = max(row["worker"] for row in rows) <= 4
     _finish(axis, title, "minibatch steps", scale, legend=few)
 

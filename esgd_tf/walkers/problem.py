@@ -59,7 +59,7 @@ class Problem:
 
     Attributes:
         train: The training inputs and targets (x, y); y comes from `joined`.
-        test: The test inputs and targets, likewise.
+        test: The test inputs and targets, of the same form.
         num_classes: The number C of classes.
     """
 

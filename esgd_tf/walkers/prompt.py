@@ -43,7 +43,7 @@ class Prompt:
         self._ended = self._explained = False
 
     def is_due(self, step: int) -> bool:
-        """Whether to ask after this number of steps."""
+        """Return whether to ask after this number of steps."""
         return not self._ended and step % self._every == 0
 
     def ask(self, step: int, held: Mapping[str, Any]) -> Iterator[Change]:

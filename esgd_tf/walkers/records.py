@@ -14,7 +14,7 @@ eigenvalues here. "opt.lr" and "evalCounter" stand for the learning rate and the
 
 A measurement's lines reach a file by one call of the system, and `state.npz`, which is replaced
 when it is whole, knows how long each file was: what a killed run wrote after it is cut off when the
-run goes on, and is measured again. No TensorFlow here.
+run goes on, and is measured again. This module loads no TensorFlow.
 """
 
 from __future__ import annotations

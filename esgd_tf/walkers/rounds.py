@@ -1,4 +1,4 @@
-"""Which measurements are taken and when: each gives rows of the table and lines to print."""
+"""Take the measurements that are due; each gives rows of the table and lines to print."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ class Schedule:
     """The changes of a schedule, by step.
 
     Args:
-        changes: iterable of pairs. The number of steps before each change, and the change; those of
-            one step are applied in their order.
+        changes: iterable of pairs. The number of steps before each change, and the change; changes
+            at one step are applied in their order.
     """
 
     def __init__(self, changes: Iterable[tuple[int, Change]]) -> None:

@@ -1,6 +1,6 @@
 """The settings of a walkers experiment: one frozen record, checked without TensorFlow.
 
-Names and defaults are those of the elementary-walkers code (Sagun's, Torch7) where it has them; its
+Names and defaults follow the elementary-walkers code (Sagun's, Torch7) where it has them; its
 `--optimization`, `--stop` and `--threshold` had no effect there, and have here.
 """
 
@@ -40,7 +40,7 @@ class Settings:
     Attributes:
         dataset: An image data set of `esgd_tf.data`.
         n_samples_train: Training images, sampled at random; 0 for all.
-        n_samples_test: Test images, likewise.
+        n_samples_test: Test images, sampled at random; 0 for all.
         preprocessing: One of `esgd_tf.data.PREPROCESSINGS`, fitted on those training images.
         corrupt: What `esgd_tf.data.parse_corruptions` reads, such as "label_noise:0.2".
         soft_labels: Whether targets are p on the label and q on each other class.
@@ -63,7 +63,7 @@ class Settings:
         langevin_steps: L, the gradient evaluations per outer update of entropy-sgd and
             entropy-adam.
         langevin_lr: Their inner step size.
-        lr: The learning rate; of entropy-sgd and entropy-adam, that of the outer update.
+        lr: The learning rate; for entropy-sgd and entropy-adam it is the outer one.
         momentum: The momentum of sgd, and of the inner loop of entropy-sgd and entropy-adam.
         batch_size: Examples of a minibatch.
         n_steps: The total number of minibatch steps.
@@ -241,7 +241,7 @@ class Settings:
 
 
 def highest_alpha(coupling: str, n_workers: int) -> float:
-    """Return the largest alpha; that of "easgd" is 1/n, since its center moves by n alpha."""
+    """Return the largest alpha; for "easgd" it is 1/n, since its center moves by n alpha."""
     if coupling == "easgd":
         return 1.0 / max(n_workers, 1)
     return 1.0 if coupling == "elastic" else math.inf

@@ -44,7 +44,7 @@ class WorkerZero(Protocol):
         """Return the state that the next step depends on, without the weights."""
 
     def set_state(self, state: list[Array]) -> None:
-        """Set what `state` returned; the weights must be those of that moment."""
+        """Set a state that `state` returned; the weights must be as they were then."""
 
 
 def whole_batch(x: Any, y: Any) -> Batches:

@@ -92,7 +92,7 @@ class Workers:
 
     @property
     def zero_is_center(self) -> bool:
-        """Whether worker 0 is the center of the others."""
+        """Return whether worker 0 is the center of the others."""
         if self.coupling is None:
             return False
         return self._settings.coupling != "elastic" or self.coupling.value > 0
@@ -183,7 +183,7 @@ class Workers:
         return dataset
 
     def advance(self) -> None:
-        """Count a step of the stochastic workers, and take that of worker 0."""
+        """Count a step of the stochastic workers, and take a step of worker 0."""
         if not self.zero_is_center:
             self.zero.step(self._steps)
         self._steps += 1
@@ -203,7 +203,7 @@ class Workers:
 
     @property
     def takes_momentum(self) -> bool:
-        """Whether any of the optimizers has a momentum."""
+        """Return whether any of the optimizers has a momentum."""
         return self._has_momentum or self._descent is not None
 
     @property
@@ -325,7 +325,7 @@ def _sgd(settings: Settings) -> keras.optimizers.SGD:
 
 def _optimizer(settings: Settings) -> keras.optimizers.Optimizer:
     if settings.optimizer == "sgd":
-        outer = settings.coupling == "parle"  # here momentum is that of the inner loop
+        outer = settings.coupling == "parle"  # here the inner loop has the momentum
         return keras.optimizers.SGD(settings.lr) if outer else _sgd(settings)
     if settings.optimizer == "adam":
         return keras.optimizers.Adam(settings.lr)

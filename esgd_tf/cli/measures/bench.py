@@ -1,4 +1,4 @@
-"""Where the networks of runs are measured: their images, and what several measures need."""
+"""Everything that several measures need to measure the networks of runs, such as images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the command `landscape` knows of a measure: one class a measure, in a module of its own."""
+"""The base class of the measures of the command `landscape`; each has a module of its own."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Entry", "Found", "Measure", "Shown", "numbers", "titled"]
 
-#: What was measured of a run: one result, or several by name.
+#: The result of a measure for a run, or a dict of several results by name.
 Found = Any
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """What was measured of a run, or of a pair of them.
+    """The results of one measure for a run, or for a pair of runs.
 
     Args:
         run: StoredRun. The run, or the second one of a pair.
-        label: str. What the run, or the pair, is called.
-        measure: Measure. What was measured.
-        result: Result, or a dict of them by name. What was found.
+        label: str. The name of the run, or of the pair, in tables.
+        measure: Measure. The measure that was taken.
+        result: Result, or a dict of them by name. The results.
     """
 
     run: StoredRun
@@ -47,17 +47,17 @@ class Entry:
 
     @property
     def parts(self) -> dict[str, Result]:
-        """The results by name; one alone has the name ""."""
+        """The results by name; a single result has the name ""."""
         return self.result if isinstance(self.result, dict) else {"": self.result}
 
 
 class Shown(NamedTuple):
-    """What is shown of a run in a picture.
+    """The content and style of one run in a picture.
 
     Attributes:
-        result: What was found.
+        result: The result to plot.
         color: The color of runs of this kind.
-        label: The name in the legend; None for none.
+        label: The name in the legend; None leaves it out.
         title: The name of the run.
     """
 
@@ -72,7 +72,7 @@ class Measure(ABC):
 
     Attributes:
         name: The name of its flag, and of its picture.
-        what: What it measures, for the help.
+        what: A description of what it measures, for the help.
         is_of_pairs: Whether it takes two networks, the first run's and another's.
         is_default: Whether it is taken where no measure is named.
     """
@@ -83,7 +83,7 @@ class Measure(ABC):
     is_default = False
 
     def define_flags(self, line: CommandLine) -> None:
-        """Define the flags that are this measure's alone.
+        """Define the flags that only this measure has.
 
         Args:
             line: CommandLine. The command.
@@ -101,11 +101,11 @@ class Measure(ABC):
 
     @abstractmethod
     def take(self, bench: Bench, *networks: Measured) -> Found:
-        """Measure.
+        """Take the measure.
 
         Args:
-            bench: Bench. The flags, and what several measures need.
-            *networks: The network, or both of a pair.
+            bench: Bench. The flags, and data that several measures need.
+            *networks: The network, or both networks of a pair.
         """
 
     @abstractmethod
@@ -113,7 +113,7 @@ class Measure(ABC):
         """Return what was found as a table of at most 80 columns.
 
         Args:
-            entries: sequence of Entry. What was found of each run.
+            entries: sequence of Entry. The results of each run.
             fv: flags.FlagValues. The flags.
         """
 
@@ -121,7 +121,7 @@ class Measure(ABC):
         """Yield the numbers that were found, one a row.
 
         Args:
-            entry: Entry. What was found of a run.
+            entry: Entry. The results of a run.
         """
         for result in entry.parts.values():
             yield from result.rows()
@@ -130,7 +130,7 @@ class Measure(ABC):
         """Return the picture of all runs.
 
         Args:
-            shown: sequence of Shown. What was found of each run.
+            shown: sequence of Shown. The results of each run.
         """
         figure = new_figure(6.4, 4.2)
         ax = figure.subplots()
@@ -145,8 +145,8 @@ class Measure(ABC):
         """Plot what was found of a run.
 
         Args:
-            ax: matplotlib.axes.Axes. What to plot on, shared by all runs.
-            one: Shown. What was found.
+            ax: matplotlib.axes.Axes. The axes to plot on, shared by all runs.
+            one: Shown. The result to plot.
         """
         one.result.plot(ax, color=one.color, label=one.label or "_")
 
