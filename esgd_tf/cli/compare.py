@@ -22,7 +22,7 @@ from esgd_tf.runs.stored_run import StoredRun
 __all__ = ["command_line", "main"]
 
 _COLUMNS = ("run", "optimizer", "L", "error %", "loss", "grad. evals", "epochs", "time")
-# Shown where runs differ in it.
+# Settings that get a column if the runs differ in them.
 _MARKS = ("model", "corrupt")
 _NOT_ALIKE = (
     "Runs with different --corrupt were tested on different data: their numbers do not compare."
@@ -32,7 +32,7 @@ _SUMMARY = ("runs like", "seeds", "error %", "loss", "grad. evals", "time")
 
 @dataclasses.dataclass(frozen=True)
 class _Result:
-    """The last line of a run's history, and what it takes to tell runs apart."""
+    """The last line of a run's history, and the settings that tell runs apart."""
 
     run: StoredRun
     rows: Sequence[dict[str, float]]
@@ -59,7 +59,7 @@ class _Result:
         return str(self.run.experiment["langevin_steps"] or "-")
 
     def mark(self, name: str) -> str:
-        """Return a setting that sets runs apart."""
+        """Return the value of a setting, for a column that tells runs apart."""
         return str(self.run.experiment.get(name, "none"))
 
     @property
@@ -101,7 +101,7 @@ def _compare(fv: Any, words: list[str]) -> None:
     results = _read(words)
     # A setting that does not differ needs no column.
     marks = [name for name in _MARKS if len({r.mark(name) for r in results}) > 1]
-    # They take the place of the columns that matter least.
+    # Their columns replace the last columns, which matter least.
     columns = _COLUMNS[: len(_COLUMNS) - len(marks)]
     table = []
     for r in results:
@@ -200,7 +200,7 @@ def _seeds(results: Sequence[_Result]) -> list[list[_Result]]:
     groups: dict[str, list[_Result]] = {}
     for result in results:
         group = groups.setdefault(result.kind, [])
-        # The same seed twice is the same run twice: it tells nothing of the spread.
+        # Two runs with the same seed are the same run, and tell nothing about the spread.
         if all(result.run.run["seed"] != other.run.run["seed"] for other in group):
             group.append(result)
     return [group for group in groups.values() if len(group) > 1]
