@@ -1,7 +1,7 @@
 """One command's flags and words: their definition, their help, and the handling of errors.
 
-absl has no words without a flag in its help and one list of flags per process in its `app.run`;
-here each command has a `FlagValues` of its own, so that commands can be called one after another
+absl's help does not show words without a flag, and its `app.run` has one list of flags per process.
+Here each command has a `FlagValues` of its own, so that commands can be called one after another
 in one process. This module loads no TensorFlow.
 """
 
