@@ -1,6 +1,7 @@
 """Parts of the runs of train.py: folder, checkpoints, guards, curves and stored networks.
 
-Import its modules when they are first used: checking a run folder must not load TensorFlow.
+Its modules are imported when they are first used, so that checking a run folder does not load
+TensorFlow.
 """
 
 import lazy_loader

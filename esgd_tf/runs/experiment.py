@@ -1,4 +1,4 @@
-"""The settings of a training run: the numbers of its experiment, and how it is run.
+"""The settings of a training run: the numbers of its experiment, and its devices and limits.
 
 config.py has the papers' experiments as values of `Experiment`. Every field says in its metadata
 what it may be, what it means, and for which optimizers (`esgd_tf/runs/setting.py`); `train.py
@@ -21,7 +21,7 @@ OPTIMIZERS = (
 )  # fmt: skip
 #: The optimizers that train several replicas of the network.
 REPLICATED = ("rsgd", "easgd", "parle")
-# As in `esgd_tf.training.strategies`, which needs TensorFlow.
+# The same names as in `esgd_tf.training.strategies`, which needs TensorFlow.
 STRATEGIES = ("auto", "none", "mirrored", "multi_worker", "tpu")
 # With 10,000 minibatches an epoch, 64-bit counters of gradient evaluations are far from full.
 _MOST_EPOCHS = 1_000_000
@@ -73,7 +73,7 @@ def _grows(optimizer: str, inner_loop: bool) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """The numbers of one experiment: what a run computes, but for its seed.
+    """The numbers of one experiment, which decide what a run computes, except for its seed.
 
     `python3 train.py --help` says what each of them is; so does the help in its metadata.
     """

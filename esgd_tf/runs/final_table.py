@@ -13,9 +13,9 @@ def final_table(rows: list[dict[str, float]], folder: RunFolder, test_images: in
     """Return the table as lines of text.
 
     Args:
-        rows: list of dicts of floats by name. The rows of history.csv; the last one is what the run
-            ended with.
-        folder: RunFolder. Where the run's files are; those that exist are listed.
+        rows: list of dicts of floats by name. The rows of history.csv; the last one holds the
+            final results.
+        folder: RunFolder. The folder of the run, whose existing files are listed.
         test_images: int >= 1. The number of images for the accuracy.
     """
     last = rows[-1]

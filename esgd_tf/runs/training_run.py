@@ -39,9 +39,9 @@ class Places:
     Args:
         path: Path. The run folder.
         checkpoint: Path. The checkpoint to go on from. Defaults to None, which begins a new run.
-        seen: tuple. The run folder's `state` on which `checkpoint` rests. Defaults to None, which
+        seen: tuple. The run folder's `state` when `checkpoint` was chosen. Defaults to None, which
             accepts any.
-        checkpoint_dir: Path. Where the checkpoints go. Defaults to None, the run folder.
+        checkpoint_dir: Path. The folder of the checkpoints. Defaults to None, the run folder.
         data_dir: str. The folder in which data sets lie prepared. Defaults to "tfrecords".
         raw_dir: str. The folder with their archives. Defaults to None, which means that there is
             none.
@@ -84,7 +84,7 @@ class _Prepared:
         return self.settings.experiment.optimizer in REPLICATED
 
     def steps(self, evaluations: int | None) -> int | None:
-        """Return how many steps, each a gradient evaluation in every replica, make so many."""
+        """Return the steps that make so many gradient evaluations over all replicas, at least 1."""
         return evaluations and max(evaluations // self.settings.experiment.replicas, 1)
 
 
@@ -95,9 +95,9 @@ def run_training(
 
     Args:
         settings: Settings. The numbers in force.
-        places: Places. Where the run lies, and where its data are.
-        strategy: tf.distribute.Strategy. On what to train. With several processes, the chief writes
-            and prints.
+        places: Places. The paths of the run and of its data.
+        strategy: tf.distribute.Strategy. The strategy, which tells the devices. With several
+            processes, the chief writes and prints.
         verbose: bool. Whether to print the norms of the inner loop. Defaults to False.
 
     Returns:
@@ -107,8 +107,8 @@ def run_training(
         DataError: The data set is not available.
         RunFolderError: The run folder is in use or damaged.
         CheckpointError: The checkpoint cannot be loaded.
-        NotFiniteError: A gradient, the loss or that on the test set became NaN or infinite; the
-            last checkpoint is kept.
+        NotFiniteError: A gradient, the training loss or the loss on the test set became NaN or
+            infinite; the last checkpoint is kept.
         StrategyError: The batch cannot be split over the devices, or the processes differ.
         Interrupted: A signal stopped the run after its state was saved.
     """
@@ -228,7 +228,7 @@ def _fit(
                     epochs=epochs,
                     steps_per_epoch=epoch_steps,
                     validation_data=batches.test,
-                    shuffle=False,  # the batches come shuffled
+                    shuffle=False,  # the batches are already shuffled
                     verbose=1 if shown else 0,
                     callbacks=callbacks,
                     **options,
@@ -239,7 +239,7 @@ def _fit(
 
 
 def segments(done: int, total: int, steps: int) -> Iterator[tuple[int, int, int]]:
-    """Split what is left of a run into calls of `fit`: the rest of an epoch, epochs, a part of one.
+    """Split the rest of a run into calls of `fit`: the end of an epoch, epochs, a part of one.
 
     Args:
         done: int >= 0. Minibatches trained on so far.
