@@ -151,7 +151,7 @@ class RunFolder:
         return self.kept / f"epoch-{epoch:05d}.keras"
 
     def let_be(self, path: Path, other: Path) -> None:
-        """Make one checkpoint a link to another, which takes neither time nor space."""
+        """Make one checkpoint a hard link to another, or a copy where there are no links."""
         _let_be(path, other)
 
     def read_config(self) -> dict[str, Any]:

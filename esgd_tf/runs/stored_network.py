@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-import esgd_tf.models.batch_norm  # noqa: F401 - the layer must be known before a file names it
+import esgd_tf.models.batch_norm  # noqa: F401 - registers a layer that the file may name
 from esgd_tf import data
 from esgd_tf.data.pipeline import evaluation_batches, training_batches
 from esgd_tf.data.preprocessing import Preprocessor
