@@ -1,7 +1,7 @@
 """Computes the mean of the replicas and stores the center where each replica reads it.
 
 The mean is all that replicas exchange. In one process without a strategy it is computed inside
-the training graph. With one, the replicas are on devices of their own, perhaps of several machines,
+the training graph. With a strategy, each replica is on its own device, perhaps of several machines,
 and the mean is computed by one all-reduce of all weights in one vector.
 """
 
@@ -45,7 +45,7 @@ class Exchange:
         center: keras.Model. The model that stands for the center.
 
     Attributes:
-        state: The center as training knows it: what the next coupling attracts to. If the
+        state: The center as training knows it, to which the next coupling attracts. If the
             center has a state of its own, these are the model's variables. Else they are separate,
             and the model is updated whenever it is read.
         optimizers: The optimizers of this process's replicas.
@@ -58,7 +58,7 @@ class Exchange:
         self.state: list[keras.Variable] = (
             list(weights)
             if coupling.keeps_center
-            # From an array: given a tf.Variable, Keras would wrap the model's own.
+            # Given a tf.Variable instead of an array, Keras would wrap the model's own variable.
             else [
                 keras.Variable(v.numpy(), dtype=v.dtype, name=f"center_{v.name}") for v in weights
             ]
@@ -165,7 +165,7 @@ class StrategyExchange(Exchange):
 
     @property
     def in_graph(self) -> bool:
-        """Never: collectives stand between two steps."""
+        """Return False, since collectives run between two steps."""
         return False
 
     def center_of(self, a: int) -> list[tf.Variable]:
@@ -207,7 +207,7 @@ class StrategyExchange(Exchange):
         """Return lists of arrays of the replicas of all processes."""
         if len(own) == self._strategy.num_replicas_in_sync:
             return own
-        # All in one vector: a trace and a collective for each array would take its time.
+        # All arrays go into one vector: a trace and a collective for each array would be slow.
         flat = np.array([np.concatenate([p.ravel() for p in parts]) for parts in own], np.float64)
         everyone = np.zeros((self._strategy.num_replicas_in_sync, flat.shape[1]))
         everyone[self._first : self._first + len(own)] = flat
@@ -262,7 +262,7 @@ class StrategyExchange(Exchange):
             variable.assign(mean)
 
     def _summed(self, array: tf.Tensor) -> tf.Tensor:
-        """Sum an array over the processes, of whose replicas the first holds it."""
+        """Sum an array over the processes; only the first replica of each adds it."""
 
         def in_replica() -> tf.Tensor:
             a = self._local()

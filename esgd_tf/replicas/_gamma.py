@@ -1,4 +1,4 @@
-"""gamma_0, measured where training starts."""
+"""The measurement of gamma_0 when training starts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from esgd_tf.replicas._members import square
 
 __all__ = ["GAMMA_BATCHES", "measured_gamma"]
 
-# Minibatches of each replica from which its loss is estimated.
+# The number of minibatches of each replica from which its loss is estimated.
 GAMMA_BATCHES = 10
 
 
@@ -33,8 +33,8 @@ def measured_gamma(
         viewer: keras.Model. A compiled copy, which receives their weights in turn, so that only one
             model is traced. Its own weights are restored afterwards.
         exchange: Exchange. Gives the anchors of these and of other processes' replicas.
-        batches: sequence of tuples of one minibatch for each replica. The first that they are going
-            to be trained on.
+        batches: sequence of tuples of one minibatch for each replica. The first minibatches of the
+            training that follows.
 
     Raises:
         ValueError: All replicas have the same weights, or their loss is not positive and finite.

@@ -30,7 +30,7 @@ __all__ = ["Workers"]
 
 Array = NDArray[Any]
 # Keras' SGD keeps no velocity at momentum 0, so a momentum that is set later would have none to
-# start from. With this momentum the old velocity vanishes in rounding, and no bit of a step differs.
+# start from. This momentum makes the old velocity vanish in rounding, so no bit of a step differs.
 _NO_MOMENTUM = 1e-30
 # Neighbouring seeds must not give the same orders to different workers.
 _STRIDE = 1_000_003
