@@ -54,7 +54,7 @@ class Command:
 
     Args:
         name: str. Its name.
-        summary: str. A summary of what it does.
+        summary: str. A sentence about its purpose.
         flags: tuple of Completed. Its flags.
         words: tuple of str. The possible first words. Defaults to (), for a file or a folder.
     """

@@ -63,7 +63,7 @@ class Report:
         )
 
     def header(self, network: Measured) -> str:
-        """Return the lines that say what is going to be measured."""
+        """Return the lines about the data of the coming measurements."""
         data = network.network.images.name
         count = {split: len(y) for split, (_, y) in network.data.items()}
         return (

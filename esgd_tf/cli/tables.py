@@ -10,7 +10,7 @@ from esgd_tf.runs.stored_run import StoredRun
 __all__ = ["cut", "kind_of", "label_of", "markdown_table", "place_of", "plain_table"]
 
 _WIDTH = 80
-# Settings that are ignored when runs are compared: the seed, and what is shown and kept.
+# Settings that are ignored when runs are compared: the seed, and settings of output and storage.
 _DECIDES_NOTHING = ("seed", "monitor", "checkpoint_steps", "keep_every")
 # Columns of words, which are aligned to the left.
 _LEFT = ("model", "corrupt", "optimizer", "split", "method", "directions")

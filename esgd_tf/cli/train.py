@@ -178,7 +178,7 @@ def _strategy(run: RunSettings) -> Any:
 def _what_to_run(
     fv: Any, presets: Mapping[str, Mapping[str, Experiment]], *, is_chief: bool
 ) -> tuple[Path, Path | None, Settings, State]:
-    """Return the run folder, the checkpoint to go on from, the settings, and what was seen.
+    """Return the run folder, the checkpoint to go on from, the settings, and the folder's state.
 
     The checkpoint is None for a run from its beginning. The folder's lock is taken much later and
     compares its `State` with the one returned here, since the folder may have changed meanwhile.

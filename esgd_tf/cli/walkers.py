@@ -35,8 +35,8 @@ def main(argv: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        argv: sequence of str. "walkers" and what follows it; "walkers plot RUN" plots what a run
-            has measured.
+        argv: sequence of str. "walkers" and what follows it; "walkers plot RUN" plots the
+            measurements of a run.
 
     Returns:
         The exit status.

@@ -106,5 +106,5 @@ def _has_learnt(layer: Any) -> bool:
 
 
 def _array(value: Any) -> np.ndarray:
-    """Return a copy of what a layer puts into its store: a variable or an array."""
+    """Return a copy of an entry of a layer's store: a variable or an array."""
     return np.array(value.numpy() if hasattr(value, "numpy") else value)

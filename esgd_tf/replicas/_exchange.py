@@ -73,7 +73,7 @@ class Exchange:
 
     @property
     def in_graph(self) -> bool:
-        """Whether `gather` is part of the training graph, not called between two runs of it."""
+        """Return whether `gather` runs inside the training graph, not between two of its runs."""
         return True
 
     def center_of(self, a: int) -> list[tf.Variable]:

@@ -136,7 +136,7 @@ class ReplicasModel(keras.Model):
         super().save_weights(*arguments, **options)
 
     def load_weights(self, *arguments: Any, **options: Any) -> None:
-        """Load what `save_weights` or `save` saved."""
+        """Load a file that `save_weights` or `save` wrote."""
         super().load_weights(*arguments, **options)
         self._stepping.go_on_here()
 
@@ -194,7 +194,7 @@ class ReplicasModel(keras.Model):
             store[f"random_state_{i}"] = state
 
     def load_own_variables(self, store: Any) -> None:
-        """Load what `save_own_variables` saved."""
+        """Load the states that `save_own_variables` saved."""
         found = {name: store[name] for name in store.keys()}  # noqa: SIM118 - an HDF5 group
         for i, state in enumerate(random_states(self.members)):
             value = found.pop(f"random_state_{i}", None)

@@ -31,7 +31,7 @@ class Parle(Coupling):
 
         (x^a - mean) + rho(t) (x^a - c),    c = (1/y) Σ_a x^a.
 
-    Both couplings grow: gamma(t) = min(gamma (1 + scoping)^t, gamma_max), and rho(t) likewise.
+    Both couplings grow: gamma(t) = min(gamma (1 + scoping)^t, gamma_max), and rho(t) the same way.
 
     Source: Chaudhari et al., arXiv 1707.00424, and the authors' released code, where
     gamma = 0.01, rho = 0.01 L y, scoping = 1 / (2 minibatches per epoch), the caps are 1 and 10,

@@ -335,9 +335,9 @@ class Replicas(ReadableReplicas):
         Args:
             x: nested structure of arrays of shape [replicas * batch, ...]. The minibatches of the
                 replicas, one after the other.
-            y: nested structure of arrays. The targets, likewise. Defaults to None, which means that
-                there are none.
-            sample_weight: nested structure of arrays. The weights of the examples, likewise.
+            y: nested structure of arrays. The targets, in the same order. Defaults to None, for no
+                targets.
+            sample_weight: nested structure of arrays. The examples' weights, in the same order.
                 Defaults to None, which means 1 for each.
             **options: Arguments of `keras.Model.train_on_batch`.
 

@@ -55,7 +55,7 @@ def save_checkpoint(model: keras.Model, path: Path, progress: Progress) -> None:
 
 
 def load_checkpoint(model: keras.Model, path: Path) -> Progress:
-    """Load what `save_checkpoint` saved into a model of the same architecture and optimizer.
+    """Load a file of `save_checkpoint` into a model of the same architecture and optimizer.
 
     Args:
         model: keras.Model. A compiled model, changed in place.

@@ -3,6 +3,7 @@
 config.py has the papers' experiments as values of `Experiment`. Every field says in its metadata
 what it may be, what it means, and for which optimizers (`esgd_tf/runs/setting.py`); `train.py
 --help` shows that. This module loads no TensorFlow.
+Comments name the sources of defaults by the short names that config.py explains.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ class Experiment:
     dropout: float = setting(
         Number(below=1), "rate of the dropout layers; input dropout is scaled along", _ALGORITHM
     )
-    # lua; the paper gives 128 for CIFAR-10 only
+    # The default is from lua; the paper gives 128 for CIFAR-10 only.
     batch_size: int = setting(
         Whole(1), "images per gradient evaluation, over all devices", _WHAT, short="b", default=128
     )
@@ -124,7 +125,7 @@ class Experiment:
     augmentation: str = setting(
         Choice(AUGMENTATIONS), "of the training images", _DATA, default="none"
     )
-    # ours: 6,400 images; lua feeds the whole evaluation set
+    # The default is ours, 6,400 images; lua feeds the whole evaluation set.
     bn_reestimate: int = setting(
         Whole(0),
         "training batches from which BatchNorm statistics are estimated before each evaluation; 0 "
@@ -132,7 +133,7 @@ class Experiment:
         _DATA,
         default=50,
     )
-    # paper: Nesterov's, 0.9
+    # The default is from the paper, which has Nesterov's momentum of 0.9.
     momentum: float = setting(
         Number(below=1),
         "Nesterov momentum of SGD; for entropy-* of the inner loop",
@@ -150,7 +151,7 @@ class Experiment:
         means=_may_have_inner_loop,
         rank=1,
     )
-    # paper
+    # The default is from the paper.
     langevin_learning_rate: float = setting(
         Number(above=0),
         "inner step size",
@@ -173,7 +174,7 @@ class Experiment:
         default=0.0,
         means=_has_inner_loop,
     )
-    # answer; the paper's text says 1e-3 for MNIST
+    # The default is from answer; the paper's text says 1e-3 for MNIST.
     noise: float = setting(
         Number(),
         "thermal noise of the inner loop: the term is sqrt(2 langevin_lr) noise N(0, I)",
@@ -181,7 +182,7 @@ class Experiment:
         default=1e-4,
         means=_has_noise,
     )
-    # lua: weight of the OLD mean; the paper prints 0.75 for the new sample
+    # As in lua, this is the weight of the OLD mean; the paper prints 0.75 for the new sample.
     averaging: float = setting(
         Number(below=1),
         "weight of the old mean of the Langevin weights",
@@ -204,7 +205,7 @@ class Experiment:
         default=0,
         is_quiet=True,
     )
-    # lua: none in the outer update; the paper says Nesterov's in both
+    # As in lua, the outer update has none; the paper says Nesterov's in both.
     outer_momentum: float = setting(
         Number(below=1),
         "Nesterov momentum of the outer update of entropy-sgd",
@@ -243,7 +244,7 @@ class Experiment:
         default="none",
         means=_is_rsgd,
     )
-    # sdnn
+    # The default is from sdnn.
     focusing_growth: float = setting(
         Number(above=0),
         "factor by which it grows over the run",
@@ -259,7 +260,7 @@ class Experiment:
         means=_grows,
         may_be_none=True,
     )
-    # sdnn
+    # The default is from sdnn.
     initialization: str = setting(
         Choice(("independent", "same")),
         "of the replicas",

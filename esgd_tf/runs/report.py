@@ -62,7 +62,7 @@ class Report:
         done: int,
         total: int,
     ) -> None:
-        """Write the settings, and say what is trained, on what, and from where.
+        """Write the settings, and print the model, the devices and the starting point.
 
         Args:
             model: keras.Model. The model that is trained.

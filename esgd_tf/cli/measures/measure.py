@@ -110,7 +110,7 @@ class Measure(ABC):
 
     @abstractmethod
     def table(self, entries: Sequence[Entry], fv: flags.FlagValues) -> str:
-        """Return what was found as a table of at most 80 columns.
+        """Return the results as a table of at most 80 columns.
 
         Args:
             entries: sequence of Entry. The results of each run.
@@ -118,7 +118,7 @@ class Measure(ABC):
         """
 
     def rows(self, entry: Entry) -> Iterator[Row]:
-        """Yield the numbers that were found, one per row.
+        """Yield the numbers of the results, one per row.
 
         Args:
             entry: Entry. The results of a run.
@@ -142,7 +142,7 @@ class Measure(ABC):
         return figure
 
     def plot(self, ax: Axes, one: Shown) -> None:
-        """Plot what was found of a run.
+        """Plot the result of a run.
 
         Args:
             ax: matplotlib.axes.Axes. The axes to plot on, shared by all runs.
