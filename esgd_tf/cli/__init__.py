@@ -1,1 +1,1 @@
-"""Commands. A command's module imports TensorFlow only after its flags have been checked."""
+"""The commands. A command's module imports TensorFlow only after its flags have been checked."""

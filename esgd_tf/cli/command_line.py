@@ -33,10 +33,10 @@ class CommandLine:
         name: str. The command's name.
         words: str. The placeholder of its words in the help: "RUN IMAGE...".
         summary: str. What the command does, for the help.
-        examples: sequence of str. What follows the command's name in each example of the help.
-        at_least: int >= 0. How many words the command needs. Defaults to 1.
-        at_most: int. How many words the command takes; None for any number. Defaults to 1.
-        outlives_output: bool. Whether the command goes on where its output cannot be written, as a
+        examples: sequence of str. The words after the command's name in each example of the help.
+        at_least: int >= 0. The number of words that the command needs. Defaults to 1.
+        at_most: int. The largest number of words; None for any number. Defaults to 1.
+        outlives_output: bool. Whether the command goes on when its output cannot be written, as a
             training does. Defaults to False.
         calls: sequence of str. Further examples, as they are typed. Defaults to ().
         stopped: str. The sentence after Ctrl-C. Defaults to None, which says that nothing
@@ -116,7 +116,7 @@ class CommandLine:
             body: callable. The command itself, which is called with the flags and the words.
 
         Returns:
-            The exit status: 0; 2 for bad flags; 1 for what else failed; 130 for Ctrl-C.
+            The exit status: 0; 2 for bad flags; 130 for Ctrl-C; 1 for other errors.
         """
         asks_for_help = bool({"-h", "-help", "--help"} & set(argv[1:]))
         self._define_common()
@@ -180,14 +180,14 @@ class CommandLine:
 
 
 def output_path(flag: str, text: str, *suffixes: str, may_be_in_new_folder: bool = False) -> Path:
-    """Return the file that a flag names for a result, after a look whether it can be written.
+    """Return the file that a flag names for a result, after checking that it can be written.
 
-    It is known before anything is computed that the result would be lost.
+    The check comes before anything is computed, because a result that cannot be written is lost.
 
     Args:
         flag: str. The flag, with its dashes.
         text: str. The flag's value; `~` is the home of the user.
-        *suffixes: What it may end in; none for anything.
+        *suffixes: The endings that it may have; none allows any.
         may_be_in_new_folder: bool. Whether the command makes the folder of the file. Defaults to
             False.
 
@@ -200,7 +200,7 @@ def output_path(flag: str, text: str, *suffixes: str, may_be_in_new_folder: bool
         kinds = " or ".join(suffixes)
         raise FlagError(f"{flag}={text}: must be the name of a {kinds} file")
     if path.is_symlink() and not path.exists():
-        path = path.resolve()  # where a link to nothing leads, the file is made
+        path = path.resolve()  # a link to a missing file: write to its target
     folder = path.absolute().parent
     if path.is_dir() or not (folder.is_dir() or (may_be_in_new_folder and not folder.exists())):
         raise FlagError(f"{flag}={text}: must be a file in a folder that exists")

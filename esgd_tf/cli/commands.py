@@ -1,7 +1,7 @@
 """The door to all commands: `python3 -m esgd_tf COMMAND ...`.
 
-A command is a module with `main(argv) -> int`, imported when it is called and not before. It gets
-the command line from its own name on.
+A command is a module with `main(argv) -> int`, which is imported only when the command is called.
+It gets the part of the command line that begins with its own name.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from esgd_tf.cli.version import version_line
 
 __all__ = ["COMMANDS", "help_text", "main"]
 
-# Name, module, what it does: in the order of a run's life.
+# The name, the module and a summary of each command, in the order of a run's life.
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("esgd_tf.cli.presets", "train a network: what train.py is in a clone"),
     "launch": ("esgd_tf.cli.launch", "start several workers of a training on this machine"),
@@ -35,14 +35,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Call the command that the first word names.
 
     Args:
-        argv: sequence of str. The command line, like `sys.argv`. Defaults to None, which takes that
-            of the process.
+        argv: sequence of str. The command line, like `sys.argv`. Defaults to None, which takes
+            the command line of the process.
 
     Returns:
         The exit status: 2 for a command that is missing or unknown, else the command's.
     """
     argv = list(sys.argv if argv is None else argv)
-    # The command has a door of its own; this one is for what happens before it.
+    # The command handles its own errors; this call handles those that come earlier.
     return enter(
         "esgd_tf",
         lambda: _call(argv[1:]),

@@ -40,7 +40,7 @@ _SUMMARY = ("runs like", "seeds", "error %", "loss", "grad. evals", "time")
 
 @dataclasses.dataclass(frozen=True)
 class _Result:
-    """The last line of a run's history, and what it takes to tell runs apart."""
+    """The last line of a run's history, and the settings that tell runs apart."""
 
     run: StoredRun
     rows: Sequence[dict[str, float]]
@@ -113,7 +113,7 @@ def _compare(fv: Any, words: list[str]) -> None:
     # A setting that does not differ needs no column.
     measured = read_measures([r.run for r in results], fv.landscape) if fv.measures else None
     marks = [name for name in _MARKS if len({r.mark(name) for r in results}) > 1]
-    # They take the place of the columns that matter least.
+    # Their columns replace the last columns, which matter least.
     columns = _COLUMNS[: len(_COLUMNS) - len(marks)]
     table = []
     for r in results:
@@ -219,7 +219,7 @@ def _seeds(results: Sequence[_Result]) -> list[list[_Result]]:
     groups: dict[str, list[_Result]] = {}
     for result in results:
         group = groups.setdefault(result.kind, [])
-        # The same seed twice is the same run twice: it tells nothing of the spread.
+        # Two runs with the same seed are the same run, and tell nothing about the spread.
         if all(result.run.run["seed"] != other.run.run["seed"] for other in group):
             group.append(result)
     return [group for group in groups.values() if len(group) > 1]

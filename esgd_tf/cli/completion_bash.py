@@ -10,9 +10,9 @@ from esgd_tf.cli.suggestions import dashed
 
 __all__ = ["script"]
 
-# `-o default` completes files where the functions leave COMPREPLY empty. bash takes `=` for a word
-# of its own. Of Python only `-m esgd_tf` and this repository's train.py are completed here; what
-# completed Python before gets the rest.
+# `-o default` completes files where the functions leave COMPREPLY empty. bash treats `=` as a
+# word of its own. Of Python only `-m esgd_tf` and this repository's train.py are completed here;
+# the completion of Python that was there before handles the rest.
 _SCRIPT = r"""# Completion of esgd-tf in bash, made by: python3 -m esgd_tf completion bash
 
 # The flags of a command.
@@ -197,5 +197,5 @@ def _patterns(command: Command, flag: Completed) -> str:
 
 
 def _value(flag: Completed) -> str:
-    # Words beside paths cannot be listed together with them: files may have spaces in their names.
+    # Words cannot be listed together with paths, since the names of files may have spaces.
     return " ".join(flag.words) if flag.words else "files" if flag.is_path else ""

@@ -129,7 +129,7 @@ def _function(command: Command) -> str:
 
 
 def _specs(flag: Completed) -> list[str]:
-    """Return what `_arguments` is told of a flag: one entry for each of its names."""
+    """Return the arguments of `_arguments` for a flag: one for each of its names."""
     help = re.sub(r"([\\\[\]:])", r"\\\1", flag.help)
     typed = [f"--{flag.names[0]}", *map(dashed, flag.names[1:])]
     if flag.is_switch:

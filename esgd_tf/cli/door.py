@@ -39,7 +39,7 @@ FAILED, BAD_FLAGS, STOPPED = 1, 2, 130
 # The exit status that a shell reports for a program that SIGPIPE has ended.
 READER_GONE = 128 + signal.SIGPIPE
 
-# Their messages are sentences for users.
+# Errors whose messages are sentences for users.
 _FORESEEN = (
     DataError,
     RunFolderError,
@@ -71,10 +71,10 @@ def enter(
     Args:
         name: str. The command's name, which stands in front of the sentence.
         body: callable. The command, which returns its exit status.
-        see: str. What to read about bad flags, such as "train.py --help". Defaults to None, which
-            names nothing.
+        see: str. The command that shows help about bad flags, such as "train.py --help". Defaults
+            to None, which names none.
         debug: bool. Whether to print the traceback too. Defaults to False.
-        outlives_output: bool. Whether the command goes on where its output cannot be written, as a
+        outlives_output: bool. Whether the command goes on when its output cannot be written, as a
             training does. Defaults to False.
         stopped: str. The sentence after Ctrl-C. Defaults to "Stopped; nothing half-written is
             left.".
@@ -96,7 +96,7 @@ def enter(
             if debug:
                 traceback.print_exc()
             if was_pressed() and not isinstance(error, (FlagError, *_FORESEEN)):
-                return _complain(name, stopped, STOPPED)  # what was under way made an error of it
+                return _complain(name, stopped, STOPPED)  # Ctrl-C caused the error
             return _complain(name, *_sentence(error, see))
         except KeyboardInterrupt:
             if debug:
@@ -110,19 +110,19 @@ _interrupted = threading.Event()
 def was_interrupted() -> bool:
     """Return whether Ctrl-C has been pressed since the command began.
 
-    For those who catch exceptions: Ctrl-C in an import may have made another error of it, and in a
-    destructor Python drops it.
+    Code that catches exceptions asks this, since an import may turn Ctrl-C into another error, and
+    Python drops a Ctrl-C that comes in a destructor.
     """
     return _interrupted.is_set()
 
 
 def reason_of(error: Exception) -> str:
-    """Return what to say of an exception that does not end the command: a sentence."""
+    """Return a sentence about an exception that does not end the command."""
     return _sentence(error, None)[0]
 
 
 def _sentence(error: Exception, see: str | None) -> tuple[str, int]:
-    """Return what to say of an exception, and the exit status."""
+    """Return a sentence about an exception, and the exit status."""
     if isinstance(error, FlagError):
         return _with_stop(str(error)) + (f" See {see}." if see else ""), BAD_FLAGS
     if isinstance(error, _FORESEEN):
@@ -178,7 +178,7 @@ def _require_working_folder() -> None:
 
 @contextlib.contextmanager
 def _ctrl_c() -> Iterator[Callable[[], bool]]:
-    """Remember whether Ctrl-C was pressed: an import that it hits may raise something else."""
+    """Remember whether Ctrl-C was pressed, since an import may turn it into another error."""
     pressed = False
     _interrupted.clear()
 

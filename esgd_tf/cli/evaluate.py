@@ -1,4 +1,4 @@
-"""`evaluate`: how good a run's network is, on its data set or on records of one's own."""
+"""`evaluate`: measure a run's network on its data set or on records of the user's own."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def _evaluate(fv: Any, words: list[str]) -> None:
 
 
 def _description(run: StoredRun, checkpoint: Path, network: Any, what: str) -> str:
-    """Return what is evaluated, in lines of at most 80 columns.
+    """Return a description of what is evaluated, in lines of at most 80 columns.
 
     Args:
         run: StoredRun. The run.

@@ -1,4 +1,4 @@
-"""`export`: a run's network in forms that load without this library."""
+"""`export`: save a run's network in forms that load without this library."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _export(fv: Any, words: list[str]) -> None:
     )
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as written:
-        # Nothing gets its name before everything is whole.
+        # No file gets its final name before all files are whole.
         if "keras" in targets:
             model.save(written.enter_context(replaced_when_whole(targets["keras"])))
         if "saved_model" in targets:
@@ -114,7 +114,7 @@ def _export(fv: Any, words: list[str]) -> None:
 
 
 def _require_free(kind: str, target: Path, *, overwrite: bool) -> None:
-    """Refuse to write over anything, or with `overwrite` over what is no export."""
+    """Refuse to replace anything, or with `overwrite` anything that is not an export."""
     if not target.exists() and not target.is_symlink():
         return
     if not overwrite:

@@ -1,7 +1,7 @@
 """The flags of train.py: their names, their help, and their checks, all without TensorFlow.
 
 Most of them are made from the settings of a run (`esgd_tf/runs/experiment.py`), the others, which
-say where a run lies and what is shown of it, stand here.
+say where a run lies and what is shown of it, are defined here.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class _OfTheCommand:
 
 
 def define_flags(experiment: type = Experiment) -> flags.FlagValues:
-    """Return the flags of train.py, not parsed yet; None means: as the preset has it.
+    """Return the flags of train.py, not parsed yet; None stands for the preset's value.
 
     Args:
         experiment: type. The dataclass whose fields are the numbers. Defaults to Experiment.
@@ -154,7 +154,7 @@ def parse(fv: flags.FlagValues, argv: Sequence[str]) -> None:
         argv: sequence of str. The command line, like `sys.argv`.
 
     Raises:
-        FlagError: A flag is unknown, has a bad value, or there is a word that belongs to none.
+        FlagError: A flag is unknown or has a bad value, or a word belongs to no flag.
     """
     rest = parse_flags(fv, argv)
     if rest:

@@ -1,4 +1,4 @@
-"""`landscape`: how wide the valleys are that runs of train.py ended in, side by side."""
+"""`landscape`: measure how wide the valleys are in which runs of train.py ended, side by side."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _landscape(fv: Any, words: list[str]) -> None:
     plan += [(_pair(*pair), measure.name) for pair in pairs for measure in of_pairs]
     report = Report(runs, fv, plan, out)
     bench = Bench(fv)
-    report.save()  # so that a report of before is not taken for this one
+    report.save()  # so that an earlier report is not mistaken for this one
     networks = []
     for run, checkpoint in zip(runs, checkpoints, strict=True):
         network = bench.load(run, checkpoint)
@@ -121,14 +121,14 @@ def _take(
     measure: Measure,
     *networks: Measured,
 ) -> None:
-    """Measure, and write down what was found, or why it was not, before anything else is done."""
+    """Take a measure, and write the result or the reason for its failure at once."""
     start = time.perf_counter()
     try:
         result = measure.take(bench, *networks)
     except Exception as error:
         if was_interrupted():
-            raise KeyboardInterrupt from None  # it was Ctrl-C that made an error of it
-        # The other measures, which may have taken hours, are not to be lost by it.
+            raise KeyboardInterrupt from None  # Ctrl-C caused the error
+        # One failure must not lose the other measures, which may have taken hours.
         if bench.fv.debug:
             traceback.print_exc()
         report.fail(label, measure.name, reason_of(error))
@@ -139,7 +139,7 @@ def _take(
     report.save()
     print(f"  {measure.name:<18}{label}: {took}", flush=True)  # may fail: nobody reads it any more
     if was_interrupted():
-        raise KeyboardInterrupt  # it came where Python could not raise it, as in a destructor
+        raise KeyboardInterrupt  # Python could not raise it, as in a destructor
 
 
 def _pair(first: StoredRun, other: StoredRun) -> str:

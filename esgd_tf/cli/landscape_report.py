@@ -52,7 +52,7 @@ class Report:
         self._entries.append(Entry(run, label, measure, result))
 
     def fail(self, label: str, measure: str, reason: str) -> None:
-        """Take note of a measure that failed."""
+        """Record a measure that failed."""
         self.failed.append((label, measure, reason))
 
     def failures(self) -> str:
@@ -65,7 +65,7 @@ class Report:
         )
 
     def header(self, network: Measured) -> str:
-        """Say what is measured, before it is."""
+        """Return the lines about the data of the coming measurements."""
         data = network.network.images.name
         count = {split: len(y) for split, (_, y) in network.data.items()}
         return (
@@ -95,12 +95,12 @@ class Report:
         written = [self._out / "landscape.json", self._out / "landscape.csv"]
         flags = {name: self._fv[name].value for name in self._fv}
         reasons = {(label, measure): reason for label, measure, reason in self.failed}
-        # Counted, for two runs may have the same name.
+        # They are counted, since two runs may have the same name.
         done = Counter((e.label, e.measure.name) for e in self._entries)
         missing = list((Counter(self._plan) - done).elements())
         document = {
             "settings": {k: v for k, v in flags.items() if k not in ("help", "out", "debug")},
-            # So that half a report does not look whole.
+            # The missing measures are listed, so that half a report does not look whole.
             "missing": [
                 {"label": label, "measure": measure, "reason": reasons.get((label, measure))}
                 for label, measure in missing
@@ -140,7 +140,7 @@ class Report:
             entries = [e for e in self._entries if e.measure is measure]
             try:
                 figure = measure.figure(list(self._shown(entries)))
-            except ValueError as error:  # no number that could be plotted
+            except ValueError as error:  # there is no number to plot
                 self.fail("the picture", measure.name, str(error))
                 continue
             with replaced_when_whole(path) as partial:
@@ -177,7 +177,7 @@ def _python(row: Row) -> Iterator[Any]:
 
 
 def _without_nan(value: Any) -> Any:
-    """JSON has no NaN and no infinity: null stands for both."""
+    """Return a value with null for NaN and infinity, which JSON lacks."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):

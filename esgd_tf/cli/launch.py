@@ -1,7 +1,7 @@
-"""`python3 -m esgd_tf launch`: the workers of one training, all on this machine.
+"""`python3 -m esgd_tf launch`: start the workers of one training, all on this machine.
 
-Every worker is a process with its own TF_CONFIG. Their output comes together, each line with its
-worker's number in front. When one of them fails, the others are stopped.
+Every worker is a process with its own TF_CONFIG. Their output is printed together, each line with
+its worker's number in front. When one of them fails, the others are stopped.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ terminal) go to all workers.
 Workers go on where nobody reads their output any more (| head).
 
 Flags:"""
-# Parser (None for a switch), default, and help of each flag.
+# The parser (None for a switch), the default and the help of each flag.
 _FLAGS: dict[str, tuple[flags.ArgumentParser | None, Any, str]] = {
     "workers": (WholeParser(1, _MOST_WORKERS), 2, "how many"),
     "gpus_per_worker": (WholeParser(1), None, "GPUs that each worker sees, the first ones to the "
@@ -124,13 +124,13 @@ class _Workers:
 
     def run(self) -> int:
         """Start all, wait for all, and return the status."""
-        # A signal may come as soon as a worker has said its first word.
+        # A signal may come as soon as a worker has written its first output.
         with _forwarded(self._stop):
             try:
                 addresses = _free_addresses(self._count)
                 for index in range(self._count):
                     self._start(index, addresses)
-                # Only now: a process made by fork should have one thread.
+                # Readers start only now, since a process should have one thread when it forks.
                 for index, process in enumerate(self._processes):
                     self._read(index, process)
             except OSError as error:
@@ -206,11 +206,11 @@ class _Workers:
         return None
 
     def _stop(self, number: int) -> None:
-        """Send a signal to all that still run; from the first on, their time is limited."""
+        """Send a signal to all that still run; the first signal starts their time limit."""
         self._signal(number, range(len(self._processes)))
 
     def _stop_the_others(self) -> None:
-        """Ask those to end that have had no signal yet: one who saves is not asked twice."""
+        """Ask the workers without a signal so far to end; one that is saving is not asked twice."""
         self._signal(signal.SIGTERM, set(range(len(self._processes))) - self._told)
 
     def _signal(self, number: int, indices: Iterable[int]) -> None:
@@ -251,7 +251,7 @@ def _forwarded(stop: Any) -> Iterator[None]:
 
 
 def _free_addresses(count: int) -> list[str]:
-    """Return addresses of this machine whose ports are free: all held at once, so all differ."""
+    """Return addresses with free ports, which differ because all are held open at once."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
@@ -260,7 +260,7 @@ def _free_addresses(count: int) -> list[str]:
 
 
 def _die_with_parent() -> None:
-    """Let Linux end a worker whose launcher was killed: nothing else would."""
+    """Let Linux end a worker whose launcher was killed, since nothing else would."""
     with contextlib.suppress(OSError, AttributeError):
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)

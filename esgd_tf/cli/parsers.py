@@ -1,7 +1,7 @@
 """Parsers of flag values, and the errors for bad values. This module loads no TensorFlow.
 
 absl's own parsers do the work; here their complaints ("invalid literal for int() with base 10")
-become words for whoever typed the flag.
+become sentences that the user understands.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ __all__ = [
 
 # The longest name in bytes that file systems allow.
 _LONGEST_NAME = 255
-# A value may be a file pasted by accident.
+# The number of characters of a value that an error shows; a file may be pasted by accident.
 _SHOWN = 60
 
 
@@ -55,7 +55,7 @@ class FlagError(Exception):
 
 
 class TextParser(flags.ArgumentParser):
-    """Any text; the others say what else it must be."""
+    """Any text; subclasses restrict it."""
 
     def flag_type(self) -> str:
         """Return the name of the type."""
@@ -184,7 +184,7 @@ class GrowingParser(flags.ListParser):
         """Return the numbers.
 
         Raises:
-            ValueError: They are not.
+            ValueError: They do not grow, or one is not a finite number above 0.
         """
         with contextlib.suppress(ValueError, TypeError):
             numbers = [float(part) for part in super().parse(argument)]
@@ -194,7 +194,7 @@ class GrowingParser(flags.ListParser):
 
 
 def parser_of(kind: Kind) -> flags.ArgumentParser:
-    """Return the parser of a flag that may be what a setting may be.
+    """Return the parser of the flag of a setting.
 
     Args:
         kind: Kind. The values that the setting may have.
@@ -236,12 +236,12 @@ def parse_flags(fv: flags.FlagValues, argv: Sequence[str]) -> list[str]:
         raise FlagError(_unknown_flag(error.flagname, fv, argv)) from None
     except flags.CantOpenFlagFileError:
         raise FlagError("the file of --flagfile cannot be read") from None
-    except (flags.Error, ValueError) as error:  # ValueError: --noverbose=1
+    except (flags.Error, ValueError) as error:  # --noverbose=1 gives a ValueError
         raise FlagError(_as_typed(flag_error(error), fv, argv)) from None
 
 
 def _unknown_flag(name: str, fv: flags.FlagValues, argv: Sequence[str]) -> str:
-    """Return what to say of a flag that there is not, with its dashes as they were typed."""
+    """Return a complaint about an unknown flag, with its dashes as they were typed."""
     typed = {word.partition("=")[0] for word in argv}
     known = [*fv, *(f"no{each}" for each in fv if fv[each].boolean)]
     near = did_you_mean(name, known, dashed)

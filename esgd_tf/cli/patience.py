@@ -1,8 +1,8 @@
-"""A word for who waits: said by a process beside this one.
+"""A message to a user who waits, printed by a process beside this one.
 
 While TensorFlow joins its workers it holds Python's lock: no thread runs and no handler of Ctrl-C
 is called until all of them are there, which may be never. So Ctrl-C ends the process at once, and
-what there is to say is said by a child, which is this file, run by itself.
+a child process, which runs this file as a script, prints the messages.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _STEP = 0.1
 
 @contextlib.contextmanager
 def waiting(seconds: float, message: str, stopped: str) -> Iterator[None]:
-    """Say something if the block takes long, or if this process is ended within it.
+    """Print a message if the block takes long, or if this process is ended within it.
 
     Args:
         seconds: float >= 0. How long a wait may be before something is said.
@@ -43,7 +43,7 @@ def waiting(seconds: float, message: str, stopped: str) -> Iterator[None]:
 
 
 def _wait(seconds: float, message: str, stopped: str) -> None:
-    # Ctrl-C in a terminal reaches it too.
+    # Ctrl-C in a terminal reaches this child process too, which must outlive its parent.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent, end = os.getppid(), time.monotonic() + seconds
     while os.getppid() == parent:

@@ -44,10 +44,10 @@ def of_restore_path(given: Path, logdir: Path, name: str | None) -> tuple[Path, 
 
 
 def new_folder(logdir: Path, name: str | None, settings: Settings) -> Path:
-    """Return where a new run goes.
+    """Return the folder of a new run.
 
     Raises:
-        RunFolderError: There is a run of this name.
+        RunFolderError: There is already a run of this name.
     """
     if name is None:
         return next(path for path in free_names(logdir, settings))
@@ -64,7 +64,7 @@ def free_names(logdir: Path, settings: Settings) -> Iterator[Path]:
     stem = f"{settings.preset}-{settings.experiment.optimizer}"
     for number in itertools.count(1):
         path = logdir / (stem if number == 1 else f"{stem}-{number}")
-        if not os.path.lexists(path):  # links to nothing too
+        if not os.path.lexists(path):  # a link to a missing file also takes a name
             yield path
 
 
@@ -72,7 +72,7 @@ def free_names(logdir: Path, settings: Settings) -> Iterator[Path]:
 def reserved(path: Path) -> Iterator[Path]:
     """Make the folder of a run without a name, or one beside it if another start was faster.
 
-    A run that fails before it has written anything takes its folder away again.
+    A run that fails before it has written anything removes its folder again.
     """
     stem, number = path.name, 1
     there = [folder for folder in (path, *path.parents) if not folder.exists()]
@@ -92,11 +92,11 @@ def reserved(path: Path) -> Iterator[Path]:
                 (path / ".lock").unlink(missing_ok=True)
                 for folder in (path / "checkpoints", path, *there[1:]):
                     if folder.exists():
-                        folder.rmdir()  # fails where there is something in it
+                        folder.rmdir()  # fails if it is not empty
 
 
 def last_checkpoint(folder: RunFolder) -> Path:
-    """Return last.keras, or previous.keras where only that is left."""
+    """Return last.keras, or previous.keras if only that is left."""
     return folder.last if folder.last.exists() or not folder.previous.exists() else folder.previous
 
 
@@ -104,7 +104,7 @@ def require_writable(path: Path) -> None:
     """Refuse a folder that cannot be made or written to.
 
     Raises:
-        RunFolderError: It is that.
+        RunFolderError: It cannot be made or written to.
     """
     folders = [path, *path.absolute().parents]
     there = next(folder for folder in folders if os.path.lexists(folder))
@@ -119,12 +119,12 @@ def require_writable(path: Path) -> None:
 
 
 def last_run(logdir: Path) -> Path:
-    """Return the training that was last written to; runs of `walkers` are passed over."""
+    """Return the training that was last written to; runs of `walkers` are ignored."""
     runs: list[Path] = []
     passed_over: list[Path] = []
     for config in logdir.glob("*/config.json"):
         is_training = True
-        with contextlib.suppress(RunFolderError):  # a damaged one is told when it is its turn
+        with contextlib.suppress(RunFolderError):  # a damaged file is reported when it is used
             is_training = not is_of_walkers(RunFolder(config.parent).read_config())
         (runs if is_training else passed_over).append(config.parent)
     if not runs:

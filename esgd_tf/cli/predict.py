@@ -1,4 +1,4 @@
-"""`predict`: what a run's network sees in image files."""
+"""`predict`: classify image files with a run's network."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _predict(fv: Any, words: list[str]) -> None:
     network = load_stored_network(run, checkpoint, fv)
     names = network.images.label_names
     height, width, channels = network.images.train_images.shape[1:]
-    # All files are read before the first is classified: a bad one is named at once.
+    # All files are read before the first is classified, so that a bad one is named at once.
     files = [read_image(path, (height, width, channels)) for path in paths]
     corruptions, seed = stored_corruptions(run.experiment)
     pixels = np.stack([file.pixels for file in files])

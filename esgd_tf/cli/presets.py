@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> int:
         argv: sequence of str. "train" and the flags of train.py.
 
     Returns:
-        The exit status, as of train.py.
+        The exit status, as train.py returns it.
     """
     from esgd_tf.cli import train
 

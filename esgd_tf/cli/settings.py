@@ -111,16 +111,16 @@ def make_settings(fv: flags.FlagValues, presets: Presets) -> Settings:
 def resume_settings(
     fv: flags.FlagValues, presets: Presets, config: Any, path: Path = Path("config.json")
 ) -> Settings:
-    """Return the settings of a run that goes on: its config.json, with what may change from flags.
+    """Return the settings of a resumed run: its config.json, with the changes that flags may make.
 
     Args:
         fv: flags.FlagValues. The flags.
         presets: mapping of experiments by preset and optimizer. `PRESETS` of config.py.
-        config: any JSON value. What was read from config.json.
+        config: any JSON value. The content of config.json.
         path: Path. The file it was read from, for messages. Defaults to Path('config.json').
 
     Raises:
-        FlagError: A flag differs from what the run was started with.
+        FlagError: A flag that may not change differs from the run's own value.
         RunFolderError: config.json is damaged or of another version.
     """
     kind = type(presets[_DEFAULT_PRESET]["momentum"])
@@ -148,7 +148,7 @@ def resume_settings(
             continue
         before = preset if name == "preset" else stored.get(name, run.get(name))
         value = fv[name].value
-        # An equal limit is one more limit: it counts from where the run stands.
+        # A limit that is given again, even the same, counts from the current step of the run.
         if value == before and name != "limit_steps":
             continue
         if name == "preset" or not known[name].may_change:
@@ -157,7 +157,7 @@ def resume_settings(
                 "leave the flag out, or start a new run with another --name"
             )
         changes[name] = value
-    # A limit stops one call of train.py; going on means going past it.
+    # A limit stops one call of train.py, so a resumed run goes past the old limit.
     run["limit_steps"] = changes.pop("limit_steps", None)
     run.update({name: changes.pop(name) for name in _OF_THE_RUN if name in changes})
     experiment = dataclasses.replace(experiment, **changes)

@@ -33,7 +33,7 @@ def without_startup_messages() -> Iterator[None]:
     """Keep what TensorFlow's C++ code writes to stderr while it starts, unless it fails.
 
     Its remarks on instruction sets and missing GPUs come before its own logging is set up, so that
-    no setting silences them.
+    no setting can silence them.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -45,7 +45,7 @@ def without_startup_messages() -> Iterator[None]:
         try:
             yield
         except (StrategyError, KeyboardInterrupt):
-            raise  # says it all
+            raise  # its message is complete
         except BaseException:
             kept.seek(0)
             with contextlib.suppress(OSError):
@@ -95,10 +95,10 @@ def say(text: str) -> None:
 
 
 def one_sentence(error: BaseException) -> str:
-    """Return what an exception says in one line, without names that only its library knows.
+    """Return the message of an exception in one line, without names internal to its library.
 
-    For OSError that is the reason with the file's name, for TensorFlow's errors what happened
-    without where in the graph.
+    For an OSError that is the reason with the file's name; for TensorFlow's errors it is the cause,
+    without its place in the graph.
     """
     if isinstance(error, MemoryError):
         return f"There is not enough memory{_detail(error)}: {_SMALLER}."

@@ -1,7 +1,7 @@
 """Standard output and error that never end a run: closed, full, without a reader, or in ASCII.
 
-Here, too, colors are left out where the environment has NO_COLOR (https://no-color.org): of Keras'
-progress bars and of whatever else is printed.
+If the environment has NO_COLOR (https://no-color.org), these streams also leave out the colors of
+Keras' progress bars and of everything else that is printed.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class ReaderGoneError(OutputError):
 
 
 class Output:
-    """A text stream that outlives its reader, or says in one word that it has none.
+    """A text stream that outlives its reader, and reports once that it can no longer write.
 
     Args:
         stream: file. The stream; None for one that was closed before the process began.
         lost: callable. Called once, with an OutputError that says why, when the stream can no
-            longer be written to. What is written from then on is dropped, unless this raises.
+            longer be written to. Later writes are dropped, unless this raises.
         colors: bool. Whether colors are written. Defaults to True.
     """
 
@@ -61,7 +61,7 @@ class Output:
 
     def flush(self) -> None:
         """Flush."""
-        if self.stream is not None:  # nothing was written to it yet, or it has been told
+        if self.stream is not None:  # a closed stream has nothing to flush
             self._try(lambda stream: stream.flush())
 
     def isatty(self) -> bool:
@@ -88,7 +88,7 @@ class Output:
             self._lost(kind(getattr(error, "strerror", None) or str(error)))
 
     def _point_at_nothing(self) -> None:
-        """Else Python would fail once more at its end, writing what is still in the buffer."""
+        """Redirect the stream to /dev/null, because Python flushes its buffer at exit."""
         with contextlib.suppress(OSError, ValueError, AttributeError):
             nothing = os.open(os.devnull, os.O_WRONLY)
             try:
@@ -102,7 +102,7 @@ def standard_streams(name: str, *, may_be_lost: bool) -> Iterator[None]:
     """Let standard output and error fail without harm.
 
     Args:
-        name: str. The command's name, for what it says.
+        name: str. The command's name, for messages.
         may_be_lost: bool. Whether the command goes on without its output, as a training does; else
             the block gets an `OutputError`. Standard error may always be lost.
     """
@@ -135,9 +135,9 @@ def _unwrapped(stream: Any) -> TextIO | None:
 
 
 def _open_closed_descriptors() -> None:
-    """Give descriptors 0 to 2 to /dev/null where they are closed.
+    """Open descriptors 0 to 2 on /dev/null if they are closed.
 
-    The next file that is opened would get the number, and be written to by whoever prints.
+    Otherwise the next file that is opened would get such a number, and printed text would go there.
     """
     for descriptor in (0, 1, 2):
         try:
@@ -148,13 +148,13 @@ def _open_closed_descriptors() -> None:
 
 @contextlib.contextmanager
 def _with_plain_characters(stream: TextIO | None) -> Iterator[TextIO | None]:
-    """Let a stream write characters that its encoding lacks in other words."""
+    """Let a stream replace characters that its encoding lacks by plain ones."""
     before = getattr(stream, "errors", None)
     reconfigure = getattr(stream, "reconfigure", None)
     if reconfigure is None or before == "esgd_tf.plain":
         yield stream
         return
-    with contextlib.suppress(OSError, ValueError):  # it flushes
+    with contextlib.suppress(OSError, ValueError):  # this call flushes
         reconfigure(errors="esgd_tf.plain")
     try:
         yield stream

@@ -29,7 +29,7 @@ def label_of(run: StoredRun) -> str:
 
 
 def place_of(run: StoredRun) -> str:
-    """Return what the network of a run is: its anchor, or the center of its replicas."""
+    """Return the name of the weights of a run's network: its anchor, or its replicas' center."""
     return "center" if run.experiment.get("replicas", 1) > 1 else "anchor"
 
 
@@ -47,7 +47,7 @@ def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = []
     for row in [header, *rows]:
         first = f"{cut(row[0], widths[0]):<{widths[0]}}"
-        # Names to the left, numbers to the right.
+        # Names are aligned to the left, numbers to the right.
         others = [
             f"{cell:<{width}}" if name in _LEFT else f"{cell:>{width}}"
             for name, cell, width in zip(header[1:], row[1:], widths[1:], strict=True)
@@ -57,7 +57,7 @@ def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def cut(text: str, width: int) -> str:
-    """Return a text of at most so many characters, without its middle where it is longer."""
+    """Return a text cut to at most `width` characters by leaving out its middle."""
     if len(text) <= width:
         return text
     kept = width - 1

@@ -51,7 +51,7 @@ def main(
         presets: mapping of experiments by preset and optimizer. `PRESETS` of config.py.
         argv: sequence of str. The command line, like `sys.argv`. Defaults to None, which takes that
             of the process.
-        name: str. What the messages call the command. Defaults to "train.py".
+        name: str. The command's name in messages. Defaults to "train.py".
 
     Returns:
         The exit status: 0; 2 for bad flags; 1 for anything else that failed; 128 + the signal's
@@ -111,7 +111,7 @@ def _run(
     strategy: Any,
     seen: State,
 ) -> int:
-    """Train, and turn what only a training can run into a sentence and an exit status."""
+    """Train, and turn errors that only a training has into a sentence and an exit status."""
     import tensorflow as tf
 
     from esgd_tf.runs.errors import NotFiniteError
@@ -137,7 +137,7 @@ def _run(
     except NotFiniteError as error:
         return _fail(name, str(error))
     except tf.errors.OpError as error:
-        # Memory is one's own; what else fails between workers is mostly a worker that has gone.
+        # A lack of memory is this worker's own; other errors mostly mean that a worker has gone.
         if not is_multi_worker(strategy) or isinstance(error, tf.errors.ResourceExhaustedError):
             raise
         return _fail(
@@ -167,21 +167,21 @@ def _strategy(run: RunSettings) -> Any:
 
     if run.logical_devices is not None:
         strategies.split_device(run.logical_devices)
-    # Nobody splits a CPU but to try out several devices.
+    # A user splits a CPU only to try out several devices.
     parted = run.strategy == "auto" and (run.logical_devices or 1) > 1
     kind = "mirrored" if parted else run.strategy
     strategy = strategies.make_strategy(kind, run.devices, tpu=run.tpu)
-    tf.config.list_logical_devices()  # looks for a GPU, and says so
+    tf.config.list_logical_devices()  # looks for a GPU, and prints messages
     return strategy
 
 
 def _what_to_run(
     fv: Any, presets: Mapping[str, Mapping[str, Experiment]], *, is_chief: bool
 ) -> tuple[Path, Path | None, Settings, State]:
-    """Return the run folder, the checkpoint to go on from, the settings, and what was seen.
+    """Return the run folder, the checkpoint to go on from, the settings, and the folder's state.
 
-    The checkpoint is None for a run from its beginning. Only under the folder's lock, which is to
-    be had much later, is it certain that nothing has changed: `State` says what this rests on.
+    The checkpoint is None for a run from its beginning. The folder's lock is taken much later and
+    compares its `State` with the one returned here, since the folder may have changed meanwhile.
     """
     logdir = Path(fv.logdir)
     checkpoints = None if fv.checkpoint_dir is None else Path(fv.checkpoint_dir)

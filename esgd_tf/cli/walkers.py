@@ -35,8 +35,8 @@ def main(argv: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        argv: sequence of str. "walkers" and what follows it; "walkers plot RUN" plots what a run
-            has measured.
+        argv: sequence of str. "walkers" and what follows it; "walkers plot RUN" plots the
+            measurements of a run.
 
     Returns:
         The exit status.
@@ -72,7 +72,7 @@ def _walkers(fv: Any, words: list[str]) -> None:
     from esgd_tf.walkers import Experiment, Problem
     from esgd_tf.walkers.measures import NotFiniteLossError
 
-    # It remarks on every measurement that has a graph of its own.
+    # TensorFlow remarks on every measurement that has a graph of its own.
     tf.get_logger().setLevel("ERROR")
     problem = Problem.load(settings, data_dir=fv.data_dir, raw_dir=fv.raw_dir, download=fv.download)
     experiment = Experiment(
@@ -96,7 +96,7 @@ def _walkers(fv: Any, words: list[str]) -> None:
 
 
 def _settings(fv: Any) -> Settings:
-    """Return the settings that the flags say."""
+    """Return the settings that the flags give."""
     values: dict[str, Any] = {}
     for name, default in _DEFAULTS.to_dict().items():
         if name in _NOT_SETTINGS:
@@ -116,7 +116,7 @@ def _settings(fv: Any) -> Settings:
 
 
 def _refuse_idle_flags(settings: Settings, fv: Any) -> None:
-    """Refuse what was asked for and would have no effect."""
+    """Refuse flags that would have no effect."""
     s = settings
     inner = s.optimizer.startswith("entropy") or s.coupling == "parle"
     needed = (
@@ -151,7 +151,7 @@ def _with_schedule(settings: Settings, fv: Any) -> Settings:
 
 
 def _stored(fv: Any, logdir: Path) -> tuple[Path, Settings]:
-    """Return the folder and the settings of a run that goes on."""
+    """Return the folder and the settings of a run that is resumed."""
     if fv.name is None:
         raise FlagError("--restore_last needs the --name of the run")
     check_folder_name(fv.name)

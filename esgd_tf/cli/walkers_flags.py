@@ -49,7 +49,7 @@ class _Line(CommandLine):
         self._define(ChoiceParser(list(choices)), name, default, help, short)
 
     def on(self, name: str, help: str) -> None:
-        """Define a flag that is off without it."""
+        """Define a switch that is off by default."""
         self.switch(name, False, help)
 
 

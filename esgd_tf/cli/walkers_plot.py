@@ -1,4 +1,4 @@
-"""`walkers plot`: the figure page of a run. Loads no TensorFlow."""
+"""`walkers plot`: plot the figure page of a run. This module loads no TensorFlow."""
 
 from __future__ import annotations
 

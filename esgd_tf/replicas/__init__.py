@@ -1,6 +1,6 @@
 """Interacting copies of one network: Replicated-SGD, elastic averaging, Parle.
 
-Imported when first used: the flags of the command line must not wait for TensorFlow.
+Its names are imported when they are first used, so that command-line flags need no TensorFlow.
 """
 
 import lazy_loader

@@ -4,7 +4,7 @@ When a data set ends, TensorFlow finds out inside the step: it asks for one more
 of the step that does not need the batch (counters, the pull to the center) runs beside the request
 that fails. Everything in a step is therefore made to wait for its batch.
 
-Some batches must be seen before or beside training: gamma_0 is measured where training starts, and
+Some batches must be seen before or beside training: gamma_0 is measured when training starts, and
 BatchNormalization statistics are estimated from training data. Another pass over a shuffled data
 set would change the order of all later passes. These batches are therefore taken from the training
 iterator itself: they are fetched, inspected, and then trained on.
@@ -75,7 +75,7 @@ class Batches:
                 self._pull(iterator, -(-self._ahead // count) * count)
                 if self._waiting:
                     self._look(list(self._waiting)[: self._ahead])
-        # The next pass would show the same examples again.
+        # Recording ends with the first pass, since the next one has the same examples again.
         self._records = self._records and iterator is self._source
         if self._records and not self._waiting:
             self._pull(iterator, count)
@@ -87,7 +87,7 @@ class Batches:
         return iter(taken)
 
     def _pull(self, iterator: Any, count: int) -> None:
-        # Not by `extend`: what came before the end is kept.
+        # `extend` would lose the batches that came before the end.
         for _ in range(count):
             try:
                 self._waiting.append(next(iterator))

@@ -30,7 +30,7 @@ def numbered(build_model: Callable[..., keras.Model]) -> Callable[[int], keras.M
     """
     try:
         parameters = list(inspect.signature(build_model).parameters.values())
-    except (TypeError, ValueError):  # some callables of C have none
+    except (TypeError, ValueError):  # some callables written in C have no signature
         parameters = []
     lacking = [
         p
@@ -54,7 +54,7 @@ def numbered(build_model: Callable[..., keras.Model]) -> Callable[[int], keras.M
 def copy_of(model: keras.Model, build_model: Callable[..., keras.Model]) -> keras.Model:
     """Return a new model with the same layers and state, not compiled."""
     copy = None
-    # A subclass may not say how it is rebuilt.
+    # A subclass may lack the methods to rebuild it.
     with contextlib.suppress(NotImplementedError, TypeError, ValueError):
         copy = type(model).from_config(model.get_config())
     if copy is None or not copy.built:
@@ -106,5 +106,5 @@ def _has_learnt(layer: Any) -> bool:
 
 
 def _array(value: Any) -> np.ndarray:
-    """Return a copy of what a layer puts into its store: a variable or an array."""
+    """Return a copy of an entry of a layer's store: a variable or an array."""
     return np.array(value.numpy() if hasattr(value, "numpy") else value)

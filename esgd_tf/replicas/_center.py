@@ -47,7 +47,7 @@ class Center:
     def __init__(self, group: Group) -> None:
         self._group = group
         self.batch_norm_data: Iterable[Any] | Batches | None = None
-        # One for each replica, and one for the center (-1): they are costly to trace.
+        # There is one for each replica and one for the center (-1), kept because tracing is costly.
         self._reestimations: dict[int, BatchNormReestimation] = {}
 
     @property
@@ -118,7 +118,7 @@ class Center:
 
         Args:
             a: int in [0, y). The number of the replica.
-            model: keras.Model. One that `replica` returned, or a copy of it.
+            model: keras.Model. A model from `replica`, or a copy of it.
         """
         copy_state(self._group.members[a], model)
         if not self._group.is_compiled:
@@ -150,10 +150,10 @@ class Center:
             [[w.numpy() for w in optimizer.anchors()] for optimizer in exchange.optimizers]
         )
 
-    # ---- what is not trained ------------------------------------------------------------------
+    # ---- state that is not trained ------------------------------------------------------------
 
     def _update_statistics(self) -> None:
-        """Average what is not trained, and estimate BatchNorm statistics from training data."""
+        """Average the untrained state, and estimate BatchNorm statistics from training data."""
         group = self._group
         own = statistics_of(group.center)
         if not own:

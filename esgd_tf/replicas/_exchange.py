@@ -1,7 +1,7 @@
 """Computes the mean of the replicas and stores the center where each replica reads it.
 
 The mean is all that replicas exchange. In one process without a strategy it is computed inside
-the training graph. With one, the replicas are on devices of their own, perhaps of several machines,
+the training graph. With a strategy, each replica is on its own device, perhaps of several machines,
 and the mean is computed by one all-reduce of all weights in one vector.
 """
 
@@ -58,7 +58,7 @@ class Exchange:
         self.state: list[keras.Variable] = (
             list(weights)
             if coupling.keeps_center
-            # From an array: given a tf.Variable, Keras would wrap the model's own.
+            # Given a tf.Variable instead of an array, Keras would wrap the model's own variable.
             else [
                 keras.Variable(v.numpy(), dtype=v.dtype, name=f"center_{v.name}") for v in weights
             ]
@@ -73,7 +73,7 @@ class Exchange:
 
     @property
     def in_graph(self) -> bool:
-        """Whether `gather` is part of the training graph, not called between two runs of it."""
+        """Return whether `gather` runs inside the training graph, not between two of its runs."""
         return True
 
     def center_of(self, a: int) -> list[tf.Variable]:
@@ -165,7 +165,7 @@ class StrategyExchange(Exchange):
 
     @property
     def in_graph(self) -> bool:
-        """Never: collectives stand between two steps."""
+        """Return False, since collectives run between two steps."""
         return False
 
     def center_of(self, a: int) -> list[tf.Variable]:
@@ -207,7 +207,7 @@ class StrategyExchange(Exchange):
         """Return lists of arrays of the replicas of all processes."""
         if len(own) == self._strategy.num_replicas_in_sync:
             return own
-        # All in one vector: a trace and a collective for each array would take its time.
+        # All arrays go into one vector: a trace and a collective for each array would be slow.
         flat = np.array([np.concatenate([p.ravel() for p in parts]) for parts in own], np.float64)
         everyone = np.zeros((self._strategy.num_replicas_in_sync, flat.shape[1]))
         everyone[self._first : self._first + len(own)] = flat
@@ -262,7 +262,7 @@ class StrategyExchange(Exchange):
             variable.assign(mean)
 
     def _summed(self, array: tf.Tensor) -> tf.Tensor:
-        """Sum an array over the processes, of whose replicas the first holds it."""
+        """Sum an array over the processes; only the first replica of each adds it."""
 
         def in_replica() -> tf.Tensor:
             a = self._local()

@@ -1,4 +1,4 @@
-"""gamma_0, measured where training starts."""
+"""The measurement of gamma_0 when training starts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from esgd_tf.replicas._members import square
 
 __all__ = ["GAMMA_BATCHES", "measured_gamma"]
 
-# Minibatches of each replica from which its loss is estimated.
+# The number of minibatches of each replica from which its loss is estimated.
 GAMMA_BATCHES = 10
 
 

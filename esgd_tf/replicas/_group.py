@@ -24,10 +24,11 @@ class Group:
         coupling: Coupling. The rule.
         members: list of keras.Model. All replicas; those that other processes train are copies.
         local: list of int. The numbers of the replicas that this process trains.
-        devices: list of str. The device of each of those; None for wherever.
+        devices: list of str. The device of each of those; None leaves it to TensorFlow.
         center: keras.Model. The model that holds the center.
         exchange: Exchange. Computes means over the replicas.
-        optimizer: ReplicasOptimizer. The optimizers of all. Defaults to None, before `compile`.
+        optimizer: ReplicasOptimizer. The optimizers of all replicas. Defaults to None, which holds
+            before `compile`.
     """
 
     build_model: Callable[..., keras.Model]

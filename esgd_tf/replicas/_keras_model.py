@@ -84,7 +84,7 @@ class ReplicasModel(keras.Model):
         """Return an empty dict, since each step returns the means so far."""
         return {}
 
-    # ---- looking at the center ----------------------------------------------------------------
+    # ---- reading the center -------------------------------------------------------------------
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """Return the outputs of the center."""
@@ -136,7 +136,7 @@ class ReplicasModel(keras.Model):
         super().save_weights(*arguments, **options)
 
     def load_weights(self, *arguments: Any, **options: Any) -> None:
-        """Load what `save_weights` or `save` saved."""
+        """Load a file that `save_weights` or `save` wrote."""
         super().load_weights(*arguments, **options)
         self._stepping.go_on_here()
 
@@ -194,8 +194,8 @@ class ReplicasModel(keras.Model):
             store[f"random_state_{i}"] = state
 
     def load_own_variables(self, store: Any) -> None:
-        """Load what `save_own_variables` saved."""
-        found = {name: store[name] for name in store.keys()}  # noqa: SIM118 - of HDF5
+        """Load the states that `save_own_variables` saved."""
+        found = {name: store[name] for name in store.keys()}  # noqa: SIM118 - an HDF5 group
         for i, state in enumerate(random_states(self.members)):
             value = found.pop(f"random_state_{i}", None)
             if value is not None:  # a file of an earlier version has none
@@ -210,7 +210,7 @@ class ReplicasModel(keras.Model):
         }
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compile with what `get_compile_config` returned."""
+        """Compile with the arguments that `get_compile_config` returned."""
         self.compile(
             **{name: keras.saving.deserialize_keras_object(v) for name, v in config.items()}
         )

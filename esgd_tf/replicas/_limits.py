@@ -1,15 +1,15 @@
 """The limit of a coupling, beyond which a step of a replica overshoots the center.
 
 With learning rate eta and the spring K gamma in the gradient of SGD, the distance d of a replica to
-the center obeys, if there were nothing but the spring,
+the center obeys, without any other force,
 
     momentum m              d' = d - s d + m (d - d_before),          s = eta K gamma
     Nesterov momentum m     d' = (1 - s) ((1 + m) d - m d_before)
 
-which shrinks for s < 2 (1 + m), and for s < 2 (1 + m) / (1 + 2 m) with Nesterov's. Half of that,
-and at most 1, leaves room for the curvature of the loss: at s = 1 plain SGD goes all the way to the
-center in one step. Optimizers that normalise their gradients go no further, however stiff the
-spring.
+The distance shrinks for s < 2 (1 + m), and for s < 2 (1 + m) / (1 + 2 m) with Nesterov's. Half of
+that, and at most 1, leaves room for the curvature of the loss: at s = 1 plain SGD goes all the way
+to the center in one step. Optimizers that normalise their gradients go no further, however stiff
+the spring.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Limits:
         return tf.minimum(planned, safe / self._reach(rate))
 
     def warning(self, planned: tf.Tensor, rate: Any) -> str | None:
-        """Return a sentence about a strength that is held, or with which replicas fly apart."""
+        """Return a sentence about a strength that is lowered, or with which replicas fly apart."""
         if self._optimizer is None:
             return None
         unstable, safe = self._bounds()
@@ -83,7 +83,7 @@ class Limits:
         return tf.cast(one, tf.float64) * tf.cast(tf.convert_to_tensor(rate), tf.float64)
 
     def _bounds(self) -> tuple[float, float]:
-        """Return where s is unstable, and where it is held."""
+        """Return the s at which the distance grows, and the limit to which s is lowered."""
         assert self._optimizer is not None
         m = float(self._optimizer.momentum)
         unstable = 2 * (1 + m) / (1 + 2 * m if self._optimizer.nesterov else 1)

@@ -35,8 +35,8 @@ def make_members(
 
     Args:
         build_model: callable. Returns a new, built model; see `Replicas`.
-        devices: sequence of str. One device a replica; None for wherever.
-        same: bool. Whether all start with the weights of the first.
+        devices: sequence of str. One device per replica; None leaves it to TensorFlow.
+        same: bool. Whether all start with the weights of the first replica.
 
     Raises:
         ValueError: The models are not built, differ in their shapes, or are equal although they
@@ -121,7 +121,7 @@ def devices_of(
 
 
 def copied_metrics(metrics: Any) -> Any:
-    """Return metrics of the same kinds: two models must not share one."""
+    """Return new metrics of the same kinds, since two models must not share one."""
     return keras.tree.map_structure(
         lambda m: type(m).from_config(m.get_config()) if isinstance(m, keras.metrics.Metric) else m,
         metrics,

@@ -16,7 +16,7 @@ from esgd_tf.replicas.focusing import CouplingSchedule
 
 __all__ = ["ReplicasOptimizer", "inner_optimizers", "put_at"]
 
-# Options that act on minibatch gradients or on the weights after a step.
+# Optimizer options that act on minibatch gradients or on the weights after a step.
 _OUTSIDE = (
     "global_clipnorm",
     "use_ema",
@@ -55,8 +55,8 @@ class ReplicasOptimizer(keras.optimizers.Optimizer):
         self._gamma_zero = self.add_variable(
             shape=(), initializer="zeros", dtype="float32", name="gamma_zero"
         )
-        # The step for which the center is up to date: kept in files, so that a center that was
-        # saved with its BatchNorm statistics is not made anew where there are no data to do so.
+        # The step for which the center is up to date. It is saved, so that a center that was saved
+        # with its BatchNorm statistics is not made anew when there are no data for that.
         self._center_step = self.add_variable(
             shape=(),
             initializer=keras.initializers.Constant(-1),
@@ -95,7 +95,7 @@ class ReplicasOptimizer(keras.optimizers.Optimizer):
         """Return a warning about the strength of the next or the last step, or None.
 
         Args:
-            of_next: bool. Whether it is the next step that matters.
+            of_next: bool. Whether to check the strength of the next step instead of the last.
         """
         back = 0 if of_next else 1
         step = tf.maximum(self.iterations.value - back, 0)
@@ -120,7 +120,7 @@ class ReplicasOptimizer(keras.optimizers.Optimizer):
 
     @property
     def gamma_zero(self) -> float:
-        """gamma_0 as it was measured; 0 before, and where it was given."""
+        """The measured gamma_0; 0 before it is measured, and if it was given."""
         return float(self._gamma_zero.numpy())
 
     @gamma_zero.setter
@@ -137,12 +137,12 @@ class ReplicasOptimizer(keras.optimizers.Optimizer):
         self._center_step.assign(self.iterations if current else -1)
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
-        """Do nothing: the optimizers of the replicas are built with their models."""
+        """Do nothing, since the optimizers of the replicas are built with their models."""
 
     def apply(
         self, grads: Sequence[Any], trainable_variables: Sequence[keras.Variable] | None = None
     ) -> None:
-        """Refuse: each replica has an optimizer of its own.
+        """Refuse the call, since each replica has its own optimizer.
 
         Raises:
             ValueError: Always.
@@ -150,7 +150,7 @@ class ReplicasOptimizer(keras.optimizers.Optimizer):
         raise ValueError("Replicas step by their own optimizers: use `fit` or `train_on_batch`.")
 
     def finalize_variable_values(self, var_list: Sequence[keras.Variable]) -> None:
-        """Give replicas whose optimizer averages their weights (`use_ema`) the averages."""
+        """Replace weights by their averages in replicas whose optimizer keeps them (`use_ema`)."""
         del var_list
         for optimizer in self.replicas:
             if optimizer.use_ema:
@@ -166,16 +166,16 @@ class ReplicasOptimizer(keras.optimizers.Optimizer):
 def inner_optimizers(
     optimizer: keras.optimizers.Optimizer | str, coupling: Coupling, replicas: int
 ) -> list[LocalEntropy]:
-    """Return an optimizer for each replica, made after the one given to `compile`.
+    """Return an optimizer for each replica, made from the one given to `compile`.
 
-    All are `LocalEntropy`s: without an inner loop that is the optimizer itself, bit for bit, with a
-    place where the coupling acts.
+    All are `LocalEntropy` optimizers. Without an inner loop, each takes the same steps as the
+    optimizer inside it, bit for bit, and has a place where the coupling acts.
 
     Args:
         optimizer: keras.optimizers.Optimizer that is not built yet, or str. The optimizer of every
             replica, or its name.
         coupling: Coupling. The rule, which may make an inner loop around the optimizer.
-        replicas: int >= 1. y, how many replicas there are.
+        replicas: int >= 1. y, the number of replicas.
 
     Raises:
         ValueError: The optimizer is built already, wraps another one, or does not fit.
@@ -199,13 +199,13 @@ def inner_optimizers(
     outer = optimizer.outer_optimizer
     for config in configs:
         if "outer_optimizer" in config:
-            # Not by Keras' serialisation: while a file is loaded, it gives out one object twice.
+            # Keras' serialisation is not used: while it loads a file, it returns one object twice.
             config["outer_optimizer"] = type(outer).from_config(outer.get_config())
     if optimizer.seed is not None:
         for a, config in enumerate(configs):
             # Their noise must differ; the stride keeps neighbouring seeds' replicas apart.
             config["seed"] = (optimizer.seed + a * 1_000_003) % 2**31
-    # Not through the class's name: custom optimizers need not be registered.
+    # The class itself is used, not its name, since custom optimizers need not be registered.
     return [type(optimizer).from_config(config) for config in configs]
 
 

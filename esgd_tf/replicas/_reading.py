@@ -21,7 +21,7 @@ __all__ = ["ReadableReplicas"]
 class ReadableReplicas(ReplicasModel):
     """The properties and methods by which users read a `Replicas` model."""
 
-    # ---- who takes part -----------------------------------------------------------------------
+    # ---- the replicas -------------------------------------------------------------------------
 
     @property
     def replicas(self) -> int:
@@ -53,14 +53,14 @@ class ReadableReplicas(ReplicasModel):
         """The number of training steps between couplings; known after `compile`."""
         return self._stepping.period
 
-    # ---- what training has come to ------------------------------------------------------------
+    # ---- results of training ------------------------------------------------------------------
 
     def center(self) -> keras.Model:
         """Return the center: a plain Keras model, which later training does not change.
 
         Its weights are the mean of the replicas (of their anchors, for Entropy-SGD), or the center
-        that the coupling keeps; of what is not trained, such as frozen weights and moving averages,
-        it is always the mean. BatchNormalization statistics are estimated anew from training
+        that the coupling keeps; untrained state, such as frozen weights and moving averages, is
+        always the mean. BatchNormalization statistics are estimated anew from training
         data after `fit`. With several processes, all must call this and the methods below.
         """
         return self._middle.copy()
@@ -84,8 +84,8 @@ class ReadableReplicas(ReplicasModel):
     def replica(self, a: int) -> keras.Model:
         """Return replica a, at its anchor: a plain Keras model that training does not change.
 
-        Its BatchNormalization statistics are estimated anew from the data from which the center's
-        are, so that both can be compared.
+        Its BatchNormalization statistics are estimated anew from the same data as the center's, so
+        that both can be compared.
 
         Args:
             a: int in [0, y). The number of the replica.
@@ -104,7 +104,7 @@ class ReadableReplicas(ReplicasModel):
 
         Args:
             a: int in [0, y). The number of the replica.
-            model: keras.Model. One that `replica` returned, or a copy of it.
+            model: keras.Model. A model from `replica`, or a copy of it.
         """
         self._middle.copy_replica(a, model)
 

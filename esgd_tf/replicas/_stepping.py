@@ -115,7 +115,7 @@ class Stepping:
             for name, value in logs.items()
         }
 
-    # ---- when ------------------------------------------------------------------------------------
+    # ---- the steps that couple ----------------------------------------------------------------
 
     @property
     def period(self) -> int:

@@ -45,7 +45,7 @@ Array = Any
 def coupled_gradient(gradient: Array, weights: Array, center: Array, strength: Any) -> Array:
     """Return gradient + strength (w^a - c): Replicated-SGD (K gamma) and Parle (rho).
 
-    It is the gradient of strength/2 |w^a - c|^2, the center held fixed.
+    The second term is the gradient of strength/2 |w^a - c|^2 for a fixed center.
 
     Args:
         gradient: array or tensor. The gradient of the loss at w^a, or the outer gradient x^a -
@@ -62,14 +62,14 @@ def elastic_pull(weights: Array, center: Array, alpha: Any) -> Array:
 
     Args:
         weights: array or tensor. w^a.
-        center: array or tensor. c, before it moves itself.
+        center: array or tensor. c, before it moves.
         alpha: float in [0, 1], or a scalar tensor. The fraction of the way to the center.
     """
     return weights - alpha * (weights - center)
 
 
 def elastic_center(center: Array, mean: Array, rate: Any) -> Array:
-    """Return c + beta (mean - c), what c + alpha Σ_a (w^a - c) is for beta = y alpha.
+    """Return c + beta (mean - c), which is c + alpha Σ_a (w^a - c) for beta = y alpha.
 
     Args:
         center: array or tensor. c.
@@ -82,7 +82,7 @@ def elastic_center(center: Array, mean: Array, rate: Any) -> Array:
 def norm_mean(mean: Array, norm_of_mean: Any, mean_norm: Any) -> Array:
     """Return the mean of the replicas, rescaled to the mean of their norms.
 
-    The mean of weights that point different ways is shorter than they are.
+    The mean of weights that point in different directions is shorter than they are.
 
     Args:
         mean: array or tensor. (1/y) Σ_a w^a, or a part of it.
@@ -92,7 +92,7 @@ def norm_mean(mean: Array, norm_of_mean: Any, mean_norm: Any) -> Array:
     return mean * (mean_norm / norm_of_mean)
 
 
-# ---- what the couplings have in common ---------------------------------------------------------
+# ---- the base class of the couplings ----------------------------------------------------------
 
 
 class Coupling:
@@ -146,7 +146,7 @@ class Coupling:
         """Return this coupling with the defaults that depend on y filled in.
 
         Args:
-            replicas: int >= 1. y, how many replicas there are.
+            replicas: int >= 1. y, the number of replicas.
         """
         del replicas
         return self

@@ -22,15 +22,15 @@ __all__ = ["ElasticAveraging"]
 class ElasticAveraging(Coupling):
     """Elastic averaging (EASGD; EAMSGD with a momentum optimizer inside).
 
-    At every tau-th update, all differences taken before anything moves,
+    At every tau-th update, with all differences computed before anything moves,
 
         w^a = w^a - alpha (w^a - c)
         c   = c + beta (mean_a w^a - c)
 
-    and the inner optimizer's step, with the gradient at the old w^a. The pull stays out of its
-    momentum. c starts as the mean of the replicas.
+    and the inner optimizer takes its step, with the gradient at the old w^a. The pull stays out of
+    its momentum. c starts as the mean of the replicas.
 
-    With `center="norm_mean"`, the variant of the elementary-walkers code: c is the mean of the
+    `center="norm_mean"` is the variant of the elementary-walkers code: c is the mean of the
     replicas, rescaled so that |c| = (1/y) Σ_a |w^a|, and the pull comes after the step.
 
     Sources: Zhang, Choromanska and LeCun, NeurIPS 2015, arXiv 1412.6651; elementary-walkers,
@@ -42,7 +42,7 @@ class ElasticAveraging(Coupling):
         every: int >= 1. tau, the number of updates between couplings. Defaults to 1.
         center_rate: float in (0, 1]. beta, the fraction of the center's way to the mean. Defaults
             to None, which is y alpha, the paper's symmetric choice (at most 1).
-        center: "moving" or "norm_mean". Which center it is; "norm_mean" has no `center_rate`.
+        center: "moving" or "norm_mean". The kind of center; "norm_mean" has no `center_rate`.
             Defaults to 'moving'.
 
     Raises:
@@ -90,7 +90,7 @@ class ElasticAveraging(Coupling):
 
     @property
     def center_step(self) -> tf.Tensor:
-        """Return beta: 0 where it depends on y, and alpha is 0."""
+        """Return beta, which is 0 while it still depends on y, or if alpha is 0."""
         return tf.constant(self.center_rate or 0.0, tf.float64)
 
     @property
@@ -99,7 +99,7 @@ class ElasticAveraging(Coupling):
         return self.alpha
 
     def for_replicas(self, replicas: int) -> Coupling:
-        """Fill in what depends on the number of replicas."""
+        """Return this coupling with the defaults that depend on y filled in."""
         if not self.keeps_center or self.center_rate is not None:
             return self
         rate = replicas * self.alpha

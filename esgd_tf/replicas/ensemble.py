@@ -1,4 +1,4 @@
-"""The ensemble of replicas: their outputs averaged, instead of their weights."""
+"""The ensemble of replicas, which averages their outputs instead of their weights."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def ensemble_outputs(outputs: Sequence[Any], kind: str) -> tf.Tensor:
         logs = tf.stack([tf.nn.log_softmax(z) for z in members])
         return tf.reduce_logsumexp(logs, axis=0) - tf.constant(math.log(len(members)), logs.dtype)
     if kind == "binary_logits":
-        # log p - log(1 - p) of the mean p; sums of logarithms, so that nothing saturates.
+        # log p - log(1 - p) of the mean p, computed from logarithms so that nothing saturates.
         yes = tf.reduce_logsumexp(tf.stack([tf.math.log_sigmoid(z) for z in members]), axis=0)
         no = tf.reduce_logsumexp(tf.stack([tf.math.log_sigmoid(-z) for z in members]), axis=0)
         return yes - no
@@ -46,19 +46,19 @@ def ensemble_outputs(outputs: Sequence[Any], kind: str) -> tf.Tensor:
 
 
 def kind_for(loss: Any, output_names: Sequence[str] | None = None) -> str | list[str]:
-    """Return how the outputs of networks trained with this loss are averaged.
+    """Return the kind of averaging for the outputs of networks trained with this loss.
 
     Args:
-        loss: nested structure of losses. What `compile` was given: one loss, or a structure of one
-            for every output.
-        output_names: sequence of str. The names of the outputs, where they are no dictionary;
+        loss: nested structure of losses. The loss given to `compile`: one loss, or a structure with
+            one for every output.
+        output_names: sequence of str. The names of the outputs, if they are not a dictionary;
             needed if the losses are one. Defaults to None, which means that there are none.
 
     Returns:
         A kind for all outputs, or one for each, in the order of `keras.tree.flatten`.
     """
     if isinstance(loss, dict):
-        # As Keras matches them: outputs in a list have names, those in a dictionary keys.
+        # Keras matches losses by the names of outputs in a list, or by the keys of a dictionary.
         named = output_names is not None and set(loss) <= set(output_names)
         names = list(output_names or ()) if named else sorted(loss)
         return [_kind_of(loss.get(name)) for name in names]
@@ -78,12 +78,12 @@ def _kind_of(loss: Any) -> str:
 class Ensemble(keras.Model):
     """Several networks whose outputs are averaged.
 
-    Its regularisation is the mean of theirs, so that its loss can be compared with one of them.
+    Its regularisation is the mean of the members', so that its loss can be compared with theirs.
 
     Args:
         members: sequence of keras.Model. Built models with the same inputs and outputs.
-        kind: str, or a list of str. How to average, as of `ensemble_outputs`: for all outputs, or
-            one for each, in the order of `keras.tree.flatten`. Defaults to 'mean'.
+        kind: str, or a list of str. The kind of average, as in `ensemble_outputs`: for all outputs,
+            or one for each, in the order of `keras.tree.flatten`. Defaults to 'mean'.
         name: str. Name of the model. Defaults to 'ensemble'.
 
     Raises:
@@ -122,11 +122,11 @@ class Ensemble(keras.Model):
 
     @property
     def losses(self) -> list[Any]:
-        """Losses that the members' layers have added, such as their regularisation: the mean."""
+        """The mean of the losses that the members' layers add, such as their regularisation."""
         return [loss / len(self.members) for member in self.members for loss in member.losses]
 
     def test_step(self, data: Any) -> Any:
-        """Evaluate on one batch, once it is there."""
+        """Evaluate on one batch, after it has arrived."""
         return after_arrival(super().test_step, data)
 
     def get_config(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ at the first step to 1 at the last and G the total growth,
     linear        gamma(u) = gamma_0 (1 + (G - 1) u)
     cosine        gamma(u) = gamma_0 G (1 - cos(pi u)) / 2            (which starts at 0)
 
-and gamma_0 is given, or measured where training starts, as the ratio of the two terms that it
+and gamma_0 is given, or measured when training starts, as the ratio of the two terms that it
 weighs against each other:
 
     gamma_0 = mean_a L(w^a) / mean_a d(w^a, c),    d(w, c) = |w - c|^2 / 2.
@@ -34,9 +34,9 @@ KINDS = ("exponential", "linear", "cosine")
 class CouplingSchedule:
     """A strength of the coupling that changes during training."""
 
-    #: Whether gamma_0 is measured where training starts.
+    #: Whether gamma_0 is measured when training starts.
     is_measured: bool = False
-    #: Whether the strength is held where a step of the optimizer would overshoot the center.
+    #: Whether the strength is lowered when a step of the optimizer would overshoot the center.
     is_capped: bool = False
 
     def __call__(self, step: Any, gamma_zero: Any) -> tf.Tensor:
@@ -44,7 +44,7 @@ class CouplingSchedule:
 
         Args:
             step: int, or a scalar tensor. Training steps taken so far: minibatches per replica.
-            gamma_zero: float, or a scalar tensor. gamma_0 as measured; not used where it was given.
+            gamma_zero: float, or a scalar tensor. The measured gamma_0; not used if it was given.
         """
         raise NotImplementedError
 
@@ -55,18 +55,18 @@ class Focusing(CouplingSchedule):
 
     Args:
         steps: int >= 1. Training steps in all: minibatches per replica, over which u goes from 0 to
-            1. From then on gamma stays.
+            1. After that gamma is constant.
         gamma: float >= 0. gamma_0, the strength at the start. Defaults to None, which measures it
-            at the first step; replicas that start at one point have no distance to measure.
+            at the first step; this needs replicas that start at different weights.
         growth: float >= 1. G, the total growth. Defaults to 1e4.
         kind: "exponential", "linear" or "cosine". The law of the growth. Defaults to 'exponential'.
         interval: int >= 1. The number of steps between changes of gamma: 1 for every step, the
             steps of an epoch for every epoch. Defaults to 1.
-        maximum: float > 0. The largest strength. Defaults to None, which ends it where one step of
+        maximum: float > 0. The largest strength. Defaults to None, which ends it when one step of
             SGD takes a replica all the way to the center: K learning_rate gamma is at most 1, or (1
             + m) / (1 + 2 m) with Nesterov momentum m (0.68 for 0.9), whatever the learning rate at
             the moment. With twice as stiff a spring, replicas overshoot the center and fly apart.
-            Optimizers that normalise their gradients, such as Adam, need no end.
+            Optimizers that normalise their gradients, such as Adam, have no limit.
 
     Raises:
         ValueError: An argument is out of range.
@@ -103,7 +103,7 @@ class Focusing(CouplingSchedule):
         """Return gamma after so many steps."""
         start = tf.cast(gamma_zero, tf.float64) if self.gamma is None else _real(self.gamma)
         whole = tf.cast(step, tf.int64) // self.interval * self.interval
-        # The last interval has the full growth: with one a step, at step `steps` - 1.
+        # The last interval has the full growth; intervals of one step have it at step `steps` - 1.
         last = max((self.steps - 1) // self.interval * self.interval, 1)
         u = tf.minimum(tf.cast(whole, tf.float64) / _real(float(last)), _real(1.0))
         if self.kind == "exponential":
@@ -138,8 +138,8 @@ class CappedGrowth(CouplingSchedule):
     Args:
         start: float >= 0. The value before the first update.
         rate: float >= 0. The relative growth per update.
-        maximum: float. Where the growth ends.
-        interval: int >= 1. Training steps of an update.
+        maximum: float. The value at which the growth ends.
+        interval: int >= 1. The number of training steps in an update.
     """
 
     is_capped = True

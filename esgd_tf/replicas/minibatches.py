@@ -34,7 +34,7 @@ class OwnMinibatches:
         self.make = make
 
     def zipped(self, replicas: Sequence[int]) -> tf.data.Dataset:
-        """Return a data set whose elements are tuples of one minibatch a replica.
+        """Return a data set whose elements are tuples of one minibatch per replica.
 
         Args:
             replicas: sequence of int. The numbers of the replicas.
@@ -51,8 +51,8 @@ def dealt(dataset: tf.data.Dataset, replicas: Sequence[int], count: int) -> tf.d
         count: int >= 1. The number of all replicas.
 
     Returns:
-        A data set whose elements are tuples of one minibatch a replica. Minibatches that do not
-        suffice for all replicas are left out.
+        A data set whose elements are tuples of one minibatch per replica. The last minibatches are
+        left out if there are too few for all replicas.
     """
 
     def hand(*windows: Any) -> tf.data.Dataset:
@@ -107,7 +107,7 @@ def shuffled(
     count = len(keras.tree.flatten(arrays)[0])
     batch_size = min(batch_size, count)
     steps = -(-count // batch_size)
-    # A list would become one tensor.
+    # A list would become one tensor, and a tuple does not.
     arrays = keras.tree.lists_to_tuples(arrays)
     with tf.device("/CPU:0"):
         tensors = keras.tree.map_structure(tf.convert_to_tensor, arrays)
@@ -160,15 +160,15 @@ def make_minibatches(
         sample_weight: nested structure of arrays. The weights of the examples, with arrays.
         batch_size: int >= 1. Examples of a minibatch, with arrays; None for 32.
         local: sequence of int. The numbers of the replicas of this process.
-        replicas: int >= 1. y, how many replicas there are in all.
+        replicas: int >= 1. y, the number of replicas in all processes together.
         seed: int >= 0. The seed of the orders of arrays.
-        first_epoch: int >= 0, or a callable that returns it. Where to start. A callable is asked
-            when the first minibatch is wanted.
+        first_epoch: int >= 0, or a callable that returns it. The first epoch. A callable is called
+            when the first minibatch is needed.
         steps_per_epoch: int >= 1. Training steps of an epoch; None for one pass.
         shuffle: bool. Whether to shuffle arrays.
 
     Returns:
-        A data set of tuples of one minibatch a local replica, and the steps of an epoch, if known.
+        A data set of tuples of one minibatch per local replica, and an epoch's steps, if known.
 
     Raises:
         ValueError: The data are of another kind, or of different lengths, or too few.
@@ -203,7 +203,7 @@ def make_minibatches(
     steps = (
         -(-len(flat[0]) // min(size, len(flat[0]))) if steps_per_epoch is None else steps_per_epoch
     )
-    # Converted once for all replicas.
+    # The arrays are converted once for all replicas.
     with tf.device("/CPU:0"):
         arrays = keras.tree.map_structure(tf.convert_to_tensor, keras.tree.lists_to_tuples(arrays))
 

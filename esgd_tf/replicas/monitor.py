@@ -38,12 +38,12 @@ class ReplicaMonitor(keras.callbacks.Callback):
     def __init__(self, train: Any = None, test: Any = None) -> None:
         super().__init__()
         self._data = {name: data for name, data in (("train", train), ("test", test)) if data}
-        # Replicas are measured on copies: one that takes their weights in turn, and an ensemble.
+        # Replicas are measured on copies: a model that takes their weights in turn, an ensemble.
         self._copies: list[keras.Model] = []
         self._ensemble: Ensemble | None = None
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Measure, and add the numbers to the logs."""
+        """Measure the replicas, and add the numbers to the logs."""
         measured = self.measure()
         if logs is not None:
             logs.update(measured)

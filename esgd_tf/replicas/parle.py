@@ -98,7 +98,7 @@ class Parle(Coupling):
         return CappedGrowth(self.rho, self.scoping, self.rho_max, self.langevin_steps)
 
     def for_replicas(self, replicas: int) -> Coupling:
-        """Fill in what depends on the number of replicas."""
+        """Return this coupling with the defaults that depend on y filled in."""
         if self.rho is not None:
             return self
         return Parle(**{**self.get_config(), "rho": 0.01 * self.langevin_steps * replicas})
@@ -106,7 +106,7 @@ class Parle(Coupling):
     def inner_optimizer(
         self, optimizer: keras.optimizers.Optimizer, replicas: int
     ) -> keras.optimizers.Optimizer:
-        """Put the inner loop around the optimizer of the outer update."""
+        """Return the optimizer of the outer update inside Parle's inner loop."""
         if isinstance(optimizer, LocalEntropy):
             raise ValueError(
                 "Parle makes the inner loop itself: give `compile` the optimizer of the outer "

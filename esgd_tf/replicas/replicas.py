@@ -31,7 +31,7 @@ from esgd_tf.replicas.minibatches import checked_steps, make_minibatches
 __all__ = ["Replicas"]
 
 INITIALIZATIONS = ("independent", "same")
-# Minibatches from which the center's BatchNorm statistics are estimated.
+# The number of minibatches from which the center's BatchNorm statistics are estimated.
 _BATCH_NORM_BATCHES = 50
 # With more replicas in one graph, tracing takes minutes.
 _MANY = 32
@@ -52,26 +52,26 @@ class Replicas(ReadableReplicas):
     Note:
         * One Keras step evaluates y gradients. With arrays, every replica passes over all the data
           in an epoch, in its own order: an epoch costs y epochs of one network. The minibatches of
-          one `tf.data.Dataset` are dealt out instead: an epoch is one pass, shared.
+          one `tf.data.Dataset` are distributed instead: all replicas share one pass in an epoch.
         * `loss` and metrics in the logs of training are means over the replicas. `evaluate`,
           `predict`, calling the model, and validation are at the center.
         * With an `EntropySGD` inside, replicas couple at their outer updates, by their anchors, and
           `every` counts those; `Focusing` counts training steps in any case.
         * Gradient clipping of the optimizer by norm or value acts on the gradient with the
-          coupling's part; `global_clipnorm` on the minibatch gradient alone.
+          coupling's part; `global_clipnorm` acts on the minibatch gradient alone.
 
     Args:
         build_model: callable. Returns a new, built Keras model. If it has an argument without a
-            default, it is called with the number of the replica, to seed its weights by.
-        replicas: int >= 1. y, how many replicas there are.
+            default, it is called with the number of the replica, as a seed for its weights.
+        replicas: int >= 1. y, the number of replicas.
         coupling: Coupling. The rule by which replicas are attracted to their center, from
             `esgd_tf.replicas`.
         initialization: "independent" or "same". With "independent" every replica starts as
             `build_model` made it, with "same" all start with the weights of the first. Defaults to
             'independent'.
         strategy: tf.distribute.MirroredStrategy or MultiWorkerMirroredStrategy. With it there is
-            one replica a device; the model must not be made inside its scope. Defaults to None,
-            which trains all of them on one device.
+            one replica per device; the model must not be made inside its scope. Defaults to None,
+            which trains all replicas on one device.
         seed: int >= 0. The seed of the orders of arrays given to `fit`. Defaults to None, which
             takes one from Keras' global seed.
         name: str. Name of the model. Defaults to 'replicas'.
@@ -142,7 +142,7 @@ class Replicas(ReadableReplicas):
         Raises:
             ValueError: The optimizer is built already or does not fit the coupling, or
                 `steps_per_execution` is above 1, or `jit_compile` True, with a strategy; or some
-                replicas have frozen layers that others have not.
+                replicas have frozen layers that are not frozen in others.
         """
         self._check_trainable()
         if len(self.local) > _MANY:
@@ -181,7 +181,7 @@ class Replicas(ReadableReplicas):
                 metrics=copied_metrics(metrics),
                 weighted_metrics=copied_metrics(weighted_metrics),
                 run_eagerly=run_eagerly,
-                jit_compile=False,  # what is compiled is the step of all
+                jit_compile=False,  # the step of all replicas is compiled instead
                 auto_scale_loss=auto_scale_loss and inner is not None,
             )
             if inner is not None:
@@ -205,7 +205,7 @@ class Replicas(ReadableReplicas):
         )
         group.optimizer = stands_for_all
         group.exchange.use([optimizers[a] for a in self.local])
-        # The center starts as the mean, also one with a state of its own.
+        # The center starts as the mean, even if it has a state of its own.
         self._middle.assign(group.exchange.mean())
         group.exchange.begin()
 
@@ -226,10 +226,10 @@ class Replicas(ReadableReplicas):
         """Train all replicas: as `keras.Model.fit`.
 
         Args:
-            x: nested structure of arrays, tf.data.Dataset, or OwnMinibatches. Of arrays every
-                replica sees all, in an order of its own; the minibatches of a data set are
-                distributed; `OwnMinibatches` has one data set a replica. Defaults to None, which is
-                refused.
+            x: nested structure of arrays, tf.data.Dataset, or OwnMinibatches. Every replica sees
+                all examples of arrays, in its own order; the minibatches of a data set are
+                distributed; `OwnMinibatches` has one data set per replica. Defaults to None, which
+                is refused.
             y: nested structure of arrays. The targets, with arrays. Defaults to None, which means
                 that there are none.
             batch_size: int >= 1. Examples of a minibatch of ONE replica, with arrays. Defaults to
@@ -315,14 +315,14 @@ class Replicas(ReadableReplicas):
                 **options,
             )
         finally:
-            # From here on the state on the devices counts.
+            # From here on the state on the devices is the current one.
             self._group.exchange.store()
-        # For graphs that read the center's variables directly.
+        # This is for graphs that read the center's variables directly.
         self._middle.update()
         return history
 
     def _measure_gamma(self, batches: list[Any]) -> None:
-        if not self._stepping.needs_gamma:  # `BackupAndRestore` has brought it
+        if not self._stepping.needs_gamma:  # `BackupAndRestore` has restored it
             return
         group = self._group
         self.optimizer.gamma_zero = measured_gamma(group.own, group.center, group.exchange, batches)
@@ -336,14 +336,14 @@ class Replicas(ReadableReplicas):
         Args:
             x: nested structure of arrays of shape [replicas * batch, ...]. The minibatches of the
                 replicas, one after the other.
-            y: nested structure of arrays. The targets, likewise. Defaults to None, which means that
-                there are none.
-            sample_weight: nested structure of arrays. The weights of the examples, likewise.
+            y: nested structure of arrays. The targets, in the same order. Defaults to None, for no
+                targets.
+            sample_weight: nested structure of arrays. The examples' weights, in the same order.
                 Defaults to None, which means 1 for each.
             **options: Arguments of `keras.Model.train_on_batch`.
 
         Raises:
-            ValueError: The minibatches do not go round.
+            ValueError: The examples cannot be split evenly, or gamma_0 has not been given.
         """
         _keras.require_compiled(self, "train_on_batch")
         _refuse_class_weight(options)
@@ -378,7 +378,7 @@ class Replicas(ReadableReplicas):
     # ---- files --------------------------------------------------------------------------------
 
     def get_config(self) -> dict[str, Any]:
-        """Return what a model without strategy is rebuilt from."""
+        """Return the config from which a model without a strategy is rebuilt."""
         return {
             "member": keras.saving.serialize_keras_object(self.members[0]),
             "replicas": self.replicas,
@@ -397,7 +397,7 @@ class Replicas(ReadableReplicas):
         initialization = config.pop("initialization")
 
         def build_model() -> keras.Model:
-            # A copy: Keras empties the config of a functional model that it rebuilds.
+            # A copy is used, since Keras empties the config of a functional model that it rebuilds.
             return keras.saving.deserialize_keras_object(
                 copy.deepcopy(member), custom_objects=custom_objects
             )

@@ -26,7 +26,7 @@ class ReplicatedSGD(Coupling):
 
         dw^a = ∇L(w^a; minibatch^a) + K gamma (w^a - c),    c = (1/y) Σ_a w^a
 
-    and ∇L alone at the others; then the inner optimizer's step. It descends
+    and ∇L alone at the other updates; then the inner optimizer takes its step. This descends
     Σ_a L(w^a) + gamma Σ_a |w^a - c|^2 / 2: y interacting replicas sample the local entropy, and
     growing gamma ("focusing") makes them collapse into one wide minimum.
 
@@ -35,8 +35,8 @@ class ReplicatedSGD(Coupling):
     Args:
         gamma: float >= 0, or a Focusing. The strength of the springs, or its schedule. Defaults to
             0.01.
-        every: int >= 1. K, updates from one coupling to the next. The factor K makes up for the
-            rest. Defaults to 1.
+        every: int >= 1. K, the number of updates from one coupling to the next. The factor K makes
+            up for the updates without coupling. Defaults to 1.
 
     Raises:
         ValueError: An argument is out of range.

@@ -2,8 +2,8 @@
 
 The model is saved at the anchor, with the state of its optimizer: `keras.models.load_model` gives
 the network to use, and `load_checkpoint` everything needed to go on as if nothing had happened.
-What Keras does not save goes into one more member of the zip archive: how much of the data has
-been seen, and the states of the random generators of dropout.
+One more member of the zip archive holds the state that Keras does not save: how much of the data
+has been seen, and the states of the random generators of dropout.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def save_checkpoint(model: keras.Model, path: Path, progress: Progress) -> None:
     Args:
         model: keras.Model. A compiled model.
         path: Path. A `.keras` file, replaced when the new one is whole.
-        progress: Progress. Where the run stands, which is stored along.
+        progress: Progress. The progress of the run, which is stored too.
 
     Raises:
         OSError: The file cannot be written; the old one is still there.
@@ -55,14 +55,14 @@ def save_checkpoint(model: keras.Model, path: Path, progress: Progress) -> None:
 
 
 def load_checkpoint(model: keras.Model, path: Path) -> Progress:
-    """Load what `save_checkpoint` saved into a model of the same architecture and optimizer.
+    """Load a file of `save_checkpoint` into a model of the same architecture and optimizer.
 
     Args:
         model: keras.Model. A compiled model, changed in place.
         path: Path. The `.keras` file.
 
     Returns:
-        The progress stored along.
+        The progress that was stored with it.
 
     Raises:
         CheckpointError: The file is of another model or optimizer.
@@ -73,7 +73,7 @@ def load_checkpoint(model: keras.Model, path: Path) -> Progress:
         model.optimizer.build(model.trainable_variables)
     try:
         with warnings.catch_warnings():
-            # Without its optimizer's state a run would not go on but start anew.
+            # Without its optimizer's state a run would start anew instead of going on.
             warnings.simplefilter("error", StateWarning)
             model.load_weights(path)
         variables = _random_variables(model)
@@ -90,13 +90,13 @@ def load_checkpoint(model: keras.Model, path: Path) -> Progress:
 def load_network(path: Path) -> tuple[keras.Model, Progress]:
     """Load the network of a checkpoint, at the anchor and without its optimizer.
 
-    Of replicas, it is their center.
+    For replicas, this is their center.
 
     Args:
         path: Path. A `.keras` file that `save_checkpoint` wrote.
 
     Returns:
-        The model, not compiled, and the progress stored along.
+        The model, not compiled, and the progress that was stored with it.
 
     Raises:
         CheckpointError: The file is missing or damaged, or its layers are not known.
@@ -106,7 +106,7 @@ def load_network(path: Path) -> tuple[keras.Model, Progress]:
         model = load_model(path, compile=False)
         return trained(model).network(), progress
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        # Such as a layer of an architecture that no one has registered in this process.
+        # One cause is a layer of an architecture that is not registered in this process.
         raise CheckpointError(
             f"The network of checkpoint {path} cannot be built: "
             f"{str(error).strip().splitlines()[0]}"
@@ -114,7 +114,7 @@ def load_network(path: Path) -> tuple[keras.Model, Progress]:
 
 
 def _random_variables(model: keras.Model) -> list[Any]:
-    """Return the states of the model's random generators: `variables` has them, `weights` not."""
+    """Return the states of the random generators, which are in `variables`, not in `weights`."""
     weights = {id(variable) for variable in model.weights}
     return [variable for variable in model.variables if id(variable) not in weights]
 

@@ -39,8 +39,8 @@ class Batches:
         images: ImageData. The data set.
         experiment: Experiment. The numbers in force.
         seed: int >= 0. The seed of the order and the augmentation.
-        limit: int >= 1. How many batches evaluation and BatchNorm re-estimation may take at most;
-            None for no limit.
+        limit: int >= 1. The largest number of batches for evaluation and for BatchNorm
+            re-estimation; None for no limit.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Batches:
         """Return so many training and test images in batches, as evaluation sees them.
 
         Args:
-            count: int >= 0. How many images of each set; 0 for none.
+            count: int >= 0. The number of images of each set; 0 for none.
         """
         images, batch_size = self._images, self._training.keywords["batch_size"]
         if not count:
@@ -173,7 +173,7 @@ def make_optimizer(
     """Return the optimizer of an experiment.
 
     The baselines are Keras' own optimizers inside a `LocalEntropy` without inner loop, which adds
-    nothing but the L2 term in the gradient (Keras' own weight decay is another thing).
+    nothing but the L2 term in the gradient (Keras' own weight decay does something else).
 
     Args:
         experiment: Experiment. The numbers in force.
@@ -183,7 +183,7 @@ def make_optimizer(
     e = experiment
     rate = learning_rate(e, steps_per_epoch)
     if e.optimizer == "parle":
-        return keras.optimizers.SGD(rate)  # of the outer update; the coupling makes the inner loop
+        return keras.optimizers.SGD(rate)  # for the outer update; the coupling makes the inner loop
     if e.optimizer.startswith("entropy-") or e.langevin_steps:
         inner = {
             "learning_rate": rate,

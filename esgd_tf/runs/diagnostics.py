@@ -15,12 +15,12 @@ __all__ = ["Diagnostics"]
 class Diagnostics(keras.callbacks.Callback):
     """Adds numbers of the algorithm to Keras' logs, for every later callback.
 
-    Each minibatch: the scope, or the strength of the coupling of replicas. Each epoch: its means
-    with the part of it before an interruption, gradient evaluations, outer updates, learning rate,
-    scope, and the statistics of the last outer update (see `LangevinStatistics`).
+    Each minibatch adds the scope, or the strength of the coupling of replicas. Each epoch adds its
+    means, which include the part before an interruption, gradient evaluations, outer updates,
+    learning rate, scope, and the statistics of the last outer update (see `LangevinStatistics`).
 
     Args:
-        recorder: Recorder. Knows the part of the run before this process.
+        recorder: Recorder. It knows the part of the run before this process.
     """
 
     def __init__(self, recorder: Recorder) -> None:

@@ -1,4 +1,4 @@
-"""Errors about a run. Imports nothing, so that commands catch them without TensorFlow."""
+"""Errors about a run. This module imports nothing, so that commands need no TensorFlow."""
 
 __all__ = ["CheckpointError", "DamagedCheckpointError", "NotFiniteError", "RunFolderError"]
 
@@ -12,7 +12,7 @@ class CheckpointError(Exception):
 
 
 class DamagedCheckpointError(CheckpointError):
-    """A checkpoint is not what was written, or not there; another one may be."""
+    """A checkpoint is damaged or missing; another one may be whole."""
 
 
 class NotFiniteError(Exception):

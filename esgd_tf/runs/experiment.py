@@ -1,4 +1,4 @@
-"""The settings of a training run: the numbers of its experiment, and how it is run.
+"""The settings of a training run: the numbers of its experiment, and its devices and limits.
 
 config.py has the papers' experiments as values of `Experiment`. Every field says in its metadata
 what it may be, what it means, and for which optimizers (`esgd_tf/runs/setting.py`); `train.py
@@ -33,7 +33,7 @@ OPTIMIZERS = (
 GRADIENTS_PER_STEP = {"sam": 2, "asam": 2}
 #: The optimizers that train several replicas of the network.
 REPLICATED = ("rsgd", "easgd", "parle")
-# As in `esgd_tf.training.strategies`, which needs TensorFlow.
+# The same names as in `esgd_tf.training.strategies`, which needs TensorFlow.
 STRATEGIES = ("auto", "none", "mirrored", "multi_worker", "tpu")
 # With 10,000 minibatches an epoch, 64-bit counters of gradient evaluations are far from full.
 _MOST_EPOCHS = 1_000_000
@@ -90,7 +90,7 @@ def _grows(optimizer: str, inner_loop: bool) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """The numbers of one experiment: what a run computes, but for its seed.
+    """The numbers of one experiment, which decide what a run computes, except for its seed.
 
     `python3 train.py --help` says what each of them is; so does the help in its metadata.
     """
@@ -134,7 +134,7 @@ class Experiment:
     dropout: float = setting(
         Number(below=1), "rate of the dropout layers; input dropout is scaled along", _ALGORITHM
     )
-    # lua; the paper gives 128 for CIFAR-10 only
+    # The default is from lua; the paper gives 128 for CIFAR-10 only.
     batch_size: int = setting(
         Whole(1), "images per gradient evaluation, over all devices", _WHAT, short="b", default=128
     )
@@ -142,7 +142,7 @@ class Experiment:
     augmentation: str = setting(
         Choice(AUGMENTATIONS), "of the training images", _DATA, default="none"
     )
-    # ours: 6,400 images; lua feeds the whole evaluation set
+    # The default is ours, 6,400 images; lua feeds the whole evaluation set.
     bn_reestimate: int = setting(
         Whole(0),
         "training batches from which BatchNorm statistics are estimated before each evaluation; 0 "
@@ -183,7 +183,7 @@ class Experiment:
         means=_may_have_inner_loop,
         rank=1,
     )
-    # paper
+    # The default is from the paper.
     langevin_learning_rate: float = setting(
         Number(above=0),
         "inner step size",
@@ -206,7 +206,7 @@ class Experiment:
         default=0.0,
         means=_has_inner_loop,
     )
-    # answer; the paper's text says 1e-3 for MNIST
+    # The default is from answer; the paper's text says 1e-3 for MNIST.
     noise: float = setting(
         Number(),
         "thermal noise of the inner loop: the term is sqrt(2 langevin_lr) noise N(0, I)",
@@ -214,7 +214,7 @@ class Experiment:
         default=1e-4,
         means=_has_noise,
     )
-    # lua: weight of the OLD mean; the paper prints 0.75 for the new sample
+    # As in lua, this is the weight of the OLD mean; the paper prints 0.75 for the new sample.
     averaging: float = setting(
         Number(below=1),
         "weight of the old mean of the Langevin weights",
@@ -237,7 +237,7 @@ class Experiment:
         default=0,
         is_quiet=True,
     )
-    # lua: none in the outer update; the paper says Nesterov's in both
+    # As in lua, the outer update has none; the paper says Nesterov's in both.
     outer_momentum: float = setting(
         Number(below=1),
         "Nesterov momentum of the outer update of entropy-sgd",
@@ -276,7 +276,7 @@ class Experiment:
         default="none",
         means=_is_rsgd,
     )
-    # sdnn
+    # The default is from sdnn.
     focusing_growth: float = setting(
         Number(above=0),
         "factor by which it grows over the run",
@@ -292,7 +292,7 @@ class Experiment:
         means=_grows,
         may_be_none=True,
     )
-    # sdnn
+    # The default is from sdnn.
     initialization: str = setting(
         Choice(("independent", "same")),
         "of the replicas",

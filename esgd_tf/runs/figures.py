@@ -1,4 +1,4 @@
-"""The pictures of a run, and of several: error, loss, scope against gradient evaluations."""
+"""Pictures of one or several runs: error, loss and scope against gradient evaluations."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def plot_history(rows: Sequence[Mapping[str, float]], path: Path, title: str) ->
     cost.
 
     Args:
-        rows: sequence of mappings of floats by name. One mapping an effective epoch, with
+        rows: sequence of mappings of floats by name. One mapping per effective epoch, with
             `gradient_evaluations`, `loss`, `accuracy`, and `val_loss`, `val_accuracy`, `scope`,
-            `outer_gradient_norm` and `gradient_norm`, or of replicas `coupling`, `distance`,
+            `outer_gradient_norm` and `gradient_norm`, or for replicas `coupling`, `distance`,
             `norm_center`, `test_ensemble_loss` and `test_ensemble_accuracy`, where they are known.
         path: Path. A PNG file, replaced when the new one is whole.
         title: str. The text above the panels.
@@ -46,7 +46,7 @@ def plot_history(rows: Sequence[Mapping[str, float]], path: Path, title: str) ->
     def error(accuracy: float) -> float:
         return 100.0 * (1.0 - accuracy)
 
-    # Without an inner loop there is one set of weights, and nothing to tell apart.
+    # Without an inner loop there is one set of weights, so the labels name none.
     train, test = ("train, at x'", "test, at the anchor") if has_scope else ("train", "test")
     if has_replicas:
         train, test = "train, mean of the replicas", "test, at the center"
@@ -86,8 +86,8 @@ def plot_comparison(curves: Sequence[Curve], path: Path, title: str, split: str 
 
     Args:
         curves: sequence of tuples. The label, the gradient evaluations and the test errors in % of
-            each run. Runs with the same label are seeds of one: they share a colour, and the legend
-            counts them.
+            each run. Runs with the same label are seeds of one experiment: they share a colour, and
+            the legend counts them.
         path: Path. A PNG file, replaced when the new one is whole.
         title: str. The text above the picture.
         split: str. Of which images the errors are, for the label. Defaults to "test".
@@ -102,7 +102,7 @@ def plot_comparison(curves: Sequence[Curve], path: Path, title: str, split: str 
             axis.plot(
                 evaluations,
                 errors,
-                # Ten colours, then the same ten dashed.
+                # The first ten labels have solid lines; the next ten have the same colours, dashed.
                 color=f"C{number % 10}",
                 linestyle="-" if number < 10 else "--",
                 marker="o" if len(errors) == 1 else None,
@@ -121,8 +121,8 @@ def plot_comparison(curves: Sequence[Curve], path: Path, title: str, split: str 
 def literal(text: str) -> str:
     """Return a text that Matplotlib shows as it is.
 
-    It would set what stands between two dollars as a formula, or fail to, and leave out of a legend
-    what begins with an underscore.
+    Matplotlib reads text between two dollar signs as a formula, and leaves labels that begin with
+    an underscore out of a legend.
     """
     shown = text.replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown
@@ -136,7 +136,7 @@ def _make_logarithmic(axis: Any) -> None:
 
 def new_figure(width: float, height: float) -> Any:
     """Return an empty figure of so many inches, which needs no screen."""
-    # Matplotlib takes a second to import, and no screen: the object interface needs none.
+    # Matplotlib takes a second to import. Its object interface needs no screen.
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
 

@@ -16,8 +16,8 @@ __all__ = ["Guard", "Interrupted"]
 class Interrupted(BaseException):
     """A signal asked the run to stop; carries the signal's number.
 
-    Not an `Exception`, as KeyboardInterrupt is none: what is traced when it comes would take it for
-    an error of its own.
+    Like KeyboardInterrupt it is not an `Exception`: TensorFlow, which may be tracing when it comes,
+    would take an `Exception` for an error in the traced code.
     """
 
     def __init__(self, signal_number: int) -> None:
@@ -31,8 +31,8 @@ class Guard(keras.callbacks.Callback):
     Used as a context manager around `fit`, it takes SIGINT (Ctrl-C), SIGTERM, which schedulers
     send before they take a machine away, and SIGHUP, which a closed terminal sends. The first
     signal lets the step under way end; a second SIGINT ends the process at once. While the first
-    step is still being traced, which takes minutes for many replicas, there is none to wait for. Of
-    several processes all stop after the same step, whichever got the signal.
+    step is still being traced, which takes minutes for many replicas, there is none to wait for.
+    Several processes all stop after the same step, whichever of them got the signal.
 
     Args:
         gather: callable. Returns the numbers of all processes; see `Processes`. Defaults to None,
@@ -52,7 +52,7 @@ class Guard(keras.callbacks.Callback):
 
     def __enter__(self) -> Guard:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            # nohup has a process ignore that its terminal was closed.
+            # nohup makes a process ignore that its terminal was closed.
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 self._previous[number] = signal.signal(number, self._receive)
         return self
@@ -75,8 +75,8 @@ class Guard(keras.callbacks.Callback):
             Interrupted: A signal has come.
         """
         self._has_stepped = True
-        # After the last minibatch the epoch is better ended: its line and validation would be
-        # missing for good.
+        # After the last minibatch the epoch is completed first, since otherwise its line and its
+        # validation would be missing for good.
         if batch + 1 < (self.params or {}).get("steps", 0):
             self._stop_if_asked()
 

@@ -90,7 +90,7 @@ def classification_metrics(
 
 def log_softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return the logarithms of the probabilities, [n, classes], in float64."""
-    # SciPy takes half a second to load, which the commands that only list runs do not wait for.
+    # SciPy takes half a second to load, and commands that only list runs do not need it.
     from scipy import special  # noqa: PLC0415
 
     return special.log_softmax(logits.astype(np.float64), axis=1)
@@ -104,9 +104,9 @@ def expected_calibration_error(
     Args:
         confidences: NumPy array of shape [n]. The probability of each predicted class, in (0, 1].
         correct: NumPy array of bools, of shape [n]. Whether each prediction was right.
-        bins: int >= 1. M, how many bins of equal width there are. Defaults to ECE_BINS.
+        bins: int >= 1. M, the number of bins, which have equal widths. Defaults to ECE_BINS.
     """
-    # Bins are closed at their upper end; rounding may take a certain prediction just above 1.
+    # Bins are closed at their upper end; rounding may put a certain prediction just above 1.
     numbers = np.clip(np.ceil(confidences * bins).astype(np.int64) - 1, 0, bins - 1)
     # n_m |acc - conf| = |Σ correct - Σ confidence| over the bin.
     gaps = np.bincount(numbers, weights=correct.astype(np.float64) - confidences, minlength=bins)
@@ -119,10 +119,10 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
     Unlike the textbook p +- z sqrt(p (1 - p) / n) it stays inside [0, 1] and has a width at p = 1.
 
     Args:
-        successes: int in [0, n]. k, how many successes there were.
-        trials: int >= 1. n, how many trials there were.
-        confidence: float in (0, 1). How often such an interval holds the true proportion. Defaults
-            to 0.95.
+        successes: int in [0, n]. k, the number of successes.
+        trials: int >= 1. n, the number of trials.
+        confidence: float in (0, 1). The probability that such an interval contains the true
+            proportion. Defaults to 0.95.
     """
     from scipy import stats  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""The network of a run, or its replicas, compiled for where it is trained."""
+"""The network of a run, or its replicas, compiled for the devices that train it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def make_model(
         settings: Settings. The numbers in force.
         images: ImageData. The data set.
         batches: Batches. The pipelines of the data set.
-        strategy: tf.distribute.Strategy. On what to train.
+        strategy: tf.distribute.Strategy. The strategy, which tells the devices to train on.
 
     Raises:
         StrategyError: There are several devices, but not one for each replica.
@@ -54,7 +54,7 @@ def make_model(
         with strategy.scope():
             model = build_network(seed=seed)
             model.compile(**_compile_arguments(settings, batches))
-            # Left to the first step, the slots would have the step traced twice.
+            # If the first step made the slots, it would be traced twice.
             model.optimizer.build(model.trainable_variables)
         enable_minibatch_gradients(model)
         skip_nonfinite(model)
@@ -63,17 +63,17 @@ def make_model(
 
 
 def _compile_arguments(settings: Settings, batches: Batches) -> dict[str, Any]:
-    """Make what `compile` takes. Call it in the strategy's scope, where variables are distributed.
+    """Return the arguments of `compile`. Call this in the scope of the strategy.
 
-    Optimizer and metrics have variables: those that are made outside belong to one device, and
-    what the others count is lost.
+    The optimizer and the metrics have variables. If these are made outside of the scope, they
+    belong to one device, and the counts of the other devices are lost.
     """
     experiment, run = settings.experiment, settings.run
     return {
         "optimizer": make_optimizer(experiment, batches.steps_per_epoch, run.seed),
         "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        # An object, not its name: Keras would make its variables in the first trace of the step,
-        # and TensorFlow then traces it a second time.
+        # This is an object, not a name: for a name Keras would make the variables in the first
+        # trace of the step, and TensorFlow would then trace it a second time.
         "metrics": [keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         "jit_compile": {"auto": "auto", "true": True, "false": False}[run.jit_compile],
     }
@@ -86,7 +86,7 @@ def _replicas(
     seed: int,
     strategy: tf.distribute.Strategy,
 ) -> Replicas:
-    """Make the replicas, one a device if there are several devices.
+    """Make the replicas, one per device if there are several devices.
 
     Raises:
         StrategyError: There are several devices, but not one for each replica.

@@ -22,9 +22,9 @@ _HOPELESS = 100
 class NotFiniteGuard(keras.callbacks.Callback):
     """Stops a run whose numbers are not finite. It must stand before a `Recorder`.
 
-    With mixed_float16, Keras' loss scaling skips minibatches as a matter of course: at each it
+    With mixed_float16, Keras' loss scaling skips minibatches regularly: each time it
     halves the scale, until the scaled gradient fits. Such a skip is no reason to stop while the
-    scale is above 1. With a smaller one it is the gradient itself that does not fit.
+    scale is above 1. With a smaller scale the gradient itself does not fit.
 
     Args:
         on_nan: "stop" at the first minibatch that was skipped because its gradient was not finite,
@@ -41,11 +41,11 @@ class NotFiniteGuard(keras.callbacks.Callback):
         self._in_a_row = 0
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Look how many gradients were stepped with so far."""
+        """Read the number of gradients applied so far."""
         self._counted = trained(self.model).gradient_evaluations()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Remember how many they were when the epoch began."""
+        """Remember that number at the start of the epoch."""
         self._at_start = self._counted
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -77,10 +77,10 @@ class NotFiniteGuard(keras.callbacks.Callback):
             raise NotFiniteError(f"The training loss became {loss} at {at}")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Raise if nothing was learnt in this epoch, or the network gives no finite loss.
+        """Raise if every minibatch of the epoch was skipped, or the test loss is not finite.
 
         Raises:
-            NotFiniteError: No gradient of the epoch was finite, or what validation gave is not.
+            NotFiniteError: No gradient of the epoch was finite, or the loss on the test set is not.
         """
         at = self._where(self._recorder.progress.batches - 1)
         if self._counted == self._at_start:

@@ -15,14 +15,14 @@ from esgd_tf.models import BatchNormalization
 __all__ = ["plain_network", "with_preprocessing"]
 
 # Added to the variance of an image before the square root. An image that is not constant has a
-# variance of 1/n at least, with n values; a constant one must not have its rounding error blown up.
+# variance of 1/n at least, with n values; a constant one's rounding error must not be amplified.
 _CONTRAST_EPSILON = 1e-7
 
 
 def plain_network(model: keras.Model) -> keras.Model:
     """Rebuild a network in float32 from Keras' own layers, with the weights it has now.
 
-    Our fused BatchNormalization becomes Keras', which computes the same in inference.
+    Our fused BatchNormalization becomes Keras', which computes the same at inference.
 
     Args:
         model: keras.Model. A functional model.
@@ -31,7 +31,7 @@ def plain_network(model: keras.Model) -> keras.Model:
         Another model with the same inputs, outputs and layer names; not compiled.
 
     Raises:
-        ValueError: A layer is neither Keras' nor our BatchNormalization.
+        ValueError: A layer is neither from Keras nor our BatchNormalization.
     """
 
     def plain(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -60,7 +60,7 @@ def with_preprocessing(
     """Put the preprocessing in front of a network, and a softmax behind it.
 
     Args:
-        network: keras.Model. What `plain_network` returned, from preprocessed images to logits.
+        network: keras.Model. A model from `plain_network`, from preprocessed images to logits.
         preprocess: Preprocessor. The preprocessing, from `esgd_tf.data.preprocessor`; None for
             none.
         softmax: bool. Whether the outputs are probabilities. Defaults to False.
@@ -82,7 +82,7 @@ def with_preprocessing(
 
 @contextlib.contextmanager
 def _float32() -> Iterator[None]:
-    """Make new layers float32, whatever the policy of the process is."""
+    """Make new layers float32, whatever the process' dtype policy is."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")
     try:
@@ -104,8 +104,8 @@ def _layers(preprocess: Preprocessor, shape: tuple[int, ...]) -> list[keras.laye
         ]  # fmt: skip
     mean, matrix = as_whitening(preprocess)
     size = len(mean)
-    # Keras' LayerNormalization divides by the biased deviation, the contrast normalisation by
-    # that with n - 1: the whitening takes the difference along, and the mean into its bias.
+    # Keras' LayerNormalization divides by the biased deviation, the contrast normalisation by the
+    # unbiased one, with n - 1. The whitening's matrix makes up for it; its bias subtracts the mean.
     contrast = keras.layers.LayerNormalization(
         epsilon=_CONTRAST_EPSILON, center=False, scale=False,
         name="preprocessing_contrast",

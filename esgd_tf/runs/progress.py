@@ -1,4 +1,4 @@
-"""The progress of a run, stored in its checkpoints beside what Keras saves. No TensorFlow here."""
+"""The progress of a run, stored in its checkpoints. This module loads no TensorFlow."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Progress:
         batches: Minibatches trained on since the start of the run.
         seconds: Time spent training so far.
         running: Means over the minibatches of the epoch under way, by name; empty between epochs.
-        counted: Minibatches in those means: not those that were skipped.
-        run: The id of the run, as in its config.json; None in what earlier versions wrote.
+        counted: Minibatches in those means, without the skipped ones.
+        run: The id of the run, as in its config.json; None for a run of an earlier version.
     """
 
     batches: int = 0
@@ -39,7 +39,7 @@ class Progress:
 
 
 def read_extra(path: Path) -> tuple[Progress, list[Any]]:
-    """Check every part of a checkpoint by its checksum and return what Keras does not save.
+    """Check all parts of a checkpoint by their checksums and return what Keras does not save.
 
     Args:
         path: Path. The `.keras` file.
@@ -81,7 +81,7 @@ def read_extra(path: Path) -> tuple[Progress, list[Any]]:
 
 
 def run_of(path: Path) -> str | None:
-    """Return the id of the run that wrote a checkpoint; None where there is none to be read.
+    """Return the id of the run that wrote a checkpoint; None if none can be read.
 
     Args:
         path: Path. The `.keras` file.
@@ -96,12 +96,12 @@ def require_run(progress: Progress, run: str | None, path: Path) -> None:
     """Check that a checkpoint is of a run; earlier versions stored no run, and are accepted.
 
     Args:
-        progress: Progress. Where the run stood, from the checkpoint.
+        progress: Progress. The progress from the checkpoint.
         run: str. The run's id; None for a run of an earlier version.
         path: Path. The checkpoint, for messages.
 
     Raises:
-        CheckpointError: It is of another one.
+        CheckpointError: It is of another run.
     """
     if progress.run is not None and progress.run != run:
         raise CheckpointError(

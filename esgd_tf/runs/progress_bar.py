@@ -41,7 +41,7 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
         super().on_train_batch_end(batch, self._shown(logs))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """End the bar and show what validation gave."""
+        """End the bar and show the results of validation."""
         logs = logs or {}
         super().on_epoch_end(epoch, self._shown(logs))
         if self.verbose and "val_accuracy" in logs:

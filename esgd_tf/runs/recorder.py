@@ -15,7 +15,7 @@ from esgd_tf.runs.trained import Trained, trained
 
 __all__ = ["Recorder"]
 
-# The columns of history.csv that say where the run stands, before those that say how good it is.
+# The columns of history.csv about the progress of the run, which precede those about its quality.
 _FIRST = (
     "gradient_evaluations", "outer_updates", "skipped", "learning_rate", "scope", "coupling",
 )  # fmt: skip
@@ -25,9 +25,9 @@ class Recorder(keras.callbacks.Callback):
     """Counts minibatches and seconds; writes history.csv and the checkpoints after each epoch.
 
     Args:
-        folder: RunFolder. Where to write.
+        folder: RunFolder. The folder to write to.
         steps_per_epoch: int >= 1. Minibatches of one pass over the data.
-        progress: Progress. Where the run stands when training starts.
+        progress: Progress. The progress of the run when training starts.
         every: int >= 1. Save after every so many minibatches too. Defaults to None, which saves
             after epochs only.
         keep_every: int >= 1. Keep the checkpoint of every so many epochs for good. Defaults to
@@ -91,7 +91,7 @@ class Recorder(keras.callbacks.Callback):
         return dict(self._running)
 
     def save(self) -> None:
-        """Write last.keras, and keep what it was as previous.keras.
+        """Write last.keras, and keep the former one as previous.keras.
 
         With several processes, all of them must call this at the same point.
         """
@@ -100,13 +100,13 @@ class Recorder(keras.callbacks.Callback):
             self._write_last()
 
     def _bring_together(self) -> None:
-        """Bring together what the saving process needs of the others."""
+        """Collect the state of other processes that the saving process needs."""
         if self._trained is None:
             self._trained = trained(self.model)
         self._trained.prepare_to_save()
 
     def _write_last(self, same: Path | None = None) -> None:
-        """Write last.keras, or let it be a checkpoint of this state that is there already."""
+        """Write last.keras, or link it to a checkpoint of this state that exists already."""
         if self._keeps_previous:
             self._folder.keep_previous()
         self._write(self._folder.last, same)
@@ -125,7 +125,7 @@ class Recorder(keras.callbacks.Callback):
         self._steps = self._clock()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Count the minibatch, tell the callbacks that follow, and save where it is time."""
+        """Count the minibatch, tell the callbacks that follow, and save if it is due."""
         if self._batches % self._steps_per_epoch == 0:
             self._counted = 0
         self._batches += 1
@@ -153,9 +153,9 @@ class Recorder(keras.callbacks.Callback):
         self._bring_together()
         if not self._writes:
             return
-        # The last checkpoint comes last: where a run dies before, it goes on from the one before
-        # and makes the line and the other checkpoints again; a last checkpoint without them would
-        # leave a gap for good.
+        # last.keras is written last. A run that dies earlier goes on from the previous checkpoint,
+        # and makes the line and the other checkpoints again. If last.keras existed without them,
+        # they would be missing for good.
         written = self._write(self._folder.best, None) if is_best else None
         epochs, part = divmod(self._batches, self._steps_per_epoch)
         if self._keep_every and not part and epochs % self._keep_every == 0:
@@ -182,5 +182,5 @@ class Recorder(keras.callbacks.Callback):
         }
 
     def _clock(self) -> int:
-        """Return the clock of training: of replicas, the steps of all together."""
+        """Return the number of steps that the optimizer has counted."""
         return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))

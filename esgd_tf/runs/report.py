@@ -26,7 +26,7 @@ __all__ = ["Report"]
 
 
 class Report:
-    """The words, the picture and the table of one run; only one process has it.
+    """The messages, the picture and the table of one run; only one process has a report.
 
     Args:
         folder: RunFolder. The folder of the run.
@@ -44,7 +44,7 @@ class Report:
             epochs: float >= 0. The epochs that it has had.
         """
         rows, curves = self._folder.read_history(), self._folder.curves
-        # A run that was killed after its last checkpoint did not come to its curves.
+        # A run that was killed after its last checkpoint has not plotted its curves.
         if rows and (
             not curves.exists() or curves.stat().st_mtime < self._folder.history.stat().st_mtime
         ):
@@ -62,7 +62,7 @@ class Report:
         done: int,
         total: int,
     ) -> None:
-        """Write the settings, and say what is trained, on what, and from where.
+        """Write the settings, and print the model, the devices and the starting point.
 
         Args:
             model: keras.Model. The model that is trained.
@@ -93,7 +93,7 @@ class Report:
         Args:
             stopped: Interrupted. The signal.
             done: int >= 0. Minibatches trained on so far.
-            places: Places. What the command was given.
+            places: Places. The paths that the command was given.
         """
         go_on = go_on_with(
             self._folder,
@@ -108,7 +108,7 @@ class Report:
         )
 
     def not_finite(self, error: NotFiniteError) -> NotFiniteError:
-        """Return an error with what was kept and what to try.
+        """Return the error with a sentence about the kept checkpoints and what to try.
 
         Args:
             error: NotFiniteError. The error that ended the training.
@@ -141,7 +141,7 @@ class Report:
 
     def _write_hparams(self) -> None:
         """Write the hyperparameters where TensorBoard's HParams page finds them."""
-        # Slow to import.
+        # This import is slow.
         from tensorboard.plugins.hparams import api as hparams  # noqa: PLC0415
 
         settings = self._settings

@@ -69,7 +69,7 @@ def restore(
 
 
 def _restored(model: keras.Model, checkpoint: Path | None, folder: RunFolder) -> Restored:
-    """Load the checkpoint, or the one before if that is damaged."""
+    """Load the checkpoint, or the previous one if it is damaged."""
     if checkpoint is None:
         return Restored(Progress(), True)
     try:
@@ -89,13 +89,13 @@ def _restored(model: keras.Model, checkpoint: Path | None, folder: RunFolder) ->
 
 def _load(model: keras.Model, checkpoint: Path, folder: RunFolder) -> Progress:
     progress = load_checkpoint(model, checkpoint)
-    if folder.run_id is not None:  # the chief's, which holds the lock
+    if folder.run_id is not None:  # only the chief has one, since it holds the lock
         require_run(progress, folder.run_id, checkpoint)
     return progress
 
 
 def _tell_of_lost_lines(folder: RunFolder, progress: Progress, steps_per_epoch: int) -> None:
-    """Say of which epochs history.csv has no line any more."""
+    """Print which epochs have no line in history.csv any more."""
     there = {row["epoch"] for row in folder.read_history()}
     lost = [e for e in range(1, progress.batches // steps_per_epoch + 1) if e not in there]
     if lost:
@@ -107,8 +107,8 @@ def _tell_of_lost_lines(folder: RunFolder, progress: Progress, steps_per_epoch: 
 
 
 def _fingerprint(settings: Settings, progress: Progress) -> int:
-    """Return a number that differs where two processes would not compute the same."""
+    """Return a number that differs if two processes would not compute the same."""
     numbers = settings.to_dict()
-    own = ("devices", "logical_devices")  # what a process may have of its own
+    own = ("devices", "logical_devices")  # these may differ between processes
     numbers["run"] = {k: v for k, v in numbers["run"].items() if k not in own}
     return zlib.crc32(json.dumps([numbers, progress.batches], sort_keys=True).encode())

@@ -6,7 +6,7 @@
     checkpoints/last.keras      the state after the last epoch, or where the run was interrupted
     checkpoints/previous.keras  the one before, to go on from if the last one is damaged
     checkpoints/best.keras      the state after the epoch with the best validation accuracy
-    checkpoints/kept/           those of every so many epochs, if asked for: epoch-00010.keras
+    checkpoints/kept/           checkpoints at regular epochs, if asked for: epoch-00010.keras
     tensorboard/                events: train, validation, hyperparameters
     curves.png                  error, loss and scope against gradient evaluations
 
@@ -49,9 +49,9 @@ class RunFolder:
 
     Args:
         path: Path. The folder.
-        checkpoint_dir: Path. Where the checkpoints lie. Defaults to None, which means `checkpoints`
-            inside the folder.
-        seen: tuple. The `state` on which it was decided to train, perhaps long before the lock can
+        checkpoint_dir: Path. The folder of the checkpoints. Defaults to None, which is
+            `checkpoints` inside the folder.
+        seen: tuple. The `state` when the command decided to train, perhaps long before the lock can
             be taken. Defaults to None, which accepts any.
     """
 
@@ -139,25 +139,25 @@ class RunFolder:
                 )
 
     def state(self) -> State:
-        """Return what changes when a training writes here."""
+        """Return a stamp of the files that changes when a training writes here."""
         return tuple(_stamp(path) for path in (self.config, self.history, self.last))
 
     def keep_previous(self) -> None:
-        """Let previous.keras be what last.keras is now."""
+        """Make previous.keras the same file as the current last.keras."""
         if self.last.exists():
             _let_be(self.previous, self.last)
 
     def kept_checkpoint(self, epoch: int) -> Path:
-        """Return where the checkpoint of an epoch is kept for good; its folder is there."""
+        """Return the path of an epoch's kept checkpoint, after making its folder."""
         self.kept.mkdir(exist_ok=True)
         return self.kept / f"epoch-{epoch:05d}.keras"
 
     def let_be(self, path: Path, other: Path) -> None:
-        """Let one checkpoint be what another is, which takes neither time nor space."""
+        """Make one checkpoint a hard link to another, or a copy where there are no links."""
         _let_be(path, other)
 
     def read_config(self) -> dict[str, Any]:
-        """Return what `write_config` wrote.
+        """Return the content of config.json.
 
         Raises:
             RunFolderError: The file is missing or no JSON.

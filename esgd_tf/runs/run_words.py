@@ -18,7 +18,7 @@ __all__ = ["go_on_with", "has_had_enough", "on_what", "what"]
 
 
 def what(model: keras.Model, images: int, steps: int) -> str:
-    """Say what is trained on what.
+    """Return a sentence about the network and the images that it is trained on.
 
     Args:
         model: keras.Model. The network or its replicas.
@@ -33,7 +33,7 @@ def what(model: keras.Model, images: int, steps: int) -> str:
 
 
 def on_what(strategy: tf.distribute.Strategy, processes: Processes, batch_size: int) -> str:
-    """Say on how many devices.
+    """Return the words about the number of devices.
 
     Args:
         strategy: tf.distribute.Strategy. On what the training runs.
@@ -46,7 +46,7 @@ def on_what(strategy: tf.distribute.Strategy, processes: Processes, batch_size: 
 
 
 def has_had_enough(path: Path, done: float, experiment: Experiment) -> str:
-    """Say that there is nothing left to do.
+    """Return a sentence that there is nothing left to do.
 
     Args:
         path: Path. The run folder.
@@ -68,12 +68,12 @@ def go_on_with(
     *,
     download: bool,
 ) -> str:
-    """Return the command that goes on with a run: what its config.json does not say is in it.
+    """Return the command that resumes a run, with the paths that its config.json lacks.
 
     Args:
         folder: RunFolder. The folder of the run.
-        checkpoint_dir: Path. Where the checkpoints lie, as it was given to this command; None if it
-            was not.
+        checkpoint_dir: Path. The folder of the checkpoints, as given to this command; None if it
+            was not given.
         data_dir: str. The folder in which data sets lie prepared.
         raw_dir: str. The folder with their archives; None for none.
         download: bool. Whether a data set may be downloaded.

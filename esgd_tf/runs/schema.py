@@ -34,13 +34,13 @@ def check_config(
     all_known: bool = False,
     experiment: type = Experiment,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Check what was read from the config.json of a run of train.py.
+    """Check the content of the config.json of a run of train.py.
 
     Args:
-        config: any JSON value. What was read.
-        path: Path. From where, for messages.
-        needed: mapping from "experiment" and "run" to names. What must be there.
-        all_known: bool. Whether "experiment" may hold nothing that is unknown. Defaults to False.
+        config: any JSON value. The content.
+        path: Path. The path of the file, for messages.
+        needed: mapping from "experiment" and "run" to names. The names that are required.
+        all_known: bool. Whether an unknown name in "experiment" is an error. Defaults to False.
         experiment: type. The dataclass of the experiment. Defaults to Experiment.
 
     Returns:

@@ -28,7 +28,7 @@ __all__ = [
     "settings_of",
 ]
 
-#: Above it nothing here makes sense, and TensorFlow's 32-bit counters would overflow.
+#: No setting needs a larger number, and TensorFlow's 32-bit counters would overflow.
 LARGEST = 2**31 - 1
 
 
@@ -39,7 +39,7 @@ class Kind(Protocol):
         """Return whether the setting may have a value, which comes from a JSON file.
 
         Args:
-            value: any JSON value. The value; its type counts too, so that 1 is not a switch.
+            value: any JSON value. The value; its type counts too: a switch does not accept 1.
         """
 
 
@@ -153,9 +153,9 @@ class Setting:
         instead: str. The setting to use where this one has no meaning. Defaults to "".
         may_be_none: bool. Whether None stands for something; a flag never gives it. Defaults to
             False.
-        may_change: bool. Whether it may be given anew when a run goes on: it changes how far and
-            how the run goes, not what it is. Defaults to False.
-        is_quiet: bool. Whether the table of settings leaves it out where it has its default.
+        may_change: bool. Whether it may change when a run is resumed, such as its length and its
+            devices. Defaults to False.
+        is_quiet: bool. Whether the table of settings leaves it out if it has its default.
             Defaults to False.
         rank: int. Where in its group `--help` shows it; equal ranks keep the order of the
             fields. Defaults to 50.

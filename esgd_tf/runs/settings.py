@@ -28,7 +28,7 @@ class Settings:
     overridden: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what goes into config.json."""
+        """Return the settings as they are written to config.json."""
         return {
             "preset": self.preset,
             "experiment": dataclasses.asdict(self.experiment),
@@ -50,9 +50,9 @@ def epoch_steps(one_pass: int, gradients: int, budget: str) -> int:
 
 
 def settings_table(settings: Settings) -> str:
-    """Return the settings as lines of at most 80 columns; a star marks what came from a flag.
+    """Return the settings as lines of at most 80 columns; a star marks values from flags.
 
-    What means nothing for the optimizer is left out, and what is rarely set and has its default.
+    Settings without meaning for the optimizer are left out, and quiet ones with their defaults.
 
     Args:
         settings: Settings. The settings in force.

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-import esgd_tf.models.batch_norm  # noqa: F401 - the layer must be known before a file names it
+import esgd_tf.models.batch_norm  # noqa: F401 - registers a layer that the file may name
 from esgd_tf import data
 from esgd_tf.data.pipeline import evaluation_batches, training_batches
 from esgd_tf.data.preprocessing import Preprocessor
@@ -33,7 +33,7 @@ class StoredNetwork:
         model: From preprocessed images to logits; not compiled.
         images: The data set of the run.
         preprocess: The preprocessing of the run.
-        batches: Gradient evaluations before the checkpoint, of all replicas.
+        batches: Gradient evaluations before the checkpoint, over all replicas.
         epochs: Effective epochs.
         reestimated: Training images from which its BatchNorm statistics were estimated now; 0 if
             they come from the checkpoint.
@@ -77,7 +77,7 @@ class StoredNetwork:
 
 
 def load_stored_network(run: StoredRun, checkpoint: Path, fv: Any) -> StoredNetwork:
-    """Load a checkpoint of a run, and what its network needs.
+    """Load a checkpoint of a run, with its data set and its preprocessing.
 
     The statistics of a checkpoint from inside an epoch belong to the Langevin weights: if the run
     estimates them anew before it evaluates, so does this, from the same images.
@@ -145,7 +145,7 @@ def reestimation_batches(
 
 
 def stored_input_corruption(experiment: Mapping[str, Any]) -> Callable[..., Any] | None:
-    """Return what a run did to its preprocessed training inputs; None for nothing.
+    """Return the function that corrupted a run's preprocessed inputs; None for none.
 
     Args:
         experiment: mapping. The experiment in the run's config.json.
@@ -155,11 +155,11 @@ def stored_input_corruption(experiment: Mapping[str, Any]) -> Callable[..., Any]
 
 
 def stored_corruptions(experiment: Mapping[str, Any]) -> tuple[tuple[data.Corruption, ...], int]:
-    """Return what a run did to its data set, and by which seed.
+    """Return the corruptions of a run's data set, and their seed.
 
     Args:
         experiment: mapping. The experiment in the run's config.json.
     """
-    # Runs of before know of no corruption.
+    # The config.json of an earlier version has no corruption.
     text, seed = experiment.get("corrupt", "none"), experiment.get("corruption_seed", 0)
     return data.parse_corruptions(text), seed

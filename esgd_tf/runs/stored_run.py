@@ -122,9 +122,9 @@ class StoredRun:
     def was_interrupted_at(self, batches: int) -> bool:
         """Return whether a checkpoint after so many minibatches was written inside an epoch.
 
-        Its BatchNorm statistics were then gathered along the Langevin weights. One written at the
-        end of an epoch, or where --limit_steps ended one early, has been evaluated: it has a line
-        in history.csv, and its statistics were estimated anew before.
+        Its BatchNorm statistics were then gathered along the Langevin weights. A checkpoint from
+        the end of an epoch, or from where --limit_steps ended one early, has been evaluated: it
+        has a line in history.csv, and its statistics were estimated anew before.
         """
         epoch = batches / self.steps_per_epoch
         evaluated = [row["epoch"] for row in self.folder.read_history()]

@@ -169,7 +169,7 @@ class OneNetwork:
         return [AnchorCallback(batch_norm_data=batch_norm_data)], {}
 
     def words(self, steps: int) -> str:
-        """Return an empty list, since there are no replicas.
+        """Return an empty text, since there are no replicas.
 
         Args:
             steps: int >= 1. Minibatches of an epoch.

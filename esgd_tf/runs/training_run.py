@@ -40,9 +40,9 @@ class Places:
     Args:
         path: Path. The run folder.
         checkpoint: Path. The checkpoint to go on from. Defaults to None, which begins a new run.
-        seen: tuple. The run folder's `state` on which `checkpoint` rests. Defaults to None, which
+        seen: tuple. The run folder's `state` when `checkpoint` was chosen. Defaults to None, which
             accepts any.
-        checkpoint_dir: Path. Where the checkpoints go. Defaults to None, the run folder.
+        checkpoint_dir: Path. The folder of the checkpoints. Defaults to None, the run folder.
         data_dir: str. The folder in which data sets lie prepared. Defaults to "tfrecords".
         raw_dir: str. The folder with their archives. Defaults to None, which means that there is
             none.
@@ -96,9 +96,9 @@ def run_training(
 
     Args:
         settings: Settings. The numbers in force.
-        places: Places. Where the run lies, and where its data are.
-        strategy: tf.distribute.Strategy. On what to train. With several processes, the chief writes
-            and prints.
+        places: Places. The paths of the run and of its data.
+        strategy: tf.distribute.Strategy. The strategy, which tells the devices. With several
+            processes, the chief writes and prints.
         verbose: bool. Whether to print the norms of the inner loop. Defaults to False.
 
     Returns:
@@ -108,8 +108,8 @@ def run_training(
         DataError: The data set is not available.
         RunFolderError: The run folder is in use or damaged.
         CheckpointError: The checkpoint cannot be loaded.
-        NotFiniteError: A gradient, the loss or that on the test set became NaN or infinite; the
-            last checkpoint is kept.
+        NotFiniteError: A gradient, the training loss or the loss on the test set became NaN or
+            infinite; the last checkpoint is kept.
         StrategyError: The batch cannot be split over the devices, or the processes differ.
         Interrupted: A signal stopped the run after its state was saved.
     """
@@ -235,7 +235,7 @@ def _fit(
                     epochs=epochs,
                     steps_per_epoch=epoch_steps,
                     validation_data=batches.test,
-                    shuffle=False,  # the batches come shuffled
+                    shuffle=False,  # the batches are already shuffled
                     verbose=1 if shown else 0,
                     callbacks=callbacks,
                     **options,
@@ -246,7 +246,7 @@ def _fit(
 
 
 def segments(done: int, total: int, steps: int) -> Iterator[tuple[int, int, int]]:
-    """Split what is left of a run into calls of `fit`: the rest of an epoch, epochs, a part of one.
+    """Split the rest of a run into calls of `fit`: the end of an epoch, epochs, a part of one.
 
     Args:
         done: int >= 0. Minibatches trained on so far.

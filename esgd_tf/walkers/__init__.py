@@ -5,7 +5,7 @@
     experiment = Experiment(Settings(dataset="mnist", n_workers=3, alpha=0.1), "runs/three")
     experiment.run()
 
-Imported when first used: the flags of the command line must not wait for TensorFlow.
+Its names are imported when they are first used, so that command-line flags need no TensorFlow.
 """
 
 import lazy_loader

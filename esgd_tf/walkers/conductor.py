@@ -1,8 +1,8 @@
 """Everything between two steps: measurements, changes, questions, and the end.
 
-After each step, in this order: the measurements that are due are taken; changes from the schedule,
-the control file and the prompt take effect from the next step on; the run ends if a stopping
-criterion is met; the state is saved if something was measured or changed.
+After each step the conductor works in this order. It takes the measurements that are due. Changes
+from the schedule, the control file and the prompt take effect from the next step on. The run ends
+if a stopping criterion is met. The state is saved if something was measured or changed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Conductor:
         settings: Settings. The experiment.
         workers: Workers. The workers of the run.
         measures: Measures. Computes the measurements.
-        records: Records. Where results are written. Defaults to None, which writes nothing.
+        records: Records. The files for results. Defaults to None, which writes nothing.
         control: ControlFile. The file in which a user may edit hyperparameters. Defaults to None,
             which reads no file.
         prompt: Prompt. Asks the user for changes. Defaults to None, which does not ask.
@@ -77,20 +77,20 @@ class Conductor:
         return bool(self.ended_by) or self._workers.steps >= self.n_steps
 
     def begin(self) -> None:
-        """Measure and save what is due before the first step."""
+        """Take the measurements that are due before the first step, and save the state."""
         if self._control is not None:
             self._control.write(self.held)
         self._tell_what_never_comes(0)
         self.after_step()
 
     def resume(self, extra: Row, added: Sequence[tuple[int, str, Any]] = ()) -> None:
-        """Continue from what `extra` returned; the workers must already be in that state.
+        """Continue from a state that `extra` returned; the workers must already be in that state.
 
         Args:
-            extra: dict. What `extra` returned.
+            extra: dict. The state that `extra` returned.
             added: sequence of (step, name, value). Entries of the schedule that are new since the
-                run was saved. Those for the current step are applied now; those for earlier steps
-                come too late. Defaults to ().
+                run was saved. Entries for the current step are applied now; entries for earlier
+                steps come too late. Defaults to ().
         """
         self.n_steps = extra["n_steps"]
         self._rounds.walks, self._rounds.measured = extra["walks"], dict(extra["measured"])
@@ -114,7 +114,7 @@ class Conductor:
         return {"n_steps": self.n_steps, "measured": rounds.measured, "walks": rounds.walks}
 
     def after_step(self) -> None:
-        """Measure, change and save what is due after the steps taken so far."""
+        """Do the measurements, changes and saving that are due after the steps taken so far."""
         step = self._workers.steps
         stats = self._rounds.measure(step, self.n_steps)
         self._changes(step)
@@ -132,7 +132,7 @@ class Conductor:
             self._save()
 
     def _go_on(self) -> None:
-        """Move workers to where their random walks ended, since training goes on."""
+        """Move workers to the ends of their random walks, since training goes on."""
         moves, self._rounds.moves = self._rounds.moves, {}
         if self.is_over:
             return
@@ -210,7 +210,7 @@ class Conductor:
         self._add([{"kind": "complaint", "step": step, "text": sentence}])
 
     def _tell_what_never_comes(self, step: int) -> None:
-        """Warn, once for each, of scheduled changes that lie beyond the end of the run."""
+        """Warn once about each scheduled change that lies beyond the end of the run."""
         end = step if self.ended_by else self.n_steps
         late = self._schedule.newly_late(step, end)
         if late:

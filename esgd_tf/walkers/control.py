@@ -39,7 +39,7 @@ class Change:
     Attributes:
         name: One of `NAMES`.
         value: Its new value.
-        source: Where it came from: "schedule", "control.json" or "prompt".
+        source: Its origin: "schedule", "control.json" or "prompt".
     """
 
     name: str
@@ -54,7 +54,7 @@ def checked(name: str, value: Any, *, n_workers: int, coupling: str = "elastic")
         name: str. One of `NAMES`.
         value: float, bool or str. A number, a boolean, or the text of either.
         n_workers: int >= 0. The number n of stochastic workers; workers are numbered 0 ... n.
-        coupling: str. The coupling of the workers, which decides how large alpha may be. Defaults
+        coupling: str. The coupling of the workers, which decides the largest alpha. Defaults
             to 'elastic'.
 
     Raises:
@@ -97,7 +97,7 @@ def read_schedule(path: str | Path) -> tuple[tuple[int, str, Any], ...]:
     left out).
 
     Returns:
-        The changes by step; of one step, in the order of the file.
+        The changes by step; changes at one step are in the order of the file.
 
     Raises:
         ControlError: The file is missing or an entry is invalid; the message says which entry.

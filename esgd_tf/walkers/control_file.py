@@ -1,4 +1,4 @@
-"""A JSON file that shows the current hyperparameters and may be edited. No TensorFlow here."""
+"""A JSON file that shows hyperparameters and may be edited. This module loads no TensorFlow."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ class ControlFile:
             held: mapping of values by name. The current values, by the names in `HELD`.
         """
         if self._signature is not None and self._look() != self._signature:
-            return  # read first
+            return  # an edit must be read first
         self._known = {**{name: held[name] for name in HELD}, "walk": None, "quit": False}
         if self._path.exists() and not self._path.is_file():
-            return  # a folder of that name: `read` says so
+            return  # `read` reports a folder of that name
         text = json.dumps(self._known, indent=2) + "\n"
         with replaced_when_whole(self._path) as partial:
             partial.write_text(text)
         self._text, self._signature = text, self._look()
 
     def shows(self, held: Mapping[str, Any]) -> bool:
-        """Whether the file holds the current values and no request; invalid content counts as one.
+        """Return whether the file shows the current values and no request; True if it is invalid.
 
         Args:
             held: mapping of values by name. The current values, as for `write`.
@@ -56,7 +56,7 @@ class ControlFile:
         try:
             found = parsed(self._text)
         except ValueError:
-            return True  # an edit that somebody will want to mend
+            return True  # the user may want to mend an invalid edit
         asked = {**{name: held[name] for name in HELD}, "walk": None, "quit": False}
         return not isinstance(found, dict) or found == asked
 
@@ -99,7 +99,7 @@ class ControlFile:
         """
         if self._signature is None:
             raise ControlError("is gone: it comes back with the next change")
-        if not self._path.is_file():  # nor is a pipe waited for
+        if not self._path.is_file():  # a pipe would block
             raise ControlError("is no file: nothing can be changed by it")
         try:
             text = self._path.read_text()

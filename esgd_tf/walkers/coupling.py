@@ -32,7 +32,7 @@ class Adjustable(Coupling):
 
     Args:
         coupling: Coupling. The rule by which the workers are attracted to their center.
-        strength: float >= 0. How strong the attraction is at the start.
+        strength: float >= 0. The strength of the attraction at the start.
     """
 
     def __init__(self, coupling: Coupling, strength: float) -> None:
@@ -75,7 +75,7 @@ class Adjustable(Coupling):
         return self.inner.inner_optimizer(optimizer, replicas)
 
     def for_replicas(self, replicas: int) -> Coupling:
-        """Fill in what depends on the number of workers."""
+        """Return this coupling with the defaults that depend on the number of workers."""
         coupling = Adjustable(self.inner.for_replicas(replicas), self.value)
         coupling._workers = replicas
         return coupling
@@ -112,6 +112,6 @@ def make_coupling(settings: Settings) -> Adjustable:
             settings.langevin_steps,
             rho=alpha,
             langevin_learning_rate=settings.langevin_lr,
-            momentum=settings.momentum or 1e-30,  # for a velocity, should it change
+            momentum=settings.momentum or 1e-30,  # not 0, so that there is a velocity if it changes
         )
     return Adjustable(inner, alpha)

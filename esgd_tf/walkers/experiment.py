@@ -37,11 +37,11 @@ class Experiment:
 
     Args:
         settings: Settings. The settings of the experiment.
-        folder: str or Path. Where results are written. Defaults to None, which writes nothing and
+        folder: str or Path. The folder for results. Defaults to None, which writes nothing and
             cannot be resumed.
-        problem: Problem. The data. Defaults to None, which loads those that the settings name.
-        build: callable. Returns a new network for a seed. Defaults to None, which builds what the
-            settings name.
+        problem: Problem. The data. Defaults to None, which loads the data that the settings name.
+        build: callable. Returns a new network for a seed. Defaults to None, which builds the
+            network that the settings name.
         loss: callable. A function of (y, outputs) that gives each example's loss. Defaults to
             cross_entropy.
         metric: callable. A function of (y, outputs) that gives 1 for each example that is wrong.
@@ -101,11 +101,11 @@ class Experiment:
         return self._conductor.ended_by
 
     def network(self, k: int) -> keras.Model:
-        """Return the network of worker k, a copy.
+        """Return a copy of the network of worker k.
 
         Args:
-            k: int in [0, n]. The number of the worker; 0 is the center, or the worker in its
-                place.
+            k: int in [0, n]. The number of the worker; 0 is the center, or the worker that
+                takes its place.
         """
         network = self.workers.new_network()
         self.workers.copy_to(k, network)
@@ -152,13 +152,13 @@ class Experiment:
             self.workers.set_state(arrays)
         except ValueError as reason:
             raise CheckpointError(f"{self._records.state_file}: {reason}") from None
-        assert self._folder is not None  # there are records
+        assert self._folder is not None  # a resumed experiment has a folder
         before = Settings.from_dict((self._folder.read_config() or {})["settings"])
         added = [change for change in self.settings.schedule if change not in before.schedule]
         if self._n_steps is not None:
             extra["n_steps"] = max(self._n_steps, self.workers.steps)
             self.settings = dataclasses.replace(self.settings, n_steps=self._n_steps)
-        # A later resumption continues with these as well.
+        # A later resumption continues with these changes as well.
         self._write_config()
         self._say(f"going on after {self.workers.steps} of {extra['n_steps']} steps")
         self._conductor.resume(extra, added)

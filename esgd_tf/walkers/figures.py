@@ -97,7 +97,7 @@ def _ticks(axis: Axes, steps: Sequence[int], aside: float = 0.0) -> None:
 
 
 def _color(k: int) -> str:
-    # Without grey, which faded black resembles.
+    # Grey is left out, because faded black resembles it.
     colors = [f"C{n}" for n in range(10) if n != 7]
     return "black" if k == 0 else colors[(k - 1) % len(colors)]
 
@@ -160,7 +160,7 @@ def _barriers(axis: Axes, rows: Rows) -> None:
         heights[row["i"], row["j"]] = _or_nan(row["train"]["barrier"])
         heights[row["j"], row["i"]] = _or_nan(row["test"]["barrier"])
     top = float(np.nanmax(heights)) if np.isfinite(heights).any() else 0.0
-    top = top or 1.0  # where there are no barriers, all are at the dark end
+    top = top or 1.0  # without barriers, all cells have the dark end
     image = axis.imshow(heights, cmap="viridis", vmin=0, vmax=top)
     axis.figure.colorbar(image, ax=axis, label="nats", fraction=0.046)
     for (i, j), height in np.ndenumerate(heights):
@@ -206,14 +206,14 @@ def _spectra(axis: Axes, rows: Rows) -> None:
     gap = min(np.diff(steps), default=1)
     workers = sorted({row["worker"] for row in rows})
     for n, k in enumerate(workers):
-        # Side by side, or the last would hide the first.
+        # The points stand side by side, so that the last do not hide the first.
         shift = gap * 0.5 * (n / max(len(workers) - 1, 1) - 0.5) if len(workers) > 1 else 0.0
         own = [row for row in rows if row["worker"] == k]
         x = [row["step"] + shift for row in own for _ in (*row["right"], *row["left"])]
         y = [value for row in own for value in (*row["right"], *row["left"])]
         label = f"worker {k}" if k <= _NAMED else None
         axis.plot(x, y, ".", ms=4, color=_color(k), label=label)
-    # Linear about 0, with room for the negative ones.
+    # The axis is linear near 0, which leaves room for negative eigenvalues.
     small = np.max(np.abs([v for row in rows for v in row["left"]])) or 1e-3
     axis.set_yscale("symlog", linthresh=10.0 ** math.ceil(math.log10(small)))
     _ticks(axis, steps, aside=0.3 * gap)
@@ -221,7 +221,7 @@ def _spectra(axis: Axes, rows: Rows) -> None:
     _finish(
         axis, "Hessian: eigenvalues at both ends", "minibatch steps", "eigenvalue", legend=False
     )
-    # Above the points, in one line or two.
+    # The legend stands above the points, in one line or two.
     axis.set_ylim(top=axis.get_ylim()[1] * 12)
     axis.legend(fontsize="x-small", loc="upper center", ncols=4)
 
@@ -241,7 +241,7 @@ def _plot_density(axis: Axes, rows: Rows) -> None:
             )  # fmt: skip
             continue
         nodes, weights = row["density"]["nodes"], row["density"]["weights"]
-        # Beyond the ends there is only what the Gaussian smears.
+        # Beyond the ends there is only the width of the Gaussians.
         grid = _density.grid_for(nodes, margin=0.0 if np.ptp(nodes) > 0 else 0.05)
         density = _density.bells(nodes, grid, _density.bandwidth_for(nodes)) @ np.array(weights)
         floor = _density.floor_for(nodes, row["density"]["size"])

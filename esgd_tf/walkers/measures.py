@@ -57,7 +57,7 @@ class Measures:
         self._loss, self._metric = loss, metric
         self._data = {"train": problem.train, "test": problem.test}
         self._counts = {split: len(y) for split, (_, y) in self._data.items()}
-        # Traced once for all workers and steps.
+        # Each objective is traced once, for all workers and steps.
         self._objectives = {
             split: Objective(network, loss, data, batch_size=_BATCH, metrics={"error": metric})
             for split, data in self._data.items()
@@ -77,7 +77,7 @@ class Measures:
             raise NotFiniteLossError(f"its training loss is {loss}")
 
     def stats(self, weights: Weights) -> Row:
-        """Return loss, gradient norm and number of correct examples of both splits, and ‖w‖.
+        """Return loss, gradient norm and number of correct examples for both splits, and ‖w‖.
 
         Args:
             weights: sequence of arrays. All weights of a network.
@@ -108,7 +108,7 @@ class Measures:
         Args:
             start: sequence of arrays. The weights at coefficient 0.
             end: sequence of arrays. The weights at coefficient 1.
-            kind: "spherical" or "linear". Which line joins the two.
+            kind: "spherical" or "linear". The line that joins the two.
         """
         s = self._settings
         numbers = np.arange(round(s.resolution * s.c1), round(s.resolution * s.c2) + 1)
@@ -211,7 +211,7 @@ class Measures:
         The weights at its end are returned with it.
 
         Args:
-            weights: sequence of arrays. Where the walk starts; they are not changed.
+            weights: sequence of arrays. The start of the walk; they are not changed.
             seed: int >= 0. The seed of the walk's steps.
         """
         self._network.set_weights(weights)

@@ -3,8 +3,8 @@
 Targets are distributions t over the C classes: one-hot labels; p on the label and q elsewhere
 ("soft labels", elementary-walkers' `hinton`); or the outputs of a teacher ("distillation", Hinton,
 Vinyals and Dean 2015, at temperature 1). The loss of an example is -Σ_c t_c log softmax(z)_c. The
-true label travels beside the target, in one more column, so that what counts as correct is the same
-for all. Test targets are one-hot in any case.
+true label is stored beside the target, in one more column, so that all count the same examples as
+correct. Test targets are one-hot in any case.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Problem:
     def from_labels(
         cls, train: tuple[Any, Any], test: tuple[Any, Any], num_classes: int
     ) -> Problem:
-        """Make a problem of inputs and integer labels.
+        """Make a problem from inputs and integer labels.
 
         Args:
             train: pair of arrays. The training inputs and their labels.
@@ -93,10 +93,10 @@ class Problem:
         raw_dir: str | Path | None = None,
         download: bool = True,
     ) -> Problem:
-        """Load, choose, corrupt and preprocess the images of an experiment.
+        """Load the images of an experiment; choose, corrupt and preprocess them.
 
         Args:
-            settings: Settings. Names the data set and what is done to it.
+            settings: Settings. It names the data set, its corruption and its preprocessing.
             data_dir: str or Path. The folder of prepared records; see `esgd_tf.data.load`. Defaults
                 to 'tfrecords'.
             raw_dir: str or Path. The folder with the archives. Defaults to None, which means that

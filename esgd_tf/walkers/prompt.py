@@ -1,4 +1,4 @@
-"""A prompt for changes of hyperparameters, on a terminal or a pipe. No TensorFlow here."""
+"""A prompt for changes, on a terminal or a pipe. This module loads no TensorFlow."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Prompt:
         every: int >= 1. The number of steps between prompts.
         n_workers: int >= 0. The number n of stochastic workers; workers are numbered 0 ... n.
         coupling: str. The coupling of the workers; see `control.checked`. Defaults to 'elastic'.
-        answers: file. Where answers are read. Defaults to None, which is the standard input.
-        out: file. Where prompts are written. Defaults to None, which is the standard output.
+        answers: file. The stream of answers. Defaults to None, which is the standard input.
+        out: file. The stream for prompts. Defaults to None, which is the standard output.
     """
 
     def __init__(

@@ -3,14 +3,14 @@
     NAME-metadata.csv          names of the settings, and their values
     NAME-results.csv           losses of every worker
     NAME-interpolations.csv    lines; l / resolution is the coefficient of worker i
-    NAME-distances.csv         between all workers, one line a measurement
+    NAME-distances.csv         distances between all workers, one line per measurement
     NAME-explorations.csv      random walks: their first and their last point
     NAME-sharpness.csv         te, tr, then the worker, the step and the steps of the ascent
     NAME-eigenvalues_K_right.csv, ..._left.csv     of worker K, from the end inward
-    table.jsonl                everything, one JSON object a line; "kind" and "step" tell what
+    table.jsonl                everything, one JSON object per line with "kind" and "step"
 
-Headers are the original's, letter by letter. (Its sharpness and eigenvalues had none; nor have the
-eigenvalues here. "opt.lr" and "evalCounter" stand for the learning rate and the steps.)
+Headers are the original's, letter by letter. (Its sharpness and eigenvalues had no headers; the
+eigenvalues here have none either. "opt.lr" is the learning rate, and "evalCounter" the steps.)
 
 A measurement's lines reach a file by one call of the system, and `state.npz`, which is replaced
 when it is whole, knows how long each file was: what a killed run wrote after it is cut off when the
@@ -56,7 +56,7 @@ class Records:
 
     Args:
         folder: Path. The folder of the run.
-        name: str. What the names of CSV files begin with.
+        name: str. The beginning of the names of CSV files.
         n_workers: int >= 0. The number n of stochastic workers; workers are numbered 0 ... n.
         resolution: int >= 1. Points of a line per unit of its coefficient.
     """

@@ -22,7 +22,7 @@ class Rounds:
         settings: Settings. The experiment.
         workers: Workers. The workers of the run.
         measures: Measures. Computes the measurements of one worker.
-        add: callable. Takes rows of the table.
+        add: callable. Called with new rows of the table.
         say: callable. Prints a line.
 
     Attributes:
@@ -59,7 +59,7 @@ class Rounds:
         Args:
             step: int >= 0. Steps taken so far.
             n_steps: int >= 0. The total number of steps, for the printed lines.
-            last: bool. Whether the run ends here, so that all is measured that was not yet.
+            last: bool. Whether the run ends here, so that everything not measured yet is measured.
                 Defaults to False.
 
         Returns:
@@ -69,7 +69,7 @@ class Rounds:
             NotFiniteLossError: A worker's training loss is not finite; nothing was written.
         """
         s, w = self._settings, self._workers
-        # At the start only the losses are worth their time.
+        # At the start only the losses are worth measuring.
         late = step > 0
         losses = self._due("stats", step, s.freq, last)
         lines = late and self._due("lines", step, s.freq_i, last)
@@ -77,7 +77,7 @@ class Rounds:
         if not (losses or lines or slow):
             return []
         weights = {k: self._weights(k) for k in w.ids}
-        # Before anything is written and before the last good state is replaced.
+        # This check comes before anything is written and before the last good state is replaced.
         for k in w.ids:
             try:
                 self._measures.require_finite(weights[k])
@@ -108,7 +108,7 @@ class Rounds:
         if chosen == "none":
             return
         kinds: Any = ["spherical", "linear"] if chosen == "both" else [chosen]
-        # As in the original: i > j, and coefficient 1 is worker i.
+        # As in the original, i > j, and coefficient 1 is worker i.
         for i, j in ((b, a) for b in self._workers.ids for a in range(b)):
             rows = [
                 {"kind": "line", "step": step, "i": i, "j": j, "main_line": kinds[0],

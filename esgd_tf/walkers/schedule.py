@@ -8,7 +8,7 @@ from esgd_tf.walkers.control import Change
 
 __all__ = ["Schedule"]
 
-# After the last step these have no effect; a walk is still taken, and n_steps adds steps.
+# After the last step these changes have no effect; a walk is still taken, and n_steps adds steps.
 _OF_STEPS = ("lr", "momentum", "alpha")
 
 
@@ -34,9 +34,9 @@ class Schedule:
         """Return the step after which the run will end if nothing else changes.
 
         Args:
-            step: int >= 0. Steps taken so far, whose own changes have not been made yet or are in
-                `n_steps`.
-            n_steps: int >= 0. Steps in all, as they are in force now.
+            step: int >= 0. Steps taken so far; changes at this step are not made yet, or `n_steps`
+                includes them.
+            n_steps: int >= 0. The total number of steps that is in force now.
         """
         for at in sorted(self._changes):
             if not step <= at <= n_steps:
@@ -53,7 +53,7 @@ class Schedule:
 
         Args:
             step: int >= 0. Steps taken so far, as for `end`.
-            n_steps: int >= 0. Steps in all, as for `end`.
+            n_steps: int >= 0. The total number of steps, as for `end`.
         """
         end = self.end(step, n_steps)
         late = []

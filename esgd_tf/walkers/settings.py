@@ -22,7 +22,7 @@ OPTIMIZATIONS = ("auto", "SGD", "GD", "LBFGS")
 LINES = ("spherical", "linear", "both")
 #: The largest count: TensorFlow counts in 32 bits.
 MOST = 2**31 - 1
-# `lenet` of the original is a network for colour images; this is the one for digits.
+# `lenet` of the original is a network for colour images; this network is for digits.
 _LENET = "lenet-10-20-128"
 
 
@@ -42,7 +42,7 @@ class Settings:
         n_samples_train: Training images, sampled at random; 0 for all.
         n_samples_test: Test images, sampled at random; 0 for all.
         preprocessing: One of `esgd_tf.data.PREPROCESSINGS`, fitted on those training images.
-        corrupt: What `esgd_tf.data.parse_corruptions` reads, such as "label_noise:0.2".
+        corrupt: A text for `esgd_tf.data.parse_corruptions`, such as "label_noise:0.2".
         soft_labels: Whether targets are p on the label and q on each other class.
         p: The target of the label, with `soft_labels`.
         q: The target of each other class, with `soft_labels`.
@@ -50,11 +50,11 @@ class Settings:
         model: "nn", "lenet", or a name of `esgd_tf.models`.
         n_hidden: Units of each hidden layer of "nn".
         n_layers: Hidden layers of "nn".
-        weight_init_std: Above 0, every worker starts at weights N(0, std) of its own; at 0 all
-            start at the same weights.
+        weight_init_std: Above 0, every worker starts at its own weights, sampled from N(0, std); at
+            0 all start at the same weights.
         n_workers: Stochastic workers 1 ... n; with 0 there is worker 0 alone.
-        alpha: Strength of the coupling; of "elastic" the fraction of its way to the center that a
-            worker moves after each step. 0 for no coupling.
+        alpha: Strength of the coupling; for "elastic" the fraction of its way to the center that a
+            worker moves after each step. 0 means no coupling.
         coupling: "elastic" (see `ElasticAveraging`, norm_mean), "rsgd", "easgd" or "parle".
         optimizer: The optimizer of the stochastic workers.
         optimization: The method of worker 0 while alpha is 0 ("elastic" only; with the other
@@ -78,21 +78,21 @@ class Settings:
         n_eigenvalues: The number of eigenvalues at each end of the spectrum.
         density_probes: Random vectors for the density; 0 for none.
         density_steps: Lanczos steps for each random vector.
-        full_spectrum: With `hessian`, whether to take all eigenvalues, at the end, where the
-            matrix fits.
+        full_spectrum: With `hessian`, whether to take all eigenvalues at the end, if the matrix
+            fits in memory.
         sharpness: Whether to take the sharpness by ascent.
-        epsilon: The radius of the ascent, as of `esgd_tf.landscape.sharpness`.
+        epsilon: The radius of the ascent, as in `esgd_tf.landscape.sharpness`.
         ascent_lr: Step size of the ascent.
         explore: Whether to take random walks from the workers `explore_from`.
         explore_from: Numbers of workers; empty for all.
-        explore_moves: Whether a worker goes on from where its walk ended, as in the original, and
-            not from where it began. A center that is the mean of its workers does not move.
+        explore_moves: Whether a worker goes on from the end of its walk, as in the original, and
+            not from its start. A center that is the mean of its workers does not move.
         threshold: The rise of the loss (nats) that ends a walk.
         rw_step_size: Standard deviation of a step, for each weight.
         rw_steps: Steps after which a walk ends in any case.
-        stop_grad: Stop when the mean over the workers of the norm of the gradient of the training
-            loss is below this; 0 for never.
-        stop_cost: Stop when the mean training loss over the workers is below this; 0 for never.
+        stop_grad: The run stops when the norm of the training loss's gradient, averaged over the
+            workers, is below this; 0 for never.
+        stop_cost: The run stops when the workers' mean training loss is below this; 0 for never.
         schedule: Changes during the run, as (step, name, value).
         seed: The seed of everything that is random.
 
@@ -223,7 +223,7 @@ class Settings:
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Settings:
-        """Make settings from what `to_dict` returned, also after a round trip through JSON.
+        """Make settings from the result of `to_dict`, also after a round trip through JSON.
 
         Raises:
             SettingsError: The settings come from another version.

@@ -1,12 +1,12 @@
 """Worker 0 while the workers are not coupled: a network that is trained beside them.
 
     GD      w = w - lr v,   v = momentum v + ∇f(w)          f over all the data
-    SGD     the same with the gradient of a minibatch of its own
+    SGD     the same with the gradient of its own minibatch
     LBFGS   one iteration of SciPy's L-BFGS-B on f
 
-each once per step of the stochastic workers. f is the training loss, with dropout and with the
+Each acts once per step of the stochastic workers. f is the training loss, with dropout and with the
 statistics of the batch in BatchNormalization; for LBFGS, which needs a function of the weights
-alone, both are as in evaluation.
+alone, both act as in evaluation.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class Descent:
 class QuasiNewton:
     """L-BFGS by SciPy, one iteration at a time.
 
-    SciPy does not expose its memory, so that a resumed run repeats the iterations from the point
+    SciPy does not expose its memory, so a resumed run repeats the iterations from the point
     where they began, which determines them.
 
     Args:
@@ -184,7 +184,7 @@ class QuasiNewton:
         return [self._begin, np.array(self._done)]
 
     def set_state(self, state: list[Array]) -> None:
-        """Set what `state` returned."""
+        """Set a state that `state` returned."""
         self._iterates, self._begin, self._done = None, state[0], int(state[1])
 
     def _weights(self) -> Array:
@@ -197,9 +197,10 @@ class QuasiNewton:
 def _iterates(function: Callable[[Array], tuple[float, Array]], start: Array) -> Iterator[Array]:
     """Yield the iterates of L-BFGS, each when it is asked for.
 
-    SciPy calls back and does not yield: its loop runs in a thread that waits between iterations.
+    SciPy calls a function and does not yield, so its loop runs in a thread that waits between
+    iterations.
     """
-    from scipy.optimize import minimize  # noqa: PLC0415 - loads where it is used
+    from scipy.optimize import minimize  # noqa: PLC0415 - loaded when it is used
 
     asked: queue.SimpleQueue[bool] = queue.SimpleQueue()
     found: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -220,7 +221,7 @@ def _iterates(function: Callable[[Array], tuple[float, Array]], start: Array) ->
         except BaseException as error:
             found.put(error)
 
-    # A daemon: the end of a run must not wait for iterations that are not needed.
+    # The thread is a daemon: the end of a run must not wait for iterations that are not needed.
     threading.Thread(target=search, daemon=True).start()
     try:
         while True:

@@ -29,8 +29,8 @@ from esgd_tf.walkers.settings import Settings
 __all__ = ["Workers"]
 
 Array = NDArray[Any]
-# Keras' SGD keeps no velocity at momentum 0, so that a momentum set later would have none to start
-# from. With this momentum the old velocity vanishes in rounding: the step is the same to the bit.
+# Keras' SGD keeps no velocity at momentum 0, so a momentum that is set later would have none to
+# start from. This momentum makes the old velocity vanish in rounding, so no bit of a step differs.
 _NO_MOMENTUM = 1e-30
 # Neighbouring seeds must not give the same orders to different workers.
 _STRIDE = 1_000_003
@@ -43,8 +43,8 @@ class Workers:
     Args:
         settings: Settings. The experiment.
         problem: Problem. The data.
-        build: callable. Returns a new network for a seed. Defaults to None, which builds the one
-            that the settings name.
+        build: callable. Returns a new network for a seed. Defaults to None, which builds the
+            network that the settings name.
         loss: callable. A function of (y, outputs) that gives each example's loss. Defaults to
             cross_entropy.
     """
@@ -83,7 +83,7 @@ class Workers:
         self._steps = 0
         self._set_momentum(settings.momentum)
 
-    # ---- who they are -------------------------------------------------------------------------
+    # ---- the workers -------------------------------------------------------------------------
 
     @property
     def ids(self) -> range:
@@ -111,7 +111,7 @@ class Workers:
 
         Args:
             k: int in [0, n]. The number of the worker.
-            network: keras.Model. A network that `new_network` returned.
+            network: keras.Model. A network from `new_network`.
         """
         if k == 0 and not self.zero_is_center:
             network.set_weights(self._alone.get_weights())
@@ -143,7 +143,7 @@ class Workers:
             for n in (ids[id(v)] for v in network.trainable_variables)
         ]
         moving = [network.trainable_variables]
-        # Typed, so that a type checker sees what is asked of it.
+        # The annotation lets a type checker check the calls below.
         optimizer: LocalEntropy | None = network.optimizer if k > 0 else None
         if optimizer is not None:
             moving += [slots for slots in (optimizer._loop.anchors, optimizer._loop.means) if slots]
@@ -242,7 +242,7 @@ class Workers:
         return arrays + list(self.zero.state())
 
     def set_state(self, state: Sequence[Array]) -> None:
-        """Set what `state` returned, of workers with the same settings.
+        """Set a state that `state` returned, for workers with the same settings.
 
         Raises:
             ValueError: The state belongs to workers with other settings.
@@ -297,15 +297,15 @@ class Workers:
             initialization="independent" if separate else "same",
             seed=settings.seed,
         )
-        # Without XLA, whose compilation takes longer than most experiments.
+        # XLA is off, because compiling takes longer than most experiments.
         model.compile(_optimizer(settings), loss=loss, jit_compile=False)
-        model._batch_norm_data = self.batch_norm_data  # also for measurements before `fit`
+        model._batch_norm_data = self.batch_norm_data  # for measurements before `fit` too
         return model
 
     def _set_momentum(self, momentum: float) -> None:
         self.momentum = momentum
         if self._descent is not None:
-            # Its graph holds the gradient only; the step reads the current momentum.
+            # The graph of worker 0 holds the gradient only, so its step reads the current momentum.
             self._descent.optimizer.momentum = momentum or _NO_MOMENTUM
         if self.model is None or not self._has_momentum:
             return

@@ -29,7 +29,7 @@ __all__ = ["Bench", "Measured"]
 
 Arrays = tuple[NDArray[Any], NDArray[Any]]
 
-# Batches for the BatchNormalization statistics of each point of a line or plane.
+# The number of batches for the BatchNormalization statistics of each point of a line or plane.
 _REESTIMATION_BATCHES = 10
 
 
@@ -72,7 +72,7 @@ class Bench:
         self._operators: dict[Path, landscape.HessianOperator] = {}
 
     def load(self, run: StoredRun, checkpoint: Path) -> Measured:
-        """Load a run's network, and choose the images: for each run of a data set the same."""
+        """Load a run's network, and choose images, the same for all runs of a data set."""
         network = load_stored_network(run, checkpoint, self.fv)
         source = network.images
         return Measured(
@@ -90,10 +90,10 @@ class Bench:
         )
 
     def check_fits(self, first: Measured, other: Measured) -> None:
-        """Refuse a line between networks of other shapes, before hours of measuring.
+        """Refuse a line between networks of different shapes, before hours of measuring.
 
         Raises:
-            RunFolderError: They have other weights.
+            RunFolderError: Their weights differ in number or shape.
         """
         shapes = [[tuple(w.shape) for w in m.model.weights] for m in (first, other)]
         if self.fv.interpolate and shapes[0] != shapes[1]:
@@ -151,7 +151,7 @@ class Bench:
         return x, y
 
     def reestimate(self, measured: Measured) -> Any:
-        """Return what re-estimates BatchNormalization at a point; None without such layers."""
+        """Return a function that re-estimates BatchNormalization; None without such layers."""
         layers = _keras.layers_in(measured.model)
         if not any(isinstance(layer, keras.layers.BatchNormalization) for layer in layers):
             return None
@@ -162,7 +162,7 @@ class Bench:
         estimators: dict[int, BatchNormReestimation] = {}
 
         def estimate(model: keras.Model) -> None:
-            # One for the copy that `landscape` uses: it keeps its traced graph.
+            # The copy that `landscape` uses gets one estimator, which keeps its traced graph.
             estimators.setdefault(id(model), BatchNormReestimation(model))(batches)
 
         return estimate

@@ -1,4 +1,4 @@
-"""`landscape --local_energy`: how error and loss rise with noise on the weights."""
+"""`landscape --local_energy`: the rise of error and loss with noise on the weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["LocalEnergy"]
 
 
 class LocalEnergy(Measure):
-    """Local energy of both splits, error and loss."""
+    """The local energy of both splits, for error and loss."""
 
     name = "local_energy"
     what = "error and loss of the weights times 1 + sigma N(0, 1), train and test"
@@ -54,7 +54,7 @@ class LocalEnergy(Measure):
 
     def table(self, entries: Sequence[Entry], fv: flags.FlagValues) -> str:
         sigmas = entries[0].result.sigmas
-        # At most four columns of width.
+        # At most four widths get a column.
         chosen = sorted({round(k * (len(sigmas) - 1) / 3) for k in range(4)})
         rows = []
         for e in entries:

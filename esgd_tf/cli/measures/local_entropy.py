@@ -19,7 +19,7 @@ __all__ = ["LocalEntropy"]
 
 
 class LocalEntropy(Measure):
-    """Local entropy, both ways."""
+    """Local entropy, by chains and by the density."""
 
     name = "local_entropy"
     what = "local entropy by Langevin chains, and by the density of eigenvalues"

@@ -78,7 +78,7 @@ class Measure(ABC):
         name: The name of its flag, and of its picture.
         what: A description of what it measures, for the help.
         is_of_pairs: Whether it takes two networks, the first run's and another's.
-        is_default: Whether it is taken where no measure is named.
+        is_default: Whether it is taken if no measure is named.
     """
 
     name: str
@@ -114,7 +114,7 @@ class Measure(ABC):
 
     @abstractmethod
     def table(self, entries: Sequence[Entry], fv: flags.FlagValues) -> str:
-        """Return what was found as a table of at most 80 columns.
+        """Return the results as a table of at most 80 columns.
 
         Args:
             entries: sequence of Entry. The results of each run.
@@ -122,7 +122,7 @@ class Measure(ABC):
         """
 
     def rows(self, entry: Entry) -> Iterator[Row]:
-        """Yield the numbers that were found, one a row.
+        """Yield the numbers of the results, one per row.
 
         Args:
             entry: Entry. The results of a run.
@@ -160,7 +160,7 @@ class Measure(ABC):
         return figure
 
     def plot(self, ax: Axes, one: Shown) -> None:
-        """Plot what was found of a run.
+        """Plot the result of a run.
 
         Args:
             ax: matplotlib.axes.Axes. The axes to plot on, shared by all runs.
@@ -175,7 +175,7 @@ def numbers(flag: str, text: str, at_least: int = 1) -> list[float]:
     Args:
         flag: str. The name of the flag.
         text: str. Its value.
-        at_least: int >= 1. How many different ones there must be. Defaults to 1.
+        at_least: int >= 1. The smallest number of different values. Defaults to 1.
 
     Raises:
         FlagError: It is something else.

@@ -1,4 +1,4 @@
-"""`landscape --random_walk`: how far one may walk before the loss has risen."""
+"""`landscape --random_walk`: the steps of random walks before the loss has risen."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["RandomWalk"]
 
 
 class RandomWalk(Measure):
-    """Free walks."""
+    """Random walks that start at the network's weights."""
 
     name = "random_walk"
     what = "free random walks until the loss has risen by --threshold"

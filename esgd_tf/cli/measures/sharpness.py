@@ -48,7 +48,7 @@ class Sharpness(Measure):
 
     def plot(self, ax: Axes, one: Shown) -> None:
         kinds = list(one.result)
-        # A measure of 0 or less has no place on a logarithmic axis.
+        # A logarithmic axis cannot show a value of 0 or less.
         values = [one.result[k].value for k in kinds]
         ax.plot(kinds, values, "o", color=one.color, label=one.label)
         ax.set(ylabel="sharpness (each kind has its own unit)")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Spectrum"]
 
-# The ends of a bulk of eigenvalues never converge: enough is enough.
+# The ends of a bulk of eigenvalues never converge, so the products are limited.
 _MAX_PRODUCTS = 400
 
 
