@@ -277,7 +277,7 @@ LINES = {
     "esgd-tf train --preset=qui|": ["quickstart"],
     "esgd-tf train --preset=|": list(config.PRESETS),
     "esgd-tf train -preset qui|": ["quickstart"],
-    "esgd-tf train -opt e|": ["entropy-sgd", "entropy-adam", "easgd"],
+    "esgd-tf train -opt e|": ["entropy-sgd", "entropy-adam", "easgd", "ema"],
     "esgd-tf train -d fashion_mnist_|": ["fashion_mnist_small"],
     "esgd-tf train -m wrn|": ["wrn-16-4", "wrn-28-10"],
     "esgd-tf train --corrupt label|": ["label_noise"],
