@@ -21,13 +21,11 @@ TrainingData = Any
 
 
 class Trained(Protocol):
-    """The interface of a network, or of several replicas of it, to a training run.
+    """The interface of a network, or of several replicas of it, to a training run."""
 
-    Attributes:
-        gradients_per_step: Gradient evaluations of a step: one in every replica, two of SAM.
-    """
-
-    gradients_per_step: int
+    @property
+    def gradients_per_step(self) -> int:
+        """Gradient evaluations of a step: one in every replica, two of SAM."""
 
     def network(self) -> keras.Model:
         """Return the trained network; for replicas, their center."""
@@ -103,11 +101,15 @@ class OneNetwork:
 
     def __init__(self, model: keras.Model) -> None:
         self._model = model
-        optimizer = model.optimizer
-        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-        self.gradients_per_step: int = getattr(optimizer, "gradient_evaluations_per_step", 1)
         self._scope: float | None = None
         self._average_batch_norm: BatchNormAveraging | None = None
+
+    @property
+    def gradients_per_step(self) -> int:
+        """Gradient evaluations of a step: two of SAM, one of most."""
+        optimizer = getattr(self._model, "optimizer", None)
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        return getattr(optimizer, "gradient_evaluations_per_step", 1)
 
     def network(self) -> keras.Model:
         """Return the network itself."""

@@ -19,6 +19,7 @@ class TestLimits:
     """With these arguments each is its inner optimizer, bit for bit."""
 
     @pytest.mark.parametrize("name", rivals.PLAIN)
+    @pytest.mark.few(4)
     def test_on_one_device(self, name):
         plain, tested = (rivals.with_state(make()) for make in (rivals.sgd, rivals.PLAIN[name]))
         logs = [helpers.fit(model, epochs=2).history for model in (plain, tested)]
@@ -26,7 +27,7 @@ class TestLimits:
         helpers.assert_equal(plain.get_weights(), tested.get_weights())
 
     @pytest.mark.parametrize("name", rivals.PLAIN)
-    @pytest.mark.few(3)
+    @pytest.mark.few(1)
     def test_on_two_devices(self, name, two_cpus):
         with two_cpus.scope():
             plain, tested = (rivals.with_state(make()) for make in (rivals.sgd, rivals.PLAIN[name]))
@@ -98,6 +99,7 @@ def test_config_round_trip(name):
 
 
 @every_rival
+@pytest.mark.few(2)
 def test_a_restored_optimizer_takes_the_same_steps(name):
     optimizer = rivals.MAKERS[name](weight_decay=0.01)
     restored = type(optimizer).from_config(optimizer.get_config())
@@ -120,6 +122,7 @@ def test_weight_decay_is_a_term_of_the_gradient(name, float64):
 
 
 @every_rival
+@pytest.mark.few(3)
 def test_a_minibatch_of_nan_is_left_out(name):
     x, y = helpers.data()
     poisoned = x.copy()
@@ -137,6 +140,7 @@ def test_a_minibatch_of_nan_is_left_out(name):
 
 
 @every_rival
+@pytest.mark.few(4)
 def test_frozen_layers_stay(name):
     model = rivals.with_state(rivals.MAKERS[name](), run_eagerly=True)
     helpers.train_on_batches(model, 1)

@@ -95,6 +95,7 @@ def rich(optimizer, **options):
 
 @pytest.mark.filterwarnings("ignore:Gradients do not exist")
 @pytest.mark.parametrize("name", [n for n in rivals.PLAIN if n != "EMA"])
+@pytest.mark.few(2)
 def test_a_rich_model_is_trained_as_keras_trains_it(name):
     results = []
     for make in (rivals.sgd, rivals.PLAIN[name]):
@@ -129,6 +130,7 @@ def test_the_parts_of_a_rich_model(float64):
 
 
 @takes_gradients
+@pytest.mark.few(2)
 def test_loss_scaling_changes_nothing(name):
     """A scale that is a power of two, undone before the step: the same weights to the bit."""
     scaled = keras.optimizers.LossScaleOptimizer(rivals.MAKERS[name](), initial_scale=2.0**10)
@@ -140,6 +142,7 @@ def test_loss_scaling_changes_nothing(name):
 
 
 @takes_gradients
+@pytest.mark.few(1)
 def test_half_precision(name):
     keras.config.set_dtype_policy("mixed_float16")
     model = rivals.with_state(rivals.MAKERS[name]())

@@ -99,6 +99,7 @@ def test_each_device_has_a_perturbation_of_its_own(float64, two_cpus, synchroniz
 
 class TestWhatItLeavesAlone:
     @pytest.mark.parametrize("name", ["SAM", "ASAM", "GSAM"])
+    @pytest.mark.few(1)
     def test_state_moves_as_in_one_forward_pass(self, name):
         """One step from the same start: statistics, dropout's state and metrics are those at w."""
         plain, tested = (rivals.with_state(make()) for make in (rivals.sgd, rivals.MAKERS[name]))
