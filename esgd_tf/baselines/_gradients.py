@@ -64,6 +64,9 @@ class Minibatch:
     def __init__(self, model: keras.Model, data: Data) -> None:
         self._model = model
         self.x, self.y, self.sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        if not all(layer.built for layer in _keras.layers_in(model)):
+            # Eagerly, a model may be built by its first minibatch, and have no weights before.
+            _keras.symbolic_build(model, data)
         self._trained = list(model.trainable_variables)
         self.weights = [tf.convert_to_tensor(v.value) for v in self._trained]
         # Moving statistics and the states of random generators: with these put back, a gradient at
