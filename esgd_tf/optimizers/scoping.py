@@ -96,9 +96,10 @@ class ExponentialScope(_GrowingScope):
     """gamma(t) = gamma (1 + scoping)^t, the paper's law; with a maximum, Parle's.
 
     Args:
-        gamma: Scope before the first outer update, >= 0. Defaults to 1e-4.
-        scoping: Relative growth per outer update, >= 0. Defaults to 1e-3.
-        maximum: The value at which the growth ends, >= 0. Defaults to None, which sets no end.
+        gamma: float >= 0. The scope before the first outer update. Defaults to 1e-4.
+        scoping: float >= 0. The relative growth per outer update. Defaults to 1e-3.
+        maximum: float >= 0. The value at which the growth ends. Defaults to None, which sets no
+            end.
 
     Raises:
         ValueError: An argument is negative or not a finite number.
@@ -113,9 +114,10 @@ class LinearScope(_GrowingScope):
     """gamma(t) = gamma (1 + scoping t).
 
     Args:
-        gamma: Scope before the first outer update, >= 0. Defaults to 1e-4.
-        scoping: Growth per outer update in units of `gamma`, >= 0. Defaults to 1e-3.
-        maximum: The value at which the growth ends, >= 0. Defaults to None, which sets no end.
+        gamma: float >= 0. The scope before the first outer update. Defaults to 1e-4.
+        scoping: float >= 0. The growth per outer update, in units of `gamma`. Defaults to 1e-3.
+        maximum: float >= 0. The value at which the growth ends. Defaults to None, which sets no
+            end.
 
     Raises:
         ValueError: An argument is negative or not a finite number.
@@ -130,9 +132,11 @@ class QuadraticScope(_GrowingScope):
     """gamma(t) = gamma (1 + scoping t^2).
 
     Args:
-        gamma: Scope before the first outer update, >= 0. Defaults to 1e-4.
-        scoping: Growth per squared outer update in units of `gamma`, >= 0. Defaults to 1e-3.
-        maximum: The value at which the growth ends, >= 0. Defaults to None, which sets no end.
+        gamma: float >= 0. The scope before the first outer update. Defaults to 1e-4.
+        scoping: float >= 0. The growth per squared outer update, in units of `gamma`. Defaults to
+            1e-3.
+        maximum: float >= 0. The value at which the growth ends. Defaults to None, which sets no
+            end.
 
     Raises:
         ValueError: An argument is negative or not a finite number.

@@ -111,7 +111,7 @@ def evaluate_at(
         ...     model.evaluate(x_test, y_test)
 
     Args:
-        model: keras.Model. The model. Between two outer updates, the three places coincide.
+        model: keras.Model. The model. Right after an outer update the three places coincide.
         where: "anchor", "mean" or "langevin". The weights that the model holds in the block.
             Defaults to "anchor".
         optimizer: LocalEntropy, or a list of them. The optimizers that train the model, where it
