@@ -13,8 +13,9 @@ in two random directions (each filter of the size that it has in the weights).
 
 f is the mean loss over 512 training images. At each place x(s) of a line with unit vector u, the
 slope of -F is γ u·(x - ⟨x'⟩), with ⟨x'⟩ the mean over the Gibbs density, in proportion to
-exp(-β (f(x') + γ/2 ‖x - x'‖²)), from four chains of Langevin dynamics with an accept step. β = 10,000 keeps x' where the loss is
-low, as the small noise of Entropy-SGD does. For each line and scope the table has
+exp(-β (f(x') + γ/2 ‖x - x'‖²)), from four chains of Langevin dynamics with an accept step. β =
+10,000 keeps x' where the loss is low, as the small noise of Entropy-SGD does. For each line and
+scope the table has
 
     K        the largest |slope(s_{i+1}) - slope(s_i)| / |x(s_{i+1}) - x(s_i)|: along this line the
              gradient's Lipschitz constant is no smaller; its error is that of the largest pair
@@ -229,7 +230,8 @@ def table(numbers: dict[str, Any]) -> str:
         "# Is the local entropy smoother than the loss?\n\n"
         f"{MODEL} (5,370 weights), {IMAGES} training images of the quickstart's part of\n"
         f"Fashion-MNIST, β = {BETA:,.0f}, {PLACES} places a line, {CHAINS} chains of {SAMPLES} "
-        f"samples at each, one seed.\nWhat K, its error and the minima are, the script says. Made by\n\n"
+        "samples at each, one seed.\n"
+        "What K, its error and the minima are, the script says. Made by\n\n"
         "    python3 results/smoothness.py\n\n"
         f"on {numbers['made_by']}.\n\n" + "\n".join(rows) + "\n"
     )
