@@ -204,7 +204,7 @@ def enable_minibatch_gradients(model: keras.Model) -> keras.Model:
     whatever it trains by.
 
     Examples:
-        >>> model.compile(optimizer=esgd_tf.SAM(keras.optimizers.SGD(0.1)), loss="mse")
+        >>> model.compile(optimizer=esgd_tf.SAM(keras.optimizers.SGD(0.1)), loss=loss)
         >>> esgd_tf.enable_minibatch_gradients(model).fit(x, y)
 
     Args:

@@ -46,7 +46,7 @@ class EMA(Rival):
     Source: Polyak and Juditsky, SIAM J. Control and Optimization 30, 1992, for the idea.
 
     Examples:
-        >>> model.compile(optimizer=esgd_tf.EMA(keras.optimizers.Adam(1e-3)), loss="mse")
+        >>> model.compile(optimizer=esgd_tf.EMA(keras.optimizers.Adam(1e-3)), loss=loss)
         >>> model.fit(x, y, callbacks=[esgd_tf.AnchorCallback()])
 
     Note:

@@ -62,7 +62,7 @@ class Lookahead(Rival):
     Algorithm 1.
 
     Examples:
-        >>> model.compile(optimizer=esgd_tf.Lookahead(keras.optimizers.Adam(1e-3)), loss="mse")
+        >>> model.compile(optimizer=esgd_tf.Lookahead(keras.optimizers.Adam(1e-3)), loss=loss)
         >>> model.fit(x, y, callbacks=[esgd_tf.AnchorCallback()])
 
     Note:

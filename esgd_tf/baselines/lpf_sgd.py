@@ -59,7 +59,7 @@ class LPFSGD(MinibatchOptimizer):
 
     Examples:
         >>> optimizer = esgd_tf.LPFSGD(keras.optimizers.SGD(0.1, momentum=0.9), samples=8)
-        >>> model.compile(optimizer=optimizer, loss="mse")
+        >>> model.compile(optimizer=optimizer, loss=loss)
         >>> esgd_tf.enable_minibatch_gradients(model).fit(x, y)
 
     Note:

@@ -152,7 +152,7 @@ class SAM(SharpnessAware):
 
     Examples:
         >>> optimizer = esgd_tf.SAM(keras.optimizers.SGD(0.1, momentum=0.9), rho=0.05)
-        >>> model.compile(optimizer=optimizer, loss="mse")
+        >>> model.compile(optimizer=optimizer, loss=loss)
         >>> esgd_tf.enable_minibatch_gradients(model).fit(x, y)
 
     Note:

@@ -77,8 +77,9 @@ class SWA(Rival):
     Examples:
         >>> rate = esgd_tf.SWASchedule(0.1, 0.05, start=3000)
         >>> sgd = keras.optimizers.SGD(rate, momentum=0.9)
-        >>> model.compile(optimizer=esgd_tf.SWA(sgd, start=3000, every=390), loss="mse")
-        >>> model.fit(x, y, callbacks=[esgd_tf.AnchorCallback(batch_norm_data=batches)])
+        >>> model.compile(optimizer=esgd_tf.SWA(sgd, start=3000, every=390), loss=loss)
+        >>> batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(128)
+        >>> model.fit(batches, callbacks=[esgd_tf.AnchorCallback(batch_norm_data=batches)])
 
     Note:
         * The model's variables hold the weights that are being trained; what training returns is

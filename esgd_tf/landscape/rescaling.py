@@ -31,7 +31,9 @@ def rescaled(model: keras.Model, c: float | Mapping[str, float]) -> keras.Model:
 
     Examples:
         >>> from esgd_tf import landscape
-        >>> other = landscape.rescaled(model, 4.0)
+        >>> layers = [keras.layers.Dense(8, activation="relu"), keras.layers.Dense(2)]
+        >>> network = keras.Sequential([keras.Input((6,)), *layers])
+        >>> other = landscape.rescaled(network, 4.0)
         >>> landscape.trace(landscape.HessianOperator(other, loss, (x, y))).estimate
 
     Layers with a kernel (Dense, convolutions) are taken in pairs that follow each other, with only
