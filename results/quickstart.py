@@ -13,7 +13,6 @@ trained again.
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -63,7 +62,6 @@ def collect(runs: Path) -> dict[str, Any]:
                 "error": rounded([100 * (1 - float(r["val_accuracy"])) for r in rows]),
                 "loss": rounded([float(r["val_loss"]) for r in rows]),
                 "outer_updates": int(float(rows[-1]["outer_updates"])),
-                "seconds": round(float(rows[-1]["seconds"])),
             }
     return {"runs": found}
 
@@ -71,16 +69,15 @@ def collect(runs: Path) -> dict[str, Any]:
 def table(numbers: dict[str, Any]) -> str:
     """Return the table."""
     lines = [
-        "| optimizer | test error (%) | test loss | gradient evaluations | outer updates | s |",
-        "|---|---|---|---|---|---|",
+        "| optimizer | test error (%) | test loss | gradient evaluations | outer updates |",
+        "|---|---|---|---|---|",
     ]
     for optimizer in OPTIMIZERS:
         runs = [numbers["runs"][f"{optimizer}-{seed}"] for seed in SEEDS]
         lines.append(
             f"| {optimizer} | {mean_and_spread([run['error'][-1] for run in runs], 2)} "
             f"| {mean_and_spread([run['loss'][-1] for run in runs], 3)} "
-            f"| {runs[0]['gradient_evaluations'][-1]:,} | {runs[0]['outer_updates']:,} "
-            f"| {statistics.mean(run['seconds'] for run in runs):.0f} |"
+            f"| {runs[0]['gradient_evaluations'][-1]:,} | {runs[0]['outer_updates']:,} |"
         )
     return (
         "# The quickstart, by optimizer\n\n"
