@@ -99,7 +99,7 @@ def plot(numbers: dict[str, Any]) -> None:
         steps = runs[0]["gradient_evaluations"]
         plot_mean_and_spread(axis, steps, [run["error"] for run in runs], n, label)
     axis.set(
-        xlabel="gradient evaluations", ylabel="test error (%)", ylim=(10, 40), xlim=(0, None),
+        xlabel="gradient evaluations", ylabel="test error (%)", ylim=(10, 25), xlim=(0, None),
         title=f"mean ± sample standard deviation of {len(SEEDS)} seeds",
     )  # fmt: skip
     axis.legend()
