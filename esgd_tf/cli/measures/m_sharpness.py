@@ -71,4 +71,4 @@ class MSharpness(Measure):
             ranks = range(1, len(values) + 1)
             ax.plot(ranks, values, ".-", color=one.color, alpha=shade, label=label)
         ax.set(xlabel="group, sorted", ylabel="sharpness of a group")
-        ax.set_yscale("symlog", linthresh=1e-3)
+        ax.xaxis.get_major_locator().set_params(integer=True)  # groups are counted
