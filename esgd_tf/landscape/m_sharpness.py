@@ -79,7 +79,7 @@ class MSharpness(Result):
         (points,) = ax.plot(rank, np.sort(self.values)[::-1], ".", color=color, label=label)
         ax.axhline(self.mean, color=points.get_color(), lw=1, ls="--")
         ax.set(xlabel="group, sorted", ylabel=f"{self.kind} sharpness of {self.m:,} examples")
-        ax.xaxis.get_major_locator().set_params(integer=True)  # groups are counted
+        ax.locator_params(axis="x", integer=True)  # groups are counted
         return ax
 
 

@@ -71,4 +71,4 @@ class MSharpness(Measure):
             ranks = range(1, len(values) + 1)
             ax.plot(ranks, values, ".-", color=one.color, alpha=shade, label=label)
         ax.set(xlabel="group, sorted", ylabel="sharpness of a group")
-        ax.xaxis.get_major_locator().set_params(integer=True)  # groups are counted
+        ax.locator_params(axis="x", integer=True)  # groups are counted
