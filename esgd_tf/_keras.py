@@ -313,7 +313,9 @@ def see_loss(model: keras.Model, loss: tf.Tensor, examples: tf.Tensor) -> None:
     devices = tf.distribute.get_strategy().num_replicas_in_sync
     if devices > 1:
         loss = loss * tf.cast(devices, loss.dtype)
-    model._loss_tracker.update_state(loss, sample_weight=examples)
+    tracker = loss_tracker(model)
+    if tracker is not None:
+        tracker.update_state(loss, sample_weight=examples)
 
 
 def require_compiled(model: keras.Model, method: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import keras
 import tensorflow as tf
@@ -37,8 +37,6 @@ class Rival(WrappingOptimizer):
     Raises:
         ValueError: An argument is out of range, or the inner optimizer cannot be wrapped.
     """
-
-    _fixed: ClassVar[set[str]] = WrappingOptimizer._fixed
 
     def __init__(
         self,

@@ -88,6 +88,17 @@ def steepest(climb: Climb, radius: float, scale: Array) -> Array:
 
 
 def maximise_in_box(climb: Climb, box: Array, steps: int) -> tuple[Array, int, str]:
+    """Look for the largest loss in a box around w, by L-BFGS-B from w and from random points.
+
+    Args:
+        climb: Climb. f and its gradient at w + δ.
+        box: array of shape [n], >= 0. The largest |δ_i| of each weight.
+        steps: int >= 1. The most iterations of each climb.
+
+    Returns:
+        (δ [n], iterations, why it stopped): "optimizer", "steps", or "stationary" if the gradient
+        at w is 0. δ is 0 where no place was found that is higher than w.
+    """
     value, slope = climb(np.zeros_like(box))
     starts = [np.zeros_like(box)] if np.any(slope) else []
     points = np.random.default_rng(0).uniform(-1, 1, (_POINTS, len(box)))
